@@ -1,0 +1,48 @@
+"""The command `fgmp`: finds the subcommand and imports only the package that owns it."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import InputError
+
+__all__ = ["main"]
+
+_OWNERS = ("golden", "hdl", "sim")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (2 for bad input, with one line on standard error)."""
+    parser = argparse.ArgumentParser(
+        prog="fgmp", description="Fine-grained mixed precision: quantize, generate Verilog, prove it bit-exact."
+    )
+    parser.add_argument("--version", action="version", version=f"fgmp {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for owner in _OWNERS:
+        # A package's cli module imports nothing heavy at the top, so that help is quick and needs no extras.
+        commands = importlib.import_module(f".{owner}.cli", __package__).COMMANDS
+        for name, (summary, description, add_arguments, run) in commands.items():
+            sub = subparsers.add_parser(name, help=summary, description=description)
+            add_arguments(sub)
+            sub.set_defaults(run=run)
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.run(args)
+        return code
+    except InputError as error:
+        print(f"fgmp: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "fgmp":
+            raise
+        print(f"fgmp: module {error.name} is missing, install it with: pip install 'fgmp[all]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fgmp: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Mixed tensors as the three byte tensors of docs/numerics.md section 6, and back."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .blocks import MixedTensor
+from .codec import pack_nibbles, unpack_nibbles
+from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
+
+__all__ = ["Packed", "pack", "pack_payload", "unpack"]
+
+_FP4_BYTES = BLOCK_SIZE // 2
+_FP8_BYTES = BLOCK_SIZE
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A mixed tensor as stored: `mask` (N, ceil(B / 8)), `scale` and `payload` one-dimensional, all uint8."""
+
+    shape: tuple[int, int]
+    exponent: int
+    mask: Tensor
+    scale: Tensor
+    payload: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Size of the three byte tensors."""
+        return self.mask.numel() + self.scale.numel() + self.payload.numel()
+
+
+def pack(tensor: MixedTensor) -> Packed:
+    """Pack a mixed tensor."""
+    mask = tensor.mask
+    blocks = mask.shape[1]
+    padded = torch.nn.functional.pad(mask, (0, -blocks % 8)).unflatten(1, (-1, 8))
+    mask_bytes = (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+    payload = pack_payload(tensor.codes, mask)[_used_bytes(mask)]
+    return Packed(tensor.shape, tensor.exponent, mask_bytes, tensor.scales[~mask], payload)
+
+
+def pack_payload(codes: Tensor, mask: Tensor) -> Tensor:
+    """(..., 16) element codes to fixed 16-byte slots: FP4 blocks use the first 8 bytes and leave the others 0."""
+    fp4 = torch.nn.functional.pad(pack_nibbles(codes & 15), (0, _FP8_BYTES - _FP4_BYTES))
+    return torch.where(mask[..., None], codes, fp4)
+
+
+def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
+    """The inverse of `pack`.
+
+    Raises InputError, naming `name`, where sizes do not fit the shape and mask, padding is not zero, a block scale is
+    illegal, the exponent is out of range or an FP8 element is NaN.
+    """
+    rows, columns = packed.shape
+    blocks = -(-columns // BLOCK_SIZE)
+    if not -TENSOR_EXPONENT_LIMIT <= packed.exponent <= TENSOR_EXPONENT_LIMIT:
+        raise InputError(f"{name}: tensor exponent {packed.exponent}, expected -47 to 47")
+    _expect_size(name, "mask", packed.mask, rows * -(-blocks // 8))
+    bits = packed.mask.view(rows, -1)[..., None] >> torch.arange(8, dtype=torch.uint8) & 1
+    bits = bits.flatten(1).bool()
+    if bits[:, blocks:].any():
+        raise InputError(f"{name}: mask has a bit set beyond block {blocks - 1} of a row, expected 0 there")
+    mask = bits[:, :blocks]
+    fp4_blocks = int((~mask).sum())
+    _expect_size(name, "scales", packed.scale, fp4_blocks)
+    _expect_size(name, "payload", packed.payload, fp4_blocks * _FP4_BYTES + (mask.numel() - fp4_blocks) * _FP8_BYTES)
+    illegal = (packed.scale < MIN_BLOCK_SCALE_CODE) | (packed.scale > MAX_BLOCK_SCALE_CODE)
+    if illegal.any():
+        where = int(illegal.nonzero()[0])
+        raise InputError(f"{name}: block scale {where} has code {int(packed.scale[where])}, expected 1 to 105")
+    scales = torch.zeros(mask.shape, dtype=torch.uint8)
+    scales[~mask] = packed.scale
+    slots = torch.zeros(*mask.shape, _FP8_BYTES, dtype=torch.uint8)
+    slots[_used_bytes(mask)] = packed.payload
+    codes = torch.where(mask[..., None], slots, unpack_nibbles(slots[..., :_FP4_BYTES]))
+    nan = mask[..., None] & (codes & 0x7F == 0x7F)
+    if nan.any():
+        raise InputError(f"{name}: element {tuple(nan.nonzero()[0].tolist())} is NaN, expected a number")
+    if codes.flatten(1)[:, columns:].any():
+        raise InputError(f"{name}: padding beyond column {columns - 1} is not zero")
+    return MixedTensor(packed.shape, packed.exponent, mask, scales, codes)
+
+
+def _used_bytes(mask: Tensor) -> Tensor:
+    """Which bytes of the 16-byte slots are stored: bool (..., 16)."""
+    return mask[..., None] | (torch.arange(_FP8_BYTES) < _FP4_BYTES)
+
+
+def _expect_size(name: str, part: str, tensor: Tensor, expected: int) -> None:
+    if tensor.numel() != expected:
+        raise InputError(f"{name}: {part} has {tensor.numel()} bytes, expected {expected}")

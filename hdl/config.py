@@ -1,0 +1,166 @@
+"""Frozen, validated configurations of the units, and the named presets.
+
+A configuration is what a user chooses; everything derived from it is a property here, so that generator, benches,
+sidecars and synthesis read one and the same number.
+"""
+
+from dataclasses import dataclass, fields
+
+from ..errors import InputError
+from ..golden.formats import (
+    BFLOAT16,
+    BLOCK_SIZE,
+    E2M1,
+    E4M3,
+    FLOAT32,
+    K_LIMIT,
+    SCORE_BITS,
+    SCORE_BITS_WITH_CHANNEL_CODES,
+    MiniFloat,
+    accumulator_bits,
+)
+
+__all__ = ["PRESETS", "Config", "DecoderConfig", "LaneConfig", "SelectorConfig", "parameters", "preset"]
+
+_INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+_ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
+
+
+def _check(kind: str, name: str, value: object, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise InputError(f"{kind} {name}: {value!r}, expected {expected}")
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """The dual-precision dot-product lane.
+
+    Attributes:
+        k_max: longest row, in values; sets the accumulator's width. A multiple of 16, at most 42,784.
+        pipeline: registers between input and accumulator, 0 to 4.
+    """
+
+    k_max: int = 4096
+    pipeline: int = 3
+
+    def __post_init__(self) -> None:
+        limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
+        legal = isinstance(self.k_max, int) and 0 < self.k_max <= limit and self.k_max % BLOCK_SIZE == 0
+        _check("lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+        _check("lane", "pipeline", self.pipeline, self.pipeline in range(5), "0 to 4")
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Width of accumulator and raw output."""
+        return accumulator_bits(self.k_max)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from accepting the last block pair of a row to its result, without stalls.
+
+        One for the accumulator, two for rounding.
+        """
+        return self.pipeline + 3
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 block pair per cycle"
+
+
+@dataclass(frozen=True)
+class SelectorConfig:
+    """The activation selector.
+
+    Attributes:
+        input_format: "float32" or "bfloat16".
+        channel_codes: whether each channel has a 4-bit power-of-two sensitivity code.
+        pipeline: registers before the output register, 0 to 5.
+    """
+
+    input_format: str = "float32"
+    channel_codes: bool = False
+    pipeline: int = 4
+
+    def __post_init__(self) -> None:
+        _check(
+            "selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16"
+        )
+        _check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
+        _check("selector", "pipeline", self.pipeline, self.pipeline in range(6), "0 to 5")
+
+    @property
+    def format(self) -> MiniFloat:
+        """The input format's descriptor."""
+        return _INPUT_FORMATS[self.input_format]
+
+    @property
+    def score_bits(self) -> int:
+        """Width of the score."""
+        return SCORE_BITS_WITH_CHANNEL_CODES if self.channel_codes else SCORE_BITS
+
+    @property
+    def latency(self) -> int:
+        """Cycles from accepting a block to its result, without stalls."""
+        return self.pipeline + 1
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 block of 16 values per cycle"
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A combinational element decoder: "E4M3" or "E2M1"."""
+
+    element: str = "E4M3"
+
+    def __post_init__(self) -> None:
+        _check("decoder", "element", self.element, self.element in _ELEMENT_FORMATS, "E4M3 or E2M1")
+
+    @property
+    def format(self) -> MiniFloat:
+        """The element format's descriptor."""
+        return _ELEMENT_FORMATS[self.element]
+
+    @property
+    def latency(self) -> int:
+        """Combinational."""
+        return 0
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "combinational"
+
+
+Config = LaneConfig | SelectorConfig | DecoderConfig
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "lane": ("dot-product lane, K up to 4,096", LaneConfig()),
+    "lane-1k": ("dot-product lane, K up to 1,024", LaneConfig(k_max=1024)),
+    "lane-11k": ("dot-product lane, K up to 11,008 (Llama-2-7B), deepest pipeline", LaneConfig(11_008, 4)),
+    "lane-flat": ("dot-product lane without registers before the accumulator", LaneConfig(pipeline=0)),
+    "selector": ("activation selector, float32 input", SelectorConfig()),
+    "selector-bf16": ("activation selector, bfloat16 input", SelectorConfig("bfloat16")),
+    "selector-channel": (
+        "activation selector, float32 input, a sensitivity code per channel",
+        SelectorConfig(channel_codes=True, pipeline=5),
+    ),
+    "selector-flat": ("activation selector, bfloat16 input, output register only", SelectorConfig("bfloat16", pipeline=0)),
+    "decoder-e4m3": ("E4M3 code to sign, significand, shift and NaN", DecoderConfig("E4M3")),
+    "decoder-e2m1": ("E2M1 code to sign and magnitude in halves", DecoderConfig("E2M1")),
+}
+
+
+def preset(name: str) -> Config:
+    """The configuration called `name`. Raises InputError, listing the presets, if there is none."""
+    if name not in PRESETS:
+        raise InputError(f"preset: {name!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[name][1]
+
+
+def parameters(config: Config) -> dict[str, int | str | bool]:
+    """The user-facing parameters of a configuration, by name."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}

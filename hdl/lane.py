@@ -1,0 +1,101 @@
+"""The lane: the dot product of two rows of mixed-precision blocks, one block pair per cycle, accumulated exactly."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..golden.formats import BFLOAT16, FLOAT32
+from .config import LaneConfig
+from .dot import STORED_BLOCK, DotProduct
+from .faults import LANE_FAULTS, NO_FAULTS, Faults
+from .pipeline import Pipeline
+from .rounding import Rounder
+
+__all__ = ["BLOCK_PAIR", "Lane", "lane_result"]
+
+BLOCK_PAIR = data.StructLayout({"a": STORED_BLOCK, "w": STORED_BLOCK, "first": 1, "last": 1})
+"""`first` replaces the accumulator, otherwise the term is added; `last` emits the accumulator."""
+
+
+def lane_result(bits: int) -> data.StructLayout:
+    """Layout of the output payload for an accumulator of `bits`."""
+    return data.StructLayout(
+        {"raw": signed(bits), "float32": FLOAT32.bits, "bfloat16": BFLOAT16.bits, "poisoned": 1}
+    )
+
+
+class Lane(wiring.Component):
+    """docs/numerics.md section 3 in hardware.
+
+    Ports: stream `i` of `BLOCK_PAIR`; stream `o` of `lane_result`; `exponent` (sum of both tensor exponents, must not
+    change while a row's result is under way); sticky flags `nan`, `format_error`, `overflow`, cleared by `clear_flags`.
+    Accepts a block pair every cycle unless a result waits at `o`.
+    """
+
+    def __init__(self, config: LaneConfig, faults: bool = False):
+        self.config = config
+        members = {
+            "i": In(stream.Signature(BLOCK_PAIR)),
+            "o": Out(stream.Signature(lane_result(config.accumulator_bits))),
+            "exponent": In(signed(8)),
+            "clear_flags": In(1),
+            "nan": Out(1),
+            "format_error": Out(1),
+            "overflow": Out(1),
+        }
+        if faults:
+            members["fault_select"] = In(4)
+        super().__init__(members)
+        self._faults = Faults(LANE_FAULTS, self.fault_select) if faults else NO_FAULTS
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = self.config.accumulator_bits
+        advance = Signal()
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+
+        m.submodules.dot = dot = DotProduct(self.config.pipeline, self._faults)
+        pair = self.i.payload
+        m.d.comb += [dot.a.eq(pair.a), dot.w.eq(pair.w), dot.advance.eq(advance)]
+        control = Pipeline(m, advance, range(self.config.pipeline))
+        valid, first, last = (control.delayed(bit) for bit in (self.i.valid, pair.first, pair.last))
+
+        accumulator = Signal(signed(bits))
+        poisoned = Signal()
+        emit = Signal()
+        total = Signal(signed(bits + 1))
+        m.d.comb += total.eq(Mux(first, 0, accumulator) + dot.term)
+        short = total[: bits - 1].as_signed()
+        overflow = total[bits] != total[bits - 1]
+        bad = dot.nan | dot.format_error | overflow
+        with m.If(advance):
+            m.d.sync += emit.eq(valid & last)
+            with m.If(valid):
+                m.d.sync += [
+                    accumulator.eq(self._faults.pick("accumulator one bit short", total[:bits].as_signed(), short)),
+                    poisoned.eq(bad | (poisoned & ~first)),
+                ]
+
+        m.submodules.round = rounder = Rounder(bits, self._faults)
+        emitted = Signal()
+        m.d.comb += [
+            rounder.advance.eq(advance),
+            rounder.raw.eq(accumulator),
+            rounder.poisoned.eq(poisoned),
+            rounder.exponent.eq(self.exponent),
+            self.o.payload.raw.eq(rounder.raw_out),
+            self.o.payload.float32.eq(rounder.float32),
+            self.o.payload.bfloat16.eq(rounder.bfloat16),
+            self.o.payload.poisoned.eq(rounder.poisoned_out),
+        ]
+        with m.If(advance):
+            m.d.sync += [emitted.eq(emit), self.o.valid.eq(emitted)]
+
+        taken = valid & advance
+        for flag, event in (
+            (self.nan, taken & dot.nan),
+            (self.format_error, (taken & dot.format_error) | (emit & advance & rounder.exponent_error)),
+            (self.overflow, taken & overflow),
+        ):
+            m.d.sync += flag.eq(event | (flag & ~self.clear_flags))
+        return m

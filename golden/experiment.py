@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blocks import MixedTensor
 from .calibrate import ActivationScores, Calibration, site_registers
 from .evaluate import Estimate, Losses, evaluate, jackknife, mean_estimate
 from .models import LanguageModel, target_linears
@@ -159,22 +158,3 @@ def _summarize(
 
 def _perplexity(losses: Losses) -> Estimate:
     return jackknife(lambda nll: float(np.exp(nll)), losses.nll)
-
-
-def describe_layers(weights: dict[str, MixedTensor]) -> list[dict[str, Any]]:
-    """Per linear: shape, FP8 share, packed bytes and bits per weight."""
-    layers = []
-    for name, tensor in weights.items():
-        size = pack(tensor).bytes
-        rows, columns = tensor.shape
-        layers.append(
-            {
-                "name": name,
-                "shape": [rows, columns],
-                "tensor_exponent": tensor.exponent,
-                "fp8_share": tensor.fp8_share,
-                "bytes": size,
-                "bits_per_weight": 8 * size / (rows * columns),
-            }
-        )
-    return layers

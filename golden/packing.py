@@ -1,6 +1,8 @@
 """Mixed tensors as the three byte tensors of docs/numerics.md section 6, and back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from .blocks import MixedTensor
 from .codec import pack_nibbles, unpack_nibbles
 from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
 
-__all__ = ["Packed", "pack", "pack_payload", "unpack"]
+__all__ = ["Packed", "describe", "pack", "pack_payload", "unpack"]
 
 _FP4_BYTES = BLOCK_SIZE // 2
 _FP8_BYTES = BLOCK_SIZE
@@ -82,6 +84,25 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     if codes.flatten(1)[:, columns:].any():
         raise InputError(f"{name}: padding beyond column {columns - 1} is not zero")
     return MixedTensor(packed.shape, packed.exponent, mask, scales, codes)
+
+
+def describe(tensors: Mapping[str, MixedTensor]) -> list[dict[str, Any]]:
+    """Per tensor: name, shape, FP8 share, packed bytes and bits per weight."""
+    layers = []
+    for name, tensor in tensors.items():
+        size = pack(tensor).bytes
+        rows, columns = tensor.shape
+        layers.append(
+            {
+                "name": name,
+                "shape": [rows, columns],
+                "tensor_exponent": tensor.exponent,
+                "fp8_share": tensor.fp8_share,
+                "bytes": size,
+                "bits_per_weight": 8 * size / (rows * columns),
+            }
+        )
+    return layers
 
 
 def _used_bytes(mask: Tensor) -> Tensor:

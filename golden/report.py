@@ -1,0 +1,146 @@
+"""The demo's report: one self-contained HTML page with the table, the precision maps and the FP8 shares."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from .blocks import MixedTensor
+from .evaluate import Estimate
+from .experiment import Comparison, Row
+
+__all__ = ["html_report", "table_lines"]
+
+_FP4_COLOR, _FP8_COLOR = "#cfe3f5", "#b5322a"
+
+_HEADERS = (
+    "format",
+    "FP4 weights",
+    "FP4 activ.",
+    "perplexity",
+    "vs FP8",
+    "KL from float32",
+    "gap recovered",
+    "weight bytes",
+    "vs FP8",
+)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.1%}"
+
+    def estimate(e: Estimate | None, digits: int, suffix: str = "", factor: float = 1) -> str:
+        return "" if e is None else f"{e.value * factor:.{digits}f}{suffix} ±{e.error * factor:.{digits}f}"
+
+    return (
+        row.name,
+        share(row.weight_fp4_share),
+        share(row.activation_fp4_share),
+        estimate(row.perplexity, 3),
+        estimate(row.degradation_percent, 2, " %"),
+        estimate(row.kl, 5),
+        estimate(row.recovered, 1, " %", 100),
+        f"{row.weight_bytes:,}",
+        f"{row.weight_bytes_vs_fp8:.3f}",
+    )
+
+
+def table_lines(comparison: Comparison) -> list[str]:
+    """The table as aligned text."""
+    rows = [_HEADERS, *map(_cells, comparison.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+
+
+def html_report(
+    title: str,
+    comparison: Comparison,
+    weights: Mapping[str, MixedTensor],
+    activation_shares: Mapping[str, float],
+    facts: Sequence[tuple[str, str]],
+) -> str:
+    """The page. `weights` and `activation_shares` (FP8 share by site) belong to one FGMP variant."""
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in _HEADERS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in _cells(row)) + "</tr>" for row in comparison.rows
+    )
+    facts_html = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in facts)
+    pictures = (
+        ("KL divergence from float32, nats per token (bars: two standard errors)", _kl_figure(comparison)),
+        ("Precision of every weight block: FP4 light, FP8 red", _map_figure(weights)),
+        ("Share of FP8 blocks", _share_figure(weights, activation_shares)),
+    )
+    figures = "".join(
+        f'<h2>{html.escape(caption)}</h2><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(figure)}">'
+        for caption, figure in pictures
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
+        "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+        "td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child"
+        "{text-align:left}img{max-width:100%}.facts td{text-align:left}</style>"
+        f"<h1>{html.escape(title)}</h1><table><tr>{head}</tr>{body}</table>"
+        "<p>± is one standard error over windows of text. "
+        "Recovered: share of the KL gap between all-NVFP4 and all-FP8.</p>"
+        f"{figures}<h2>How</h2><table class=facts>{facts_html}</table></html>\n"
+    )
+
+
+def _kl_figure(comparison: Comparison) -> Figure:
+    rows = [row for row in comparison.rows if row.kl is not None]
+    figure, axes = plt.subplots(figsize=(9, 0.4 * len(rows) + 1))
+    values = [row.kl.value for row in rows if row.kl is not None]
+    errors = [2 * row.kl.error for row in rows if row.kl is not None]
+    axes.barh([row.name for row in rows], values, xerr=errors, color="#4a7fb0")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _map_figure(weights: Mapping[str, MixedTensor]) -> Figure:
+    columns = 4
+    names = list(weights)
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(12, 1.5 * rows), squeeze=False)
+    colors = ListedColormap([_FP4_COLOR, _FP8_COLOR])
+    for axes, name in zip(grid.flat, names, strict=False):
+        # Blocks of K downwards, output channels to the right.
+        axes.imshow(weights[name].mask.T.numpy(), aspect="auto", cmap=colors, vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(f"{name.removeprefix('model.')} {weights[name].fp8_share:.0%}", fontsize=8)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def _share_figure(weights: Mapping[str, MixedTensor], activation_shares: Mapping[str, float]) -> Figure:
+    entries = [(f"{n} (weight)", t.fp8_share, "#4a7fb0") for n, t in weights.items()]
+    entries += [(f"{n} (input)", share, "#d98f3f") for n, share in activation_shares.items()]
+    figure, axes = plt.subplots(figsize=(9, 0.22 * len(entries) + 1))
+    axes.barh([e[0].removeprefix("model.") for e in entries], [e[1] for e in entries], color=[e[2] for e in entries])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _png(figure: Figure) -> str:
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,98 @@
+"""Real rows for the benches: a quantized layer's weights and the activations that reach it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..golden.blocks import MixedTensor, to_blocks
+from ..golden.lane import StoredBlocks, check_k
+from ..golden.models import LanguageModel, Site
+from ..golden.quantized import SiteQuantizer, Variant, apply
+from ..hdl.config import LaneConfig
+from ..hdl.verilog import Design
+from .campaign import Campaign
+from .lane_campaigns import rows_campaign
+from .selector_campaigns import BlockSet, blocks_campaign
+
+__all__ = ["Capture", "capture", "captured_lane_campaign", "captured_selector_campaign"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One linear's input, as it is in the quantized model.
+
+    Attributes:
+        name: the linear's name.
+        x: float32 (M, K), the activations before quantization.
+        activations: what the site's quantizer makes of them.
+        weight: the packed weight, (N, K).
+        quantizer: the site's quantizer.
+    """
+
+    name: str
+    x: Tensor
+    activations: MixedTensor
+    weight: MixedTensor
+    quantizer: SiteQuantizer
+
+
+def capture(language_model: LanguageModel, sites: list[Site], variant: Variant, sample: Tensor, rows: int) -> list[Capture]:
+    """Run `sample` (1-D token ids) through the quantized model and keep `rows` input rows of every linear."""
+    taken: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].reshape(-1, inputs[0].shape[-1])
+            taken[name] = x[torch.linspace(0, len(x) - 1, rows).long()].clone()
+
+        return hook
+
+    model = language_model.model
+    with torch.no_grad(), apply(model, sites, variant):
+        handles = [model.get_submodule(n).register_forward_pre_hook(note(n)) for s in sites for n in s.linears]
+        try:
+            model(input_ids=sample[None])
+        finally:
+            for handle in handles:
+                handle.remove()
+    captures = []
+    for site in sites:
+        quantizer = variant.quantizers[site.name]
+        for name in site.linears:
+            x = taken[name]
+            tensor = quantizer.select(x).tensor((len(x), x.shape[1]), quantizer.registers.exponent)
+            captures.append(Capture(name, x, tensor, variant.weights[name], quantizer))
+    return captures
+
+
+def captured_lane_campaign(design: Design, layer: Capture, outputs: int) -> Campaign:
+    """Every captured row against the first `outputs` rows of the weight, whole rows of K.
+
+    Raises InputError if K is beyond what the lane's accumulator holds.
+    """
+    config = design.config
+    assert isinstance(config, LaneConfig)
+    rows, columns = layer.weight.shape
+    check_k(columns, config.k_max)
+    if not 1 <= outputs <= rows:
+        raise InputError(f"outputs of {layer.name}: {outputs}, expected 1 to {rows}")
+    tokens = len(layer.x)
+    a = _stored(layer.activations, torch.arange(tokens).repeat_interleave(outputs))
+    w = _stored(layer.weight, torch.arange(outputs).repeat(tokens))
+    exponent = layer.activations.exponent + layer.weight.exponent
+    return rows_campaign(design, f"layer {layer.name}", [(a, w, torch.full((tokens * outputs,), exponent))])
+
+
+def captured_selector_campaign(design: Design, layer: Capture) -> Campaign:
+    """The captured activations through the selector, under the site's registers."""
+    registers = layer.quantizer.registers
+    blocks = to_blocks(layer.x).flatten(0, 1)
+    sets = [BlockSet(blocks, registers.exponent, registers.threshold, registers.mode)]
+    return blocks_campaign(design, f"activations of {layer.name}", sets)
+
+
+def _stored(tensor: MixedTensor, rows: Tensor) -> StoredBlocks:
+    return StoredBlocks(tensor.mask[rows], tensor.scales[rows], tensor.codes[rows])

@@ -1,0 +1,178 @@
+"""The demo: quantize a real language model, see what it loses and saves, and prove the Verilog on its own numbers."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..golden.calibrate import activation_scores, calibrate, windows
+from ..golden.experiment import Comparison, compare, fgmp_name
+from ..golden.lane import check_k
+from ..golden.models import load_model
+from ..golden.packed_file import save_packed
+from ..golden.packing import pack
+from ..golden.policy import check_fraction
+from ..golden.quantized import Variant
+from ..golden.report import html_report, table_lines
+from ..golden.tinylm.corpus import read_corpus
+from ..golden.vectors import write_vectors
+from ..hdl.config import LaneConfig, SelectorConfig, preset
+from ..hdl.verilog import build_preset, write_design
+from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
+from .runner import CampaignResult, Simulator
+
+__all__ = ["DemoOptions", "run_demo"]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `fgmp demo` can be told; the defaults are the demo.
+
+    `rows` and `outputs` say how much of one layer goes through the simulated lane.
+    """
+
+    model: Path
+    text: Path | None
+    out: Path
+    fractions: tuple[float, ...] = (0.7, 0.9)
+    samples: int = 64
+    windows: int = 48
+    rows: int = 24
+    outputs: int = 512
+    lane: str = "lane"
+    selector: str = "selector"
+    seed: int = 1
+    simulator: str = "verilator"
+
+    def check(self) -> None:
+        """Raise InputError for anything that cannot work, before any work is done."""
+        for fraction in self.fractions:
+            check_fraction(fraction)
+        if len(set(self.fractions)) != len(self.fractions):
+            raise InputError(f"FP4 fractions: {self.fractions}, expected each only once")
+        for name, minimum in (("samples", 1), ("windows", 2), ("rows", 1), ("outputs", 1)):
+            if getattr(self, name) < minimum:
+                raise InputError(f"{name}: {getattr(self, name)}, expected at least {minimum}")
+        for name, kind in ((self.lane, LaneConfig), (self.selector, SelectorConfig)):
+            if not isinstance(preset(name), kind):
+                raise InputError(f"preset: {name!r}, expected a {kind.__name__.removesuffix('Config').lower()}")
+        if self.text is not None and not self.text.is_file():
+            raise InputError(f"text {self.text}: not found, expected a text file")
+
+
+def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
+    """Run the demo, write `options.out`, and return its numbers; `say` is given the lines for people."""
+    options.check()
+    language_model = load_model(options.model)
+    train_text, held_out_text, source = _texts(options)
+    say(f"model    {options.model}")
+    say(f"text     {source}")
+    calibration_windows = windows(language_model, train_text, options.samples, "calibration text")
+    held_out = windows(language_model, held_out_text, options.windows, "held-out text")
+    calibration = calibrate(language_model, calibration_windows, progress=progress)
+    lane = preset(options.lane)
+    assert isinstance(lane, LaneConfig)
+    check_k(max(site.channels for site in calibration.sites), lane.k_max)
+    scores = activation_scores(language_model, calibration, calibration_windows[:16], progress=progress)
+    comparison, variants = compare(
+        language_model, calibration, scores, options.fractions, held_out, seed=options.seed, progress=progress
+    )
+    say("")
+    for line in table_lines(comparison):
+        say(line)
+    say("")
+    chosen = variants[fgmp_name(options.fractions[0], "fisher")]
+    shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
+    layers = capture(language_model, calibration.sites, chosen, held_out[0], options.rows)
+    results = _simulate(options, layers, say)
+    compared, differences = sum(r.compared for r in results), sum(r.differences for r in results)
+    say(f"results compared {compared:,}, differences {differences}")
+
+    _write(options, variants)
+    facts = [
+        ("model", str(options.model)),
+        ("text", source),
+        ("calibration", f"{options.samples} windows of 512 tokens"),
+        ("evaluation", f"{options.windows} windows of 512 tokens, held out"),
+        ("FP4 block scales", "FGMP: clipped by sensitivity, for every policy; NVFP4: amax / 6"),
+        ("hardware", f"{options.lane}, {options.selector}: {compared:,} results compared, {differences} differences"),
+    ]
+    title = f"fgmp: {options.model.name} at {options.fractions[0]:.0%} FP4"
+    page = html_report(title, comparison, chosen.weights, shares, facts)
+    numbers = _numbers(options, source, comparison, results)
+    _replace(options.out / "report.html", page)
+    _replace(options.out / "results.json", json.dumps(numbers, indent=2) + "\n")
+    say(f"written  {options.out}/ (open {options.out / 'report.html'})")
+    for result in results:
+        if result.first:
+            say(result.first)
+    return numbers
+
+
+def _texts(options: DemoOptions) -> tuple[str, str, str]:
+    """Calibration text, held-out text, and where they come from."""
+    if options.text is None:
+        corpus = read_corpus()
+        return corpus.train, corpus.held_out, f"this Python's sources and documentation, SHA-256 {corpus.digest}"
+    try:
+        text = options.text.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text {options.text}: not UTF-8 at byte {error.start}, expected a text file") from None
+    return text[: len(text) // 2], text[len(text) // 2 :], f"{options.text}: first half calibrates, second half evaluates"
+
+
+def _simulate(options: DemoOptions, layers: Sequence[Capture], say: Callable[[str], None]) -> list[CampaignResult]:
+    """One layer through the lane, all sites' activations through the selector."""
+    layer = next((la for la in layers if la.name.endswith("gate_proj")), layers[-1])
+    outputs = min(options.outputs, layer.weight.shape[0])
+    results = []
+    for name in (options.lane, options.selector):
+        design = build_preset(name)
+        write_design(design, options.out / "verilog")
+        if isinstance(design.config, LaneConfig):
+            campaigns = [captured_lane_campaign(design, layer, outputs)]
+        else:
+            campaigns = [captured_selector_campaign(design, la) for la in layers if la.name in _first_readers(layers)]
+        say(f"simulate {name}: {sum(len(c.results) for c in campaigns):,} results of real model data ...")
+        results += Simulator(design, simulator=options.simulator).run_all(campaigns)
+    return results
+
+
+def _first_readers(layers: Sequence[Capture]) -> set[str]:
+    """One linear per site: those that share a quantizer read the same activations."""
+    seen: dict[int, str] = {}
+    for layer in layers:
+        seen.setdefault(id(layer.quantizer), layer.name)
+    return set(seen.values())
+
+
+def _write(options: DemoOptions, variants: dict[str, Variant]) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    for fraction in options.fractions:
+        weights = variants[fgmp_name(fraction, "fisher")].weights
+        save_packed(options.out / f"packed-{fraction:g}.safetensors", {n: pack(t) for n, t in weights.items()})
+    for unit in ("lane", "selector"):
+        write_vectors(unit, 200, options.seed, options.out / "vectors")
+
+
+def _numbers(
+    options: DemoOptions, source: str, comparison: Comparison, results: Sequence[CampaignResult]
+) -> dict[str, Any]:
+    return {
+        "model": str(options.model),
+        "text": source,
+        **comparison.as_json(),
+        "compared": sum(r.compared for r in results),
+        "differences": sum(r.differences for r in results),
+        "cycles": sum(r.cycles for r in results),
+        "out": str(options.out),
+    }
+
+
+def _replace(path: Path, content: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content)
+    os.replace(partial, path)

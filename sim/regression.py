@@ -1,0 +1,83 @@
+"""The regression that `fgmp simulate` and the tests run: all campaigns of a preset, real model data included."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from ..errors import InputError
+from ..golden.calibrate import activation_scores, calibrate, windows
+from ..golden.experiment import fgmp_variant, quantize_weights
+from ..golden.models import SHIPPED_MODEL, load_model
+from ..golden.tinylm.corpus import read_corpus
+from ..hdl.config import LaneConfig, SelectorConfig
+from ..hdl.verilog import Design, build_preset
+from .campaign import Campaign
+from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
+from .lane_campaigns import lane_campaigns, pair_campaigns
+from .runner import CACHE, CampaignResult, Simulator
+from .selector_campaigns import selector_campaigns
+
+__all__ = ["campaigns_of", "captured_layers", "regress"]
+
+
+@cache
+def captured_layers(rows: int = 2) -> list[Capture]:
+    """Every linear of the shipped model at 70 % FP4, with `rows` of its inputs; a short calibration suffices here."""
+    language_model = load_model(SHIPPED_MODEL)
+    corpus = read_corpus()
+    samples = windows(language_model, corpus.train, 8, "training text")
+    calibration = calibrate(language_model, samples, progress=False)
+    scores = activation_scores(language_model, calibration, samples[:4], progress=False)
+    candidates = quantize_weights(language_model, calibration)
+    variant = fgmp_variant(0.7, "fisher", candidates, calibration, scores, 0)
+    held_out = windows(language_model, corpus.held_out, 1, "held-out text")[0]
+    return capture(language_model, calibration.sites, variant, held_out, rows)
+
+
+def campaigns_of(
+    design: Design, *, count: int = 2000, seed: int = 1, k: int | None = None, share: int = 1, model: bool = True
+) -> list[Campaign]:
+    """All campaigns of a lane or selector.
+
+    `count` random rows or blocks, `k` their length (lane); one in `share` of the element pairs; `model` adds rows
+    captured from the shipped model. Raises InputError for K beyond the accumulator or a unit without a bench.
+    """
+    if isinstance(design.config, LaneConfig):
+        campaigns = lane_campaigns(design, count=count, seed=seed, k=k) + pair_campaigns(design, share=share)
+        if model:
+            campaigns += [captured_lane_campaign(design, layer, 16) for layer in captured_layers()]
+        return campaigns
+    if isinstance(design.config, SelectorConfig):
+        if k is not None:
+            raise InputError(f"K: {k}, expected none for a selector (it works block by block)")
+        campaigns = selector_campaigns(design, count=count, seed=seed)
+        if model:
+            campaigns += [captured_selector_campaign(design, layer) for layer in captured_layers()]
+        return campaigns
+    raise InputError(f"preset {design.name}: has no bench, expected a lane or a selector")
+
+
+def regress(
+    preset: str,
+    *,
+    count: int = 2000,
+    seed: int = 1,
+    k: int | None = None,
+    share: int = 1,
+    model: bool = True,
+    simulator: str = "verilator",
+    waves_to: Path | None = None,
+    cache_folder: Path = CACHE,
+    announce: Callable[[str, int], None] | None = None,
+    on_campaign: Callable[[str], None] | None = None,
+) -> list[CampaignResult]:
+    """Generate `preset`, build it and run its campaigns; differences are counted, everything else that fails raises.
+
+    `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
+    """
+    design = build_preset(preset)
+    campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
+    if announce:
+        announce(preset, len(campaigns))
+    unit = Simulator(design, simulator=simulator, waves=waves_to is not None, cache=cache_folder)
+    return unit.run_all(campaigns, seed=seed, waves_to=waves_to, on_campaign=on_campaign)

@@ -10,7 +10,7 @@ from .errors import InputError
 
 __all__ = ["main"]
 
-_OWNERS = ("golden", "hdl", "sim")
+_OWNERS = ("golden", "hdl", "sim", "synth")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""fgmp.synth: what the units become in silicon. Submodules are imported by name; nothing is imported here."""

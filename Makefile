@@ -1,0 +1,19 @@
+# Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, CXX, TORCH_INDEX_URL.
+READY := .venv/ready
+
+.PHONY: demo test format clean
+
+demo: $(READY)
+	@.venv/bin/fgmp demo
+
+test: $(READY)
+	@.venv/bin/python -m pytest -n 2 --dist worksteal -q
+
+format: $(READY)
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv out
+
+$(READY): setup.sh pyproject.toml constraints.txt
+	@./setup.sh $(READY)

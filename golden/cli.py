@@ -13,7 +13,9 @@ def _add_vectors(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--k", type=int, default=256, help="lane: values in a row, default 256")
     parser.add_argument("--k-max", type=int, default=4096, help="lane: what the accumulator is built for, default 4096")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out/vectors"), help="default out/vectors")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="DIR", default=Path("out/vectors"), help="default out/vectors"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest instead of the file names")
 
 
@@ -74,7 +76,7 @@ def _train(args: argparse.Namespace) -> int:
 COMMANDS = {
     "vectors": (
         "write test vectors for a unit",
-        "Writes DIR/UNIT.npz, one $readmemh file per array and a manifest. The same call gives the same bytes anywhere.",
+        "Writes DIR/UNIT.npz, a $readmemh file per array and a manifest. The same call gives the same bytes anywhere.",
         _add_vectors,
         _vectors,
     ),

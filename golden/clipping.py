@@ -49,8 +49,6 @@ def clipped_scale_codes(blocks: Tensor, sensitivity: Tensor) -> Tensor:
         # A float sum of non-negative terms is never below one of them, so this prunes exactly.
         following = legal[(code[active] - MIN_BLOCK_SCALE_CODE).clamp(min=0)]
         clipped = (amax[active] - 6 * following).clamp(min=0)
-        reachable = (code[active] >= MIN_BLOCK_SCALE_CODE) & (
-            f_of_amax[active] * clipped.square() <= best_cost[active]
-        )
+        reachable = (code[active] >= MIN_BLOCK_SCALE_CODE) & (f_of_amax[active] * clipped.square() <= best_cost[active])
         active = active[reachable]
     return best_code.to(torch.uint8)

@@ -21,9 +21,7 @@ NAN_E4M3 = 0x7F
 _E4M3_VALUES = torch.tensor(
     [sign * E4M3.magnitude(code) for sign in (1, -1) for code in range(128)], dtype=torch.float32
 )
-_E2M1_VALUES = torch.tensor(
-    [sign * E2M1.magnitude(code) for sign in (1, -1) for code in range(8)], dtype=torch.float32
-)
+_E2M1_VALUES = torch.tensor([sign * E2M1.magnitude(code) for sign in (1, -1) for code in range(8)], dtype=torch.float32)
 
 
 def decode_e4m3(codes: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ or None for NaN; infinities are the Python floats.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from math import inf, isnan
 
 from .formats import (
     BFLOAT16,
@@ -41,7 +41,7 @@ Value = Fraction | float | None
 def decode(fmt: MiniFloat, code: int) -> Value:
     """The value of `code`: a Fraction, an infinity, or None for NaN. Both zeros give 0."""
     magnitude = fmt.magnitude(code)
-    if magnitude != magnitude:
+    if isnan(magnitude):
         return None
     negative = bool(code & fmt.sign_bit)
     if magnitude == inf:

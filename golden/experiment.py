@@ -54,9 +54,7 @@ class Comparison:
         return asdict(self)
 
 
-def quantize_weights(
-    language_model: LanguageModel, calibration: Calibration | None
-) -> dict[str, Candidates]:
+def quantize_weights(language_model: LanguageModel, calibration: Calibration | None) -> dict[str, Candidates]:
     """Both quantizations of every linear; with a calibration the FP4 scales are clipped by sensitivity."""
     return {
         name: weight_candidates(
@@ -127,7 +125,9 @@ def _summarize(
     fp8, nvfp4 = losses[FP8], losses[NVFP4]
     reference = losses["float32"]
     rows = [
-        Row("float32", None, None, _perplexity(reference), None, None, None, 4 * parameters, 4 * parameters / sizes[FP8])
+        Row(
+            "float32", None, None, _perplexity(reference), None, None, None, 4 * parameters, 4 * parameters / sizes[FP8]
+        )
     ]
     for variant in variants:
         own = losses[variant.name]

@@ -9,8 +9,8 @@ from ..errors import InputError
 from .codec import decode_e2m1, decode_e4m3
 from .formats import (
     ACCUMULATOR_FRACTION_BITS,
-    K_LIMIT,
     BLOCK_SIZE,
+    K_LIMIT,
     MAX_BLOCK_SCALE_CODE,
     MIN_BLOCK_SCALE_CODE,
     TENSOR_EXPONENT_LIMIT,
@@ -23,9 +23,10 @@ __all__ = ["LaneExpected", "StoredBlocks", "check_k", "expected_rows"]
 
 @dataclass(frozen=True)
 class StoredBlocks:
-    """Blocks as the lane's port takes them, possibly illegal: `fp8` bool (...), `scales` uint8, `codes` uint8 (..., 16).
+    """Blocks as the lane's port takes them, possibly illegal.
 
-    Element codes stand one per byte, also those of FP4 blocks.
+    `fp8` is bool (...), `scales` uint8 (...), `codes` uint8 (..., 16). Element codes stand one per byte,
+    also those of FP4 blocks.
     """
 
     fp8: Tensor

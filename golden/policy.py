@@ -70,7 +70,9 @@ def weight_candidates(weight: Tensor, sensitivity: Tensor | None, name: str = "w
     return Candidates((rows, columns), exponent, codes4, scales, codes8, error)
 
 
-def weight_scores(candidates: Candidates, policy: str, sensitivity: Tensor | None, generator: torch.Generator) -> Tensor:
+def weight_scores(
+    candidates: Candidates, policy: str, sensitivity: Tensor | None, generator: torch.Generator
+) -> Tensor:
     """Impact scores (N, B), float64, of one weight matrix under one of `POLICIES`."""
     if policy == "fisher":
         if sensitivity is None:

@@ -148,7 +148,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "activation selector, float32 input, a sensitivity code per channel",
         SelectorConfig(channel_codes=True, pipeline=5),
     ),
-    "selector-flat": ("activation selector, bfloat16 input, output register only", SelectorConfig("bfloat16", pipeline=0)),
+    "selector-flat": (
+        "activation selector, bfloat16 input, output register only",
+        SelectorConfig("bfloat16", pipeline=0),
+    ),
     "decoder-e4m3": ("E4M3 code to sign, significand, shift and NaN", DecoderConfig("E4M3")),
     "decoder-e2m1": ("E2M1 code to sign and magnitude in halves", DecoderConfig("E2M1")),
 }

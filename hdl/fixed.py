@@ -5,6 +5,7 @@ matters, so 20 bits and "something is below" decide every rounding exactly.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
@@ -145,8 +146,7 @@ def _leading_one(m: Module, magnitude: Value) -> tuple[Value, Value]:
 def e2m1_boundaries(m: Module, significand: Value, shift: Value) -> list[Value]:
     """The seven boundaries of E2M1 under a block scale `significand << shift` (unit 2**-9), in units of 2**-11."""
     magnitudes = E2M1.magnitudes
-    middles = [int(4 * (low + high) / 2) for low, high in zip(magnitudes, magnitudes[1:], strict=False)]
+    middles = [int(4 * (low + high) / 2) for low, high in pairwise(magnitudes)]
     return [
-        wire(m, f"boundary_{i}", ((significand * middle) << shift)[:MAGNITUDE_BITS])
-        for i, middle in enumerate(middles)
+        wire(m, f"boundary_{i}", ((significand * middle) << shift)[:MAGNITUDE_BITS]) for i, middle in enumerate(middles)
     ]

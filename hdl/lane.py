@@ -19,9 +19,7 @@ BLOCK_PAIR = data.StructLayout({"a": STORED_BLOCK, "w": STORED_BLOCK, "first": 1
 
 def lane_result(bits: int) -> data.StructLayout:
     """Layout of the output payload for an accumulator of `bits`."""
-    return data.StructLayout(
-        {"raw": signed(bits), "float32": FLOAT32.bits, "bfloat16": BFLOAT16.bits, "poisoned": 1}
-    )
+    return data.StructLayout({"raw": signed(bits), "float32": FLOAT32.bits, "bfloat16": BFLOAT16.bits, "poisoned": 1})
 
 
 class Lane(wiring.Component):

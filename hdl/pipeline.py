@@ -8,7 +8,7 @@ __all__ = ["Pipeline", "wire"]
 
 
 def wire(m: Module, name: str, value: ValueLike) -> Signal:
-    """`value` as a named combinational signal: what is used more than once must be one, or it is built more than once."""
+    """`value` as a named combinational signal: what is used more than once must be one, or it is built again."""
     cast = Value.cast(value)
     signal = Signal(cast.shape(), name=name)
     m.d.comb += signal.eq(cast)

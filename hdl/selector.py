@@ -107,7 +107,9 @@ class Selector(wiring.Component):
         inputs = [self.i.payload.x.word_select(i, width) for i in range(BLOCK_SIZE)]
         fixed = [to_fixed(m, f"x{i}", config.format, x, exponent, faults) for i, x in enumerate(inputs)]
         channel = self.i.payload.channel_codes if config.channel_codes else C(0, 0)
-        cut = pipeline.cut("fixed", channel, *(x[-1] for x in inputs), *(n for _, n in fixed), *_flat(f for f, _ in fixed))
+        cut = pipeline.cut(
+            "fixed", channel, *(x[-1] for x in inputs), *(n for _, n in fixed), *_flat(f for f, _ in fixed)
+        )
         channel, signs, nans, values = cut[0], cut[1:17], cut[17:33], _fixed(cut[33:])
 
         amax = _maximum(m, [Cat(v.sticky, v.magnitude) for v in values])

@@ -138,7 +138,7 @@ def _ports(unit: wiring.Component) -> tuple[Port, ...]:
     ports = []
     if not isinstance(unit, Decoder):
         ports += [Port("clk", "input", 1, {}), Port("rst", "input", 1, {})]
-    for path, member, value in unit.signature.flatten(unit):
+    for path, member, _ in unit.signature.flatten(unit):
         shape = member.shape
         layout = shape if isinstance(shape, data.Layout) else None
         direction = "input" if member.flow is wiring.In else "output"

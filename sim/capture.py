@@ -39,7 +39,9 @@ class Capture:
     quantizer: SiteQuantizer
 
 
-def capture(language_model: LanguageModel, sites: list[Site], variant: Variant, sample: Tensor, rows: int) -> list[Capture]:
+def capture(
+    language_model: LanguageModel, sites: list[Site], variant: Variant, sample: Tensor, rows: int
+) -> list[Capture]:
     """Run `sample` (1-D token ids) through the quantized model and keep `rows` input rows of every linear."""
     taken: dict[str, Tensor] = {}
 

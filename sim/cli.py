@@ -9,7 +9,9 @@ __all__ = ["COMMANDS"]
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, metavar="DIR", help="transformers model folder (default: the shipped one)")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="transformers model folder (default: the shipped one)"
+    )
     parser.add_argument("--text", type=Path, metavar="FILE", help="text (default: the running Python's own)")
     parser.add_argument(
         "--fp4-fraction", type=float, nargs="+", default=[0.7, 0.9], metavar="P", help="fractions, default 0.7 0.9"

@@ -121,7 +121,11 @@ def _texts(options: DemoOptions) -> tuple[str, str, str]:
         text = options.text.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"text {options.text}: not UTF-8 at byte {error.start}, expected a text file") from None
-    return text[: len(text) // 2], text[len(text) // 2 :], f"{options.text}: first half calibrates, second half evaluates"
+    return (
+        text[: len(text) // 2],
+        text[len(text) // 2 :],
+        f"{options.text}: first half calibrates, second half evaluates",
+    )
 
 
 def _simulate(options: DemoOptions, layers: Sequence[Capture], say: Callable[[str], None]) -> list[CampaignResult]:

@@ -64,9 +64,7 @@ def rows_campaign(
         start = 0
         for exponent, length in zip(values.tolist(), lengths.tolist(), strict=True):
             part = slice(start, start + length)
-            flags = {
-                flag: int(getattr(expected, flag)[part].any()) for flag in ("nan", "format_error", "overflow")
-            }
+            flags = {flag: int(getattr(expected, flag)[part].any()) for flag in ("nan", "format_error", "overflow")}
             groups.append(Group({"exponent": exponent}, length * blocks, length, flags))
             start += length
     return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
@@ -140,14 +138,20 @@ def _illegal_scales(generator: torch.Generator) -> Iterator[_Set]:
 
 
 def _extremes(config: LaneConfig) -> Iterator[_Set]:
-    """The longest row of the largest products, its negative, exact cancellation, the smallest, and one block too many."""
+    """The longest row of the largest products, its negative, exact cancellation, the smallest, and rows too long."""
     blocks = config.k_max // BLOCK_SIZE
     largest = torch.full((1, blocks, BLOCK_SIZE), 0x7E)
     negative = largest | 0x80
     alternating = torch.where(torch.arange(BLOCK_SIZE) % 2 == 0, 0x7E, 0xFE).expand(1, blocks, BLOCK_SIZE)
     smallest = torch.full((1, blocks, BLOCK_SIZE), 0x01)
     top4 = torch.full((1, blocks, BLOCK_SIZE), 0x7)
-    for a, w in ((largest, largest), (largest, negative), (alternating, largest), (smallest, smallest), (smallest, negative)):
+    for a, w in (
+        (largest, largest),
+        (largest, negative),
+        (alternating, largest),
+        (smallest, smallest),
+        (smallest, negative),
+    ):
         yield _blocks(_FP8, a), _blocks(_FP8, w), _same(1, 0)
     for scale in (1, MAX_BLOCK_SCALE_CODE):
         scales = torch.full((1, blocks), scale)
@@ -165,7 +169,7 @@ def _extremes(config: LaneConfig) -> Iterator[_Set]:
 
 
 def _ties() -> Iterator[_Set]:
-    """Sums at, just below and just above the ties of float32 and bfloat16, either sign, at all legal exponents and beyond.
+    """Sums at, just below and just above the ties of float32 and bfloat16, either sign, at extreme exponents.
 
     A sum is built from single units: element i contributes its own power of two.
     """

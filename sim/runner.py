@@ -182,7 +182,9 @@ class Simulator:
                 log_file=log,
             )
         except SystemExit as error:
-            raise SimulationError(f"{self.design.name}: simulator stopped with code {error.code}\n{_tail(log)}") from None
+            raise SimulationError(
+                f"{self.design.name}: simulator stopped with code {error.code}\n{_tail(log)}"
+            ) from None
         try:
             tests, failed = get_results(results)
         except RuntimeError as error:
@@ -204,7 +206,7 @@ class Simulator:
 
 @contextmanager
 def _tools(simulator: str) -> Iterator[str]:
-    """Put the simulator on PATH and yield its version. Raises InputError with the line that installs what is missing."""
+    """Put the simulator on PATH and yield its version; InputError says how to install what is missing."""
     before = dict(os.environ)
     folder = verilator_folder()
     if simulator == "verilator" and folder is not None:

@@ -41,7 +41,9 @@ class Scoreboard:
         """Compare a sticky flag at the end of a group."""
         self.compared += 1
         if expected != actual:
-            self._difference([f"flag {name} after group {group} of campaign {self._campaign!r}: expected {expected}, got {actual}"])
+            self._difference(
+                [f"flag {name} after group {group} of campaign {self._campaign!r}: expected {expected}, got {actual}"]
+            )
 
     def check_count(self, expected: int, actual: int) -> None:
         """A result too many or too few is a difference too."""
@@ -69,7 +71,9 @@ def describe_input(port: Port, payload: int) -> list[str]:
     for name, value in fields.items():
         operand, _, part = name.partition(".")
         if part == "codes":
-            lines.append(f"{operand}: {describe_block(value, fields[operand + '.scale'], bool(fields[operand + '.fp8']))}")
+            lines.append(
+                f"{operand}: {describe_block(value, fields[operand + '.scale'], bool(fields[operand + '.fp8']))}"
+            )
         elif not part:
             lines.append(f"{name}: {value:#x}")
     return lines
@@ -83,7 +87,9 @@ def _element_differences(want: dict[str, Any], got: dict[str, Any]) -> list[str]
     for i in range(BLOCK_SIZE):
         pair = [side["codes"] >> fmt.bits * i & (1 << fmt.bits) - 1 for side in (want, got)]
         if pair[0] != pair[1]:
-            lines.append(f"    element {i} ({fmt.name}): expected {_value(fmt, pair[0], 1)}, got {_value(fmt, pair[1], 1)}")
+            lines.append(
+                f"    element {i} ({fmt.name}): expected {_value(fmt, pair[0], 1)}, got {_value(fmt, pair[1], 1)}"
+            )
     return lines
 
 

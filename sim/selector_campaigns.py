@@ -1,4 +1,4 @@
-"""Campaigns for the selector: every tie, every boundary of the block scale, thresholds, special values, random blocks."""
+"""Campaigns for the selector: ties, boundaries of the block scale, thresholds, special values, random blocks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,13 +18,16 @@ from .payload import pack_payloads
 __all__ = ["BlockSet", "blocks_campaign", "selector_campaigns"]
 
 
+ZERO_THRESHOLD = Threshold(0, 0)
+
+
 @dataclass(frozen=True)
 class BlockSet:
     """Blocks (n, 16), float32, quantized under one set of registers; `exponent` may be out of range."""
 
     x: Tensor
     exponent: int = 0
-    threshold: Threshold = Threshold(0, 0)
+    threshold: Threshold = ZERO_THRESHOLD
     mode: str = "dynamic"
     seed: int = 0
 
@@ -165,7 +168,9 @@ def _special_sets() -> Iterator[BlockSet]:
     tiny = 2.0**-149
     base = torch.linspace(-3, 5, BLOCK_SIZE)
     rows = [torch.zeros(BLOCK_SIZE), -torch.zeros(BLOCK_SIZE), torch.full((BLOCK_SIZE,), nan)]
-    rows += [torch.full((BLOCK_SIZE,), v) for v in (inf, -inf, tiny, -tiny, 448.0, 449.0, -480.0, 3e38, 2.0**-9, 2.0**-11)]
+    rows += [
+        torch.full((BLOCK_SIZE,), v) for v in (inf, -inf, tiny, -tiny, 448.0, 449.0, -480.0, 3e38, 2.0**-9, 2.0**-11)
+    ]
     for position in range(BLOCK_SIZE):
         for value in (nan, -nan, inf, -inf, tiny, -0.0, 3e38, 447.9, 448.0, 464.0):
             row = base.clone()

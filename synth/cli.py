@@ -22,7 +22,10 @@ def _synth(args: argparse.Namespace) -> int:
         print(json.dumps(cells, indent=2))
     else:
         for name, counts in cells.items():
-            print(f"{name}: {counts['total']:,} generic cells, {counts['flip_flops']:,} of them flip-flops, {counts['latches']} latches")
+            print(
+                f"{name}: {counts['total']:,} generic cells, {counts['flip_flops']:,} of them flip-flops, "
+                f"{counts['latches']} latches"
+            )
     return 0
 
 

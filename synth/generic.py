@@ -1,4 +1,4 @@
-"""Technology-independent synthesis with yosys: proof that a unit's Verilog synthesizes, and its size in generic cells."""
+"""Technology-independent synthesis with yosys: that a unit's Verilog synthesizes, and its size in generic cells."""
 
 import json
 import subprocess

@@ -16,10 +16,10 @@ from ...errors import InputError
 __all__ = ["Corpus", "read_corpus"]
 
 # Tests are not prose, tables are not language, and the rest is packaged apart by some distributions.
-_SKIPPED_FOLDERS = frozenset(
-    "site-packages dist-packages test tests idle_test idlelib turtledemo lib2to3 ensurepip tkinter distutils "
-    "encodings pydoc_data __phello__ _pyrepl".split()
-)
+_SKIPPED_FOLDERS = {
+    *("site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "turtledemo", "lib2to3"),
+    *("ensurepip", "tkinter", "distutils", "encodings", "pydoc_data", "__phello__", "_pyrepl"),
+}
 _HELD_OUT_SHARE = 20  # one document in twenty
 
 

@@ -1,0 +1,207 @@
+"""The shipped model, calibration, and the quantized model, against straightforward references."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from fgmp.errors import InputError
+from fgmp.golden import exact
+from fgmp.golden.calibrate import activation_scores, calibrate, site_registers, windows
+from fgmp.golden.evaluate import evaluate, jackknife, mean_estimate
+from fgmp.golden.experiment import FP8, compare, fgmp_name, fgmp_variant, quantize_weights
+from fgmp.golden.models import SHIPPED_MODEL, find_sites, load_model, target_linears
+from fgmp.golden.quantized import apply
+from fgmp.golden.tinylm.bigram import bigram_bits
+from fgmp.golden.tinylm.corpus import read_corpus
+from fgmp.golden.tinylm.train import held_out_bits
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(SHIPPED_MODEL)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return read_corpus()
+
+
+@pytest.fixture(scope="module")
+def samples(model, corpus):
+    return windows(model, corpus.train, 4, "training text")
+
+
+@pytest.fixture(scope="module")
+def calibration(model, samples):
+    return calibrate(model, samples, progress=False)
+
+
+@pytest.fixture(scope="module")
+def variant(model, calibration, samples):
+    scores = activation_scores(model, calibration, samples, progress=False)
+    candidates = quantize_weights(model, calibration)
+    return fgmp_variant(0.7, "fisher", candidates, calibration, scores, 0)
+
+
+def test_shipped_model_is_small_and_has_a_card():
+    assert (SHIPPED_MODEL / "model.safetensors").stat().st_size <= 4_000_000
+    card = json.loads((SHIPPED_MODEL / "card.json").read_text())
+    text = (SHIPPED_MODEL / "README.md").read_text()
+    for key in ("text_digest", "held_out_bits_per_byte", "bigram_tokens_bits_per_byte"):
+        assert (f"{card[key]:.3f}" if isinstance(card[key], float) else card[key]) in text
+    assert f"fgmp train -o DIR --steps {card['steps']} --seed {card['seed']}" in text
+
+
+def test_shipped_model_has_learned(model, corpus):
+    """On text that it never saw: better than 0.7 of a bigram model on the same tokens."""
+    tokens = model.tokens(corpus.held_out[:60_000])
+    train = model.tokens(corpus.train[:1_000_000])
+    bits = held_out_bits(model.model, tokens[: 16 * 512])
+    bigram = bigram_bits(train.numpy(), tokens[: 16 * 512].numpy(), len(model.tokenizer))
+    assert bits < 0.7 * bigram
+
+
+def test_tokenizer_is_lossless(model, corpus):
+    text = corpus.held_out[:20_000] + " \t\n\n  çé中🙂 .,  'quoted' n't"
+    assert model.tokenizer.decode(model.tokens(text).tolist()) == text
+
+
+def test_corpus_parts_share_no_document_and_have_a_digest(corpus):
+    assert len(corpus.digest) == 64
+    assert len(corpus.held_out) > 100_000
+    assert corpus.held_out[:500] not in corpus.train
+
+
+def test_windows_are_unpadded_and_spread(model, corpus):
+    rows = windows(model, corpus.train, 3, "text")
+    assert rows.shape == (3, 512)
+    with pytest.raises(InputError, match="short: 100 characters do not hold 1 windows"):
+        windows(model, "word " * 20, 1, "short")
+
+
+def test_sites_are_shared_by_the_linears_that_read_one_tensor(model, samples):
+    sites = find_sites(model.model, target_linears(model.model), samples[0])
+    readers = [tuple(n.split(".", 3)[3] for n in s.linears) for s in sites[:4]]
+    assert readers == [
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+        ("mlp.gate_proj", "mlp.up_proj"),
+        ("mlp.down_proj",),
+    ]
+    assert len(sites) == 12
+    assert "lm_head" not in target_linears(model.model)
+
+
+def test_sensitivities_equal_autograd(model, samples, calibration):
+    """Squared gradients of every sample's mean loss; at a site, of all its readers together."""
+    net = model.model
+    weights = {n: torch.zeros_like(m.weight, dtype=torch.float64) for n, m in target_linears(net).items()}
+    channel = torch.zeros(256, dtype=torch.float64)
+    layer = net.model.layers[1]
+    kept = []
+    handle = layer.post_attention_layernorm.register_forward_hook(lambda m, i, o: kept.append(o))
+    for sample in samples:
+        loss = net(input_ids=sample[None], labels=sample[None]).loss
+        names = list(weights)
+        gradients = torch.autograd.grad(loss, [net.get_submodule(n).weight for n in names] + [kept[-1]])
+        for name, g in zip(names, gradients, strict=False):
+            weights[name] += g.double() ** 2 / len(samples)
+        channel += (gradients[-1][0].double() ** 2).sum(0) / (len(samples) * 512)
+    handle.remove()
+    for name, expected in weights.items():
+        torch.testing.assert_close(calibration.weights[name].double(), expected, rtol=1e-4, atol=expected.mean() * 1e-4)
+    got = calibration.channels["model.layers.1.mlp.gate_proj"].double()
+    torch.testing.assert_close(got, channel, rtol=1e-4, atol=0)
+
+
+def test_calibration_leaves_the_model_as_it_was(model, calibration):
+    assert all(p.requires_grad and p.grad is None for p in model.model.parameters())
+    assert not any(m._forward_pre_hooks for m in model.model.modules())
+
+
+def test_one_threshold_leaves_the_asked_fraction_in_fp4(model, calibration, samples):
+    scores = activation_scores(model, calibration, samples, progress=False)
+    for policy in ("fisher", "quantization-error"):
+        registers = site_registers(calibration, scores, 0.7, policy)
+        above = sum((scores.scores[n] > r.threshold.value).sum().item() for n, r in registers.items())
+        blocks = sum(s.numel() for s in scores.scores.values())
+        # The registers hold 8 bits of each site's threshold.
+        assert abs(1 - above / blocks - 0.7) < 0.005
+    everything = site_registers(calibration, scores, 1.0, "fisher")
+    assert all((scores.scores[n] <= r.threshold.value * (1 + 2**-8)).all() for n, r in everything.items())
+
+
+def test_weights_have_exactly_the_asked_fraction(variant):
+    blocks = sum(t.mask.numel() for t in variant.weights.values())
+    fp4 = sum(int((~t.mask).sum()) for t in variant.weights.values())
+    assert fp4 == math.floor(0.7 * blocks + 0.5)
+
+
+def test_quantized_linear_equals_the_arbiter(model, calibration, variant, samples):
+    """One layer's outputs of the quantized model, computed once more in fractions."""
+    name = "model.layers.0.self_attn.k_proj"
+    seen = {}
+    with torch.no_grad(), apply(model.model, calibration.sites, variant):
+        layer = model.model.get_submodule(name)
+        handle = layer.register_forward_hook(lambda m, i, o: seen.update(x=i[0], y=o))
+        model.model(input_ids=samples[:1, :8])
+        handle.remove()
+    quantizer = variant.quantizers["model.layers.0.self_attn.q_proj"]
+    registers, weight = quantizer.registers, variant.weights[name]
+    for token in range(2):
+        blocks = seen["x"][0, token].view(-1, 16).tolist()
+        chosen = [
+            exact.select_block(
+                [exact.Fraction(v) for v in block], registers.exponent, registers.threshold.value, "dynamic"
+            )
+            for block in blocks
+        ]
+        a = [exact.StoredBlock(b.fp8, b.scale, b.codes) for b in chosen]
+        for row in (0, 7, 63):
+            w = [
+                exact.StoredBlock(
+                    bool(weight.mask[row, b]), int(weight.scales[row, b]), tuple(weight.codes[row, b].tolist())
+                )
+                for b in range(16)
+            ]
+            got = exact.lane_row(list(zip(a, w, strict=True)), registers.exponent + weight.exponent, 4096)
+            assert got.float32 == seen["y"][0, token, row].view(torch.int32).item() & 0xFFFFFFFF
+
+
+def test_apply_restores_the_model(model, calibration, variant):
+    before = dict(model.model.named_modules())
+    with pytest.raises(RuntimeError, match="stop"), apply(model.model, calibration.sites, variant):
+        raise RuntimeError("stop")
+    assert dict(model.model.named_modules()) == before
+
+
+def test_compare_ranks_the_formats(model, calibration, samples, corpus):
+    scores = activation_scores(model, calibration, samples, progress=False)
+    held_out = windows(model, corpus.held_out, 4, "held-out text")
+    comparison, variants = compare(model, calibration, scores, [0.7], held_out, progress=False)
+    rows = {r.name: r for r in comparison.rows}
+    fisher = rows[fgmp_name(0.7, "fisher")]
+    assert rows[FP8].kl.value < fisher.kl.value < rows["NVFP4"].kl.value
+    assert fisher.recovered.value > 0.65
+    assert all(e.value > 2 * e.error > 0 for e in comparison.kl_above_fisher.values())
+    assert rows[FP8].weight_bytes == sum(m.weight.numel() for m in target_linears(model.model).values()) * 8.0625 / 8
+    assert abs(1 - fisher.weight_bytes_vs_fp8 - 0.298 - 0.006) < 0.005
+    json.dumps(comparison.as_json())
+    assert variants[FP8].activation_fp4_share == 0
+
+
+def test_perplexity_is_the_mean_loss(model, calibration, samples):
+    losses = evaluate(model, calibration.sites, [], samples[:2], progress=False)["float32"]
+    with torch.no_grad():
+        reference = [model.model(input_ids=s[None], labels=s[None]).loss.item() for s in samples[:2]]
+    assert losses.nll.tolist() == pytest.approx(reference, rel=1e-5)
+    assert losses.kl.tolist() == [0, 0]
+
+
+def test_jackknife_of_a_mean_is_the_standard_error():
+    values = torch.randn(30, generator=torch.Generator().manual_seed(0)).double().numpy()
+    direct, resampled = mean_estimate(values), jackknife(lambda m: m, values)
+    assert resampled.value == pytest.approx(direct.value)
+    assert resampled.error == pytest.approx(direct.error)

@@ -52,7 +52,7 @@ def decode(fmt: MiniFloat, code: int) -> Value:
 def encode(fmt: MiniFloat, value: Fraction | float) -> int:
     """The code nearest to `value`, ties to the even code, saturating; zero gives +0."""
     sign = fmt.sign_bit if value < 0 else 0
-    magnitude = abs(value)
+    magnitude: Fraction | float = -value if value < 0 else value
     largest = fmt.max_finite_code
     if magnitude >= fmt.magnitude(largest):
         return sign | largest
@@ -60,8 +60,8 @@ def encode(fmt: MiniFloat, value: Fraction | float) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if Fraction(fmt.magnitude(middle)) <= magnitude else (low, middle)
-    below = magnitude - Fraction(fmt.magnitude(low))
-    above = Fraction(fmt.magnitude(high)) - magnitude
+    below = Fraction(magnitude) - Fraction(fmt.magnitude(low))
+    above = Fraction(fmt.magnitude(high)) - Fraction(magnitude)
     code = low if below < above or (below == above and low % 2 == 0) else high
     return sign | code if code else 0
 
@@ -165,8 +165,8 @@ def lane_row(pairs: Sequence[tuple[StoredBlock, StoredBlock]], exponent: int, k_
         if not (a.legal() and w.legal()):
             format_error = True
             continue
-        products = [(a.value(i), w.value(i)) for i in range(BLOCK_SIZE)]
-        term = sum((x * y for x, y in products if x is not None and y is not None), Fraction(0)) * 2**20
+        products = [_number(a.value(i)) * _number(w.value(i)) for i in range(BLOCK_SIZE)]
+        term = sum(products, Fraction(0)) * 2**20
         assert term.denominator == 1
         raw += int(term)
         if not -(2 ** (bits - 1)) <= raw < 2 ** (bits - 1):
@@ -182,6 +182,11 @@ def lane_row(pairs: Sequence[tuple[StoredBlock, StoredBlock]], exponent: int, k_
 
 def _scaled(value: Fraction | float, exponent: int) -> Fraction | float:
     return value if value in (inf, -inf) else Fraction(value) * Fraction(2) ** exponent
+
+
+def _number(value: Value) -> Fraction:
+    """NaN elements count 0."""
+    return Fraction(0) if value is None else Fraction(value)
 
 
 def _finite(fmt: MiniFloat, code: int) -> Fraction:

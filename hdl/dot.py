@@ -32,17 +32,19 @@ class DotProduct(wiring.Component):
     A NaN element counts 0 and raises `nan`; an illegal block scale makes the term 0 and raises `format_error`.
     """
 
-    a: In(STORED_BLOCK)
-    w: In(STORED_BLOCK)
-    advance: In(1)
-    term: Out(signed(TERM_BITS))
-    nan: Out(1)
-    format_error: Out(1)
-
     def __init__(self, depth: int, faults: Faults = NO_FAULTS):
         self._cuts = _CUTS_BY_DEPTH[depth]
         self._faults = faults
-        super().__init__()
+        super().__init__(
+            {
+                "a": In(STORED_BLOCK),
+                "w": In(STORED_BLOCK),
+                "advance": In(1),
+                "term": Out(signed(TERM_BITS)),
+                "nan": Out(1),
+                "format_error": Out(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

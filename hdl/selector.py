@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import (
     BLOCK_SIZE,
     E2M1,
     E4M3,
+    MODES,
     STORED_FRACTION_BITS,
     TENSOR_EXPONENT_LIMIT,
     THRESHOLD_EXPONENT_BITS,
@@ -22,7 +23,7 @@ from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
 from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, to_fixed
 from .pipeline import Pipeline, wire
 
-__all__ = ["Mode", "Selector", "selector_input", "selector_output"]
+__all__ = ["Selector", "selector_input", "selector_output"]
 
 _CUTS = ("fixed", "amax", "scale", "quantized", "squares")
 _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
@@ -35,15 +36,6 @@ _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
 }
 _ERROR_BITS = 17
 _KEPT_BITS = 3
-
-
-class Mode(enum.Enum, shape=2):
-    """The selector's mode register; the names are those of `golden.formats.MODES`. Bit 1: the same for all blocks."""
-
-    DYNAMIC = 0
-    STATIC = 1
-    ALL_FP4 = 2
-    ALL_FP8 = 3
 
 
 def selector_input(config: SelectorConfig) -> data.StructLayout:
@@ -78,7 +70,7 @@ class Selector(wiring.Component):
             "o": Out(stream.Signature(selector_output(config))),
             "tensor_exponent": In(signed(8)),
             "threshold": In(THRESHOLD),
-            "mode": In(Mode),
+            "mode": In(range(len(MODES))),
             "clear_flags": In(1),
             "nan": Out(1),
             "format_error": Out(1),
@@ -147,8 +139,8 @@ class Selector(wiring.Component):
         score = Signal(config.score_bits)
         m.d.comb += score.eq(tree_sum(squares))
         dynamic = self._above_threshold(m, score)
-        by_mode = Mux(self.mode.as_value()[0], static_fp8, dynamic)
-        chosen = Mux(self.mode.as_value()[1], self.mode.as_value()[0], by_mode)
+        # The modes are dynamic, static, all FP4, all FP8: bit 1 says "the same for all blocks".
+        chosen = Mux(self.mode[1], self.mode[0], Mux(self.mode[0], static_fp8, dynamic))
         fp8 = chosen | faults.pick("NaN block left in FP4", block_nan, 0)
         with m.If(advance):
             m.d.sync += [

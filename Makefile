@@ -7,7 +7,7 @@ demo: $(READY)
 	@.venv/bin/fgmp demo
 
 test: $(READY)
-	@.venv/bin/python -m pytest -n 2 --dist worksteal -q
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q
 
 format: $(READY)
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,10 @@ from fgmp.__main__ import main
 from fgmp.golden.models import SHIPPED_MODEL
 
 ROOT = Path(__file__).parent.parent
+
+
+# Tests that look at one and the same demo stay with the worker that ran it.
+DEMO = pytest.mark.xdist_group("demo")
 
 
 def run(*arguments, cwd):
@@ -35,6 +40,7 @@ def demo(tmp_path_factory):
     return folder, done.stdout
 
 
+@DEMO
 def test_demo_prints_the_table_and_the_comparison(demo):
     _, text = demo
     for name in ("float32", "FP8", "NVFP4", "FGMP 0.7 fisher", "FGMP 0.9 quantization-error", "FGMP 0.9 random"):
@@ -42,6 +48,7 @@ def test_demo_prints_the_table_and_the_comparison(demo):
     assert "differences 0" in text
 
 
+@DEMO
 def test_demo_writes_everything(demo):
     folder, _ = demo
     out = folder / "out" / "demo"
@@ -53,6 +60,7 @@ def test_demo_writes_everything(demo):
     assert not [name for name in written if name.endswith(".partial")]
 
 
+@DEMO
 def test_demo_report_is_self_contained(demo):
     page = (demo[0] / "out" / "demo" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
@@ -60,6 +68,7 @@ def test_demo_report_is_self_contained(demo):
     assert "FGMP 0.7 fisher" in page
 
 
+@DEMO
 def test_demo_results_are_for_machines(demo):
     numbers = json.loads((demo[0] / "out" / "demo" / "results.json").read_text())
     rows = {r["name"]: r for r in numbers["rows"]}
@@ -68,6 +77,7 @@ def test_demo_results_are_for_machines(demo):
     assert numbers["differences"] == 0
 
 
+@DEMO
 def test_inspect_verifies_a_packed_file(demo):
     path = demo[0] / "out" / "demo" / "packed-0.7.safetensors"
     done = run("inspect", str(path), "--json", cwd=demo[0])
@@ -229,6 +239,7 @@ def test_k_beyond_the_lane(capsys, tmp_path, monkeypatch):
     assert not out.exists()
 
 
+@DEMO
 def test_tampered_packed_files(demo, capsys, tmp_path):
     content = (demo[0] / "out" / "demo" / "packed-0.7.safetensors").read_bytes()
     truncated, flipped = tmp_path / "truncated.safetensors", tmp_path / "flipped.safetensors"
@@ -271,7 +282,10 @@ def test_compiled_quantizer_equals_the_golden_functions():
 
 def test_wheel_works_elsewhere(tmp_path):
     """Installed away from the checkout, the package finds its own code and the shipped model."""
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    # Built from a copy: setuptools leaves its intermediate files beside the sources.
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "out", "build", "*.egg-info", "__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     wheel = next(tmp_path.glob("*.whl"))
@@ -286,5 +300,8 @@ def test_wheel_works_elsewhere(tmp_path):
         f"assert str(SHIPPED_MODEL).startswith({str(site)!r}), SHIPPED_MODEL; "
         "print(sum(p.numel() for p in load_model(SHIPPED_MODEL).model.parameters()))"
     )
-    done = subprocess.run([home / "bin" / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
+    done = subprocess.run(
+        [home / "bin" / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
     assert done.stdout == "1935104\n", done.stderr

@@ -1,4 +1,4 @@
-# Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, CXX, TORCH_INDEX_URL.
+# Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, TORCH_INDEX_URL.
 READY := .venv/ready
 
 .PHONY: demo test format clean

@@ -42,6 +42,7 @@ def save_packed(path: Path, tensors: Mapping[str, Packed]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(flat, partial, metadata)
+        partial.chmod(0o644)  # safetensors writes for the owner only
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

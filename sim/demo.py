@@ -22,7 +22,7 @@ from ..golden.vectors import write_vectors
 from ..hdl.config import LaneConfig, SelectorConfig, preset
 from ..hdl.verilog import build_preset, write_design
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
-from .runner import CampaignResult, Simulator
+from .runner import CampaignResult, Simulator, check_tools
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -59,6 +59,7 @@ class DemoOptions:
         for name, kind in ((self.lane, LaneConfig), (self.selector, SelectorConfig)):
             if not isinstance(preset(name), kind):
                 raise InputError(f"preset: {name!r}, expected a {kind.__name__.removesuffix('Config').lower()}")
+        check_tools(self.simulator)
         if self.text is not None and not self.text.is_file():
             raise InputError(f"text {self.text}: not found, expected a text file")
 

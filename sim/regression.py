@@ -14,7 +14,7 @@ from ..hdl.verilog import Design, build_preset
 from .campaign import Campaign
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
 from .lane_campaigns import lane_campaigns, pair_campaigns
-from .runner import CACHE, CampaignResult, Simulator
+from .runner import CACHE, CampaignResult, Simulator, check_tools
 from .selector_campaigns import selector_campaigns
 
 __all__ = ["campaigns_of", "captured_layers", "regress"]
@@ -75,6 +75,7 @@ def regress(
 
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
+    check_tools(simulator)
     design = build_preset(preset)
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
     if announce:

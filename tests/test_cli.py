@@ -195,6 +195,19 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+def test_unusable_output_folder(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for command in (["verilog", "lane"], ["vectors", "lane"]):
+        assert str(tmp_path / "file") in one_line(capsys, *command, "-o", str(tmp_path / "file"))
+
+
+def test_model_with_too_few_positions(broken_model, capsys, tmp_path):
+    config = json.loads((broken_model / "config.json").read_text())
+    (broken_model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 128}))
+    message = one_line(capsys, "demo", "--model", str(broken_model), "-o", str(tmp_path / "out"))
+    assert "128 positions, expected at least 512" in message
+
+
 def test_model_without_weights(broken_model, capsys, tmp_path):
     (broken_model / "model.safetensors").unlink()
     out = tmp_path / "out"

@@ -60,7 +60,7 @@ class MixedTensor:
 
     def dequantize(self) -> Tensor:
         """Real values, float32 (N, K)."""
-        return torch.ldexp(self.stored(), torch.tensor(self.exponent))
+        return self.stored() * 2.0**self.exponent
 
     @property
     def fp8_share(self) -> float:
@@ -97,7 +97,7 @@ def scale_to_stored(x: Tensor, exponent: int, name: str = "x") -> Tensor:
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise InputError(f"tensor {name}: dtype {x.dtype}, expected float32, bfloat16 or float16")
     check_no_nan(x, name)
-    return torch.ldexp(x.float(), torch.tensor(-exponent, device=x.device)).clamp(-MAX_STORED, MAX_STORED)
+    return (x.float() * 2.0**-exponent).clamp(-MAX_STORED, MAX_STORED)
 
 
 def to_blocks(x: Tensor) -> Tensor:

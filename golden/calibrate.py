@@ -31,14 +31,12 @@ class Calibration:
         weights: mean squared gradient per weight, float32, by linear.
         channels: mean squared gradient per input channel, float32, by site.
         exponents: tensor exponent of the activations by site, one octave of headroom included.
-        samples: how many windows were used.
     """
 
     sites: list[Site]
     weights: dict[str, Tensor]
     channels: dict[str, Tensor]
     exponents: dict[str, int]
-    samples: int
 
 
 def windows(language_model: LanguageModel, text: str, count: int, name: str) -> Tensor:
@@ -125,7 +123,6 @@ def calibrate(language_model: LanguageModel, samples: Tensor, *, progress: bool 
         {name: total / count for name, total in weights.items()},
         {name: total / (count * samples.shape[1]) for name, total in channels.items()},
         {name: min(tensor_exponent(value) + 1, TENSOR_EXPONENT_LIMIT) for name, value in amax.items()},
-        count,
     )
 
 
@@ -177,7 +174,8 @@ def site_registers(
     theta = _percentile([scores.scores[name] * scale for name, scale in unit.items()], fp4_fraction)
     result = {}
     for name, scale in unit.items():
-        threshold = Threshold.nearest(theta / scale if scale else math.inf)
+        # All FP4 means all: rounding to the register must not leave the largest score above it.
+        threshold = Threshold.nearest(theta / scale if scale and fp4_fraction < 1 else math.inf)
         result[name] = SiteRegisters(calibration.exponents[name], threshold)
     return result
 

@@ -1,4 +1,4 @@
-"""The arbiter: every rule of docs/numerics.md once more, for one value or one block, in fractions and integers.
+"""The arbiter: the formats, quantizers, lane and selector of docs/numerics.md once more, in fractions and integers.
 
 Written for obviousness, not for speed; it shares no algorithm with the torch model or the RTL. Values are `Fraction`,
 or None for NaN; infinities are the Python floats.
@@ -18,6 +18,7 @@ from .formats import (
     MAX_BLOCK_SCALE_CODE,
     MAX_STORED,
     MIN_BLOCK_SCALE_CODE,
+    TENSOR_EXPONENT_LIMIT,
     MiniFloat,
     accumulator_bits,
 )
@@ -70,7 +71,8 @@ def tensor_exponent(amax: Fraction) -> int:
     """Smallest e in [-47, 47] with amax <= 448 * 2**e; 0 for a zero tensor."""
     if amax == 0:
         return 0
-    return next((e for e in range(-47, 48) if amax <= MAX_STORED * Fraction(2) ** e), 47)
+    limit = TENSOR_EXPONENT_LIMIT
+    return next((e for e in range(-limit, limit + 1) if amax <= MAX_STORED * Fraction(2) ** e), limit)
 
 
 def block_scale_code(amax: Fraction) -> int:
@@ -103,7 +105,7 @@ def select_block(
     channel_codes: Sequence[int] = (0,) * BLOCK_SIZE,
 ) -> ExactBlock:
     """The selector's recipe, docs/numerics.md section 4. `values` are real values as the input format gives them."""
-    exponent = min(max(exponent, -47), 47)
+    exponent = min(max(exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
     v = [min(max(Fraction(0) if x is None else _scaled(x, -exponent), -MAX_STORED), MAX_STORED) for x in values]
     fractions = [Fraction(x) for x in v]
     codes8 = [encode(E4M3, x) for x in fractions]
@@ -173,7 +175,7 @@ def lane_row(pairs: Sequence[tuple[StoredBlock, StoredBlock]], exponent: int, k_
             overflow = True
             raw = (raw + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
     poisoned = nan or format_error or overflow
-    clamped = min(max(exponent, -94), 94)
+    clamped = min(max(exponent, -2 * TENSOR_EXPONENT_LIMIT), 2 * TENSOR_EXPONENT_LIMIT)
     value = _scaled(Fraction(raw), clamped - 20)
     float32 = 0x7FC00000 if poisoned else encode(FLOAT32, value)
     bfloat16 = 0x7FC0 if poisoned else encode(BFLOAT16, value)

@@ -22,7 +22,7 @@ def exact_gemm(a: Tensor, w: Tensor, exponent: int, dtype: torch.dtype = torch.f
         return round_raw(raw_gemm(a, w), exponent, dtype)
     sums = _product(a, w)
     if dtype == torch.bfloat16:
-        return round_to_bfloat16(torch.ldexp(sums, torch.tensor(exponent))).add_(0.0)
+        return round_to_bfloat16(sums * 2.0**exponent).add_(0.0)
     # Adding 0 turns the -0 that a product of zeros may leave into +0.
     return sums.to(torch.float32).mul_(2.0**exponent).add_(0.0)
 
@@ -45,7 +45,7 @@ def round_raw(raw: Tensor, exponent: int, dtype: torch.dtype = torch.float32) ->
     high = raw >> 11
     odd = torch.where((raw & 0x7FF) != 0, high | 1, high).double() * 2048.0
     exact = torch.where(raw.abs() < 1 << 53, raw.double(), odd)
-    scaled = torch.ldexp(exact, torch.tensor(exponent - ACCUMULATOR_FRACTION_BITS))
+    scaled = exact * 2.0 ** (exponent - ACCUMULATOR_FRACTION_BITS)
     return scaled.to(torch.float32) if dtype == torch.float32 else round_to_bfloat16(scaled)
 
 

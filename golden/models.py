@@ -96,4 +96,8 @@ def find_sites(model: Any, linears: dict[str, nn.Linear], sample: Tensor) -> lis
     finally:
         for handle in handles:
             handle.remove()
+    read = {name for names in readers.values() for name in names}
+    for name in linears:
+        if name not in read:
+            raise InputError(f"linear {name}: not reached by the calibration text, expected every linear to be used")
     return [Site(names[0], linears[names[0]].in_features, tuple(names)) for names in readers.values()]

@@ -79,10 +79,16 @@ def load_packed(path: Path) -> dict[str, Packed]:
 
 def _checked(path: Path, name: str, entry: dict[str, Any], flat: Mapping[str, Tensor]) -> Packed:
     parts = {part: flat[f"{name}.{part}"] for part in _PARTS}
-    if _digest(parts) != entry["sha256"]:
+    try:
+        (rows, columns), exponent, digest = entry["shape"], entry["tensor_exponent"], entry["sha256"]
+        legal = all(isinstance(n, int) for n in (rows, columns, exponent)) and min(rows, columns) > 0
+    except (KeyError, TypeError, ValueError):
+        legal = False
+    if not legal:
+        raise InputError(f"packed file {path}: index entry of {name} is {entry}, expected shape, exponent and checksum")
+    if _digest(parts) != digest:
         raise InputError(f"packed file {path}: the checksum of tensor {name} does not match, the file was altered")
-    rows, columns = entry["shape"]
-    return Packed((rows, columns), entry["tensor_exponent"], *(parts[part] for part in _PARTS))
+    return Packed((rows, columns), exponent, *(parts[part] for part in _PARTS))
 
 
 def _digest(parts: Mapping[str, Tensor]) -> str:

@@ -68,7 +68,8 @@ def table_lines(comparison: Comparison) -> list[str]:
 def difference_lines(comparison: Comparison) -> list[str]:
     """How far the other policies lie above fisher, paired window by window, as text."""
     return [
-        f"{name}: KL {e.value:.5f} ±{e.error:.5f} above fisher ({e.value / e.error:.1f} standard errors)"
+        f"{name}: KL {e.value:.5f} ±{e.error:.5f} above fisher"
+        + (f" ({e.value / e.error:.1f} standard errors)" if e.error else "")
         for name, e in comparison.kl_above_fisher.items()
     ]
 

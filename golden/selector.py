@@ -47,7 +47,7 @@ class Threshold:
         if not value >= 0:
             raise InputError(f"threshold: {value}, expected a number of at least 0")
         for exponent in range(1 << THRESHOLD_EXPONENT_BITS):
-            # Beyond 2**1000 the quotient overflows; such a value is above every register anyway.
+            # Beyond 2**100 every value is above the largest register.
             significand = round(min(value, 2.0**100) / 2.0**exponent)
             if significand <= largest:
                 return cls(significand, exponent)
@@ -93,7 +93,7 @@ def impact_scores(q4: Tensor, q8: Tensor, channel_codes: Tensor | None = None) -
     kept = (error.view(torch.int32) & _THREE_BITS).view(torch.float32)
     squares = (kept * kept).double()
     if channel_codes is not None:
-        squares = torch.ldexp(squares, channel_codes)
+        squares = squares * (1 << channel_codes.long()).double()
     return squares.sum(-1)
 
 
@@ -110,7 +110,7 @@ def select(
     """
     if x.dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"selector input dtype: {x.dtype}, expected float32 or bfloat16")
-    blocks = to_blocks(torch.ldexp(x.float(), torch.tensor(-registers.exponent, device=x.device)))
+    blocks = to_blocks(x.float() * 2.0**-registers.exponent)
     nan = torch.isnan(blocks)
     v = torch.where(nan, 0.0, blocks).clamp(-MAX_STORED, MAX_STORED)
     codes8 = encode_e4m3(v)

@@ -31,6 +31,11 @@ def _check(kind: str, name: str, value: object, allowed: bool, expected: str) ->
         raise InputError(f"{kind} {name}: {value!r}, expected {expected}")
 
 
+def _whole(value: object, limit: int) -> bool:
+    """Whether `value` is an integer from 0 to `limit` - 1, and not a bool or a float that looks like one."""
+    return type(value) is int and 0 <= value < limit
+
+
 @dataclass(frozen=True)
 class LaneConfig:
     """The dual-precision dot-product lane.
@@ -47,7 +52,7 @@ class LaneConfig:
         limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
         legal = isinstance(self.k_max, int) and 0 < self.k_max <= limit and self.k_max % BLOCK_SIZE == 0
         _check("lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
-        _check("lane", "pipeline", self.pipeline, self.pipeline in range(5), "0 to 4")
+        _check("lane", "pipeline", self.pipeline, _whole(self.pipeline, 5), "0 to 4")
 
     @property
     def accumulator_bits(self) -> int:
@@ -87,7 +92,7 @@ class SelectorConfig:
             "selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16"
         )
         _check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
-        _check("selector", "pipeline", self.pipeline, self.pipeline in range(6), "0 to 5")
+        _check("selector", "pipeline", self.pipeline, _whole(self.pipeline, 6), "0 to 5")
 
     @property
     def format(self) -> MiniFloat:

@@ -49,7 +49,7 @@ def decode_e2m1(code: Value) -> Element:
 class Decoder(wiring.Component):
     """A decoder as a unit of its own, combinational."""
 
-    def __init__(self, config: DecoderConfig, faults: tuple[str, ...] = ()):
+    def __init__(self, config: DecoderConfig):
         self.config = config
         members = {"code": In(config.format.bits), "sign": Out(1), "significand": Out(4)}
         if config.element == "E4M3":

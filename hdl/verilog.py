@@ -58,7 +58,8 @@ def build(config: Config, name: str, *, faults: bool = False) -> Design:
     """Generate a unit as module `name`; with `faults` its `fault_select` input plants faults (for benches only)."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise InputError(f"module name: {name!r}, expected a plain Verilog identifier")
-    unit = _UNITS[type(config)](config, faults)
+    kind = _UNITS[type(config)]
+    unit = kind(config, faults) if faults else kind(config)
     return Design(name, config, _header(name, config) + to_verilog(unit, name), _ports(unit))
 
 

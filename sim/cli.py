@@ -72,6 +72,10 @@ def _simulate(args: argparse.Namespace) -> int:
     presets = args.presets or ["lane", "selector"]
     if args.count < 1:
         raise InputError(f"count: {args.count}, expected at least 1")
+    if not 1 <= args.seed < 1 << 31:
+        raise InputError(f"seed: {args.seed}, expected 1 to {(1 << 31) - 1}")
+    if args.k is not None and not any(preset.startswith("lane") for preset in presets):
+        raise InputError(f"k: {args.k} given for {', '.join(presets)}, expected a lane (others work block by block)")
     if args.waves is not None and len(presets) != 1:
         raise InputError(f"waves: {len(presets)} presets given, expected one")
     summary = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..golden.calibrate import activation_scores, calibrate, windows
+from ..golden.calibrate import WINDOW, activation_scores, calibrate, windows
 from ..golden.experiment import Comparison, compare, fgmp_name
 from ..golden.lane import check_k
 from ..golden.models import load_model
@@ -51,8 +51,13 @@ class DemoOptions:
         """Raise InputError for anything that cannot work, before any work is done."""
         for fraction in self.fractions:
             check_fraction(fraction)
-        if len(set(self.fractions)) != len(self.fractions):
-            raise InputError(f"FP4 fractions: {self.fractions}, expected each only once")
+        if len({f"{fraction:g}" for fraction in self.fractions}) != len(self.fractions):
+            raise InputError(f"FP4 fractions: {self.fractions}, expected each only once (to six digits)")
+        if self.rows > WINDOW:
+            raise InputError(f"rows: {self.rows}, expected at most {WINDOW}, the tokens of one window")
+        existing = next(p for p in (self.out, *self.out.absolute().parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise InputError(f"output {self.out}: cannot be written, expected a folder or a place for one")
         for name, minimum in (("samples", 1), ("windows", 2), ("rows", 1), ("outputs", 1)):
             if getattr(self, name) < minimum:
                 raise InputError(f"{name}: {getattr(self, name)}, expected at least {minimum}")

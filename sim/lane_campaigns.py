@@ -14,7 +14,7 @@ from ..hdl.verilog import Design
 from .campaign import Campaign, Group
 from .payload import pack_payloads
 
-__all__ = ["lane_campaigns", "pair_campaigns", "rows_campaign"]
+__all__ = ["lane_campaigns", "pair_campaigns", "partial_sums_campaign", "rows_campaign"]
 
 ONE = 0x38
 """The block scale 1.0."""
@@ -76,6 +76,8 @@ def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int |
     if k is not None:
         check_k(k, design.config.k_max)
     generator = torch.Generator().manual_seed(seed)
+    errors = [*list(_nan_rows(generator))[:12], *list(_illegal_scales(generator))[:12]]
+    few = max(count // 4, 1)
     return [
         rows_campaign(design, "block scales, all 105 x 105", list(_legal_scales(generator))),
         rows_campaign(design, "block scales, every illegal code", list(_illegal_scales(generator))),
@@ -83,28 +85,63 @@ def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int |
         rows_campaign(design, "rounding ties and exponents", list(_ties())),
         rows_campaign(design, "NaN codes and recovery", list(_nan_rows(generator))),
         rows_campaign(design, "random rows", list(_random_rows(generator, count, k)), seed=seed),
-        rows_campaign(design, "random rows, stalls", list(_random_rows(generator, count // 4, k)), (0.3, 0.4), seed),
+        rows_campaign(
+            design, "random rows, stalls", list(_random_rows(generator, max(count // 4, 1), k)), (0.3, 0.4), seed
+        ),
     ]
 
 
 def pair_campaigns(design: Design, *, share: int = 1) -> list[Campaign]:
     """All element pairs of each pairing of precisions, each pair in every one of the 16 positions.
 
-    A block pair holds 16 different pairs; over a whole turn, every position meets every pair. With `share` > 1 only
-    one in `share` block pairs is taken (then a pair meets fewer positions).
+    A block pair holds 16 different pairs; over a whole turn, every position meets every pair. Pairs with a NaN go by
+    themselves, because they poison the rounded results of those beside them. With `share` > 1 only one in `share` block
+    pairs is taken (then a pair meets fewer positions).
     """
     campaigns = []
     for a_fp8 in (_FP4, _FP8):
         for w_fp8 in (_FP4, _FP8):
-            a_codes, w_codes = 256 if a_fp8 else 16, 256 if w_fp8 else 16
-            total = a_codes * w_codes
-            # 37 is odd: positions run through the pairs at offsets that spread over both operands.
-            index = torch.arange(0, total, share)[:, None] + torch.arange(BLOCK_SIZE) * (total // 16 + 37)
-            a = _blocks(a_fp8, (index % total // w_codes)[:, None])
-            w = _blocks(w_fp8, (index % w_codes)[:, None])
+            a_codes, w_codes = torch.arange(256 if a_fp8 else 16), torch.arange(256 if w_fp8 else 16)
+            pairs = torch.cartesian_prod(a_codes, w_codes)
+            nan = (pairs & 0x7F == 0x7F).any(-1)
+            sets = []
+            for kind in (pairs[~nan], pairs[nan]):
+                if not len(kind):
+                    continue
+                # An odd stride beside a sixteenth of the turn: neighbours differ in both operands.
+                offsets = torch.arange(BLOCK_SIZE) * (len(kind) // BLOCK_SIZE + 37)
+                turn = kind[(torch.arange(0, len(kind), share)[:, None] + offsets) % len(kind)]
+                a, w = _blocks(a_fp8, turn[:, None, :, 0]), _blocks(w_fp8, turn[:, None, :, 1])
+                sets.append((a, w, _same(len(turn), 0)))
             name = f"element pairs {'FP8' if a_fp8 else 'FP4'} x {'FP8' if w_fp8 else 'FP4'}"
-            campaigns.append(rows_campaign(design, name, [(a, w, _same(len(index), 0))]))
+            campaigns.append(rows_campaign(design, name, sets))
     return campaigns
+
+
+def partial_sums_campaign(design: Design, generator: torch.Generator) -> Campaign:
+    """Rows in which every block pair is marked last: each partial sum comes out, poison included once it struck."""
+    assert isinstance(design.config, LaneConfig)
+    blocks = 6
+    a, w = _random_blocks(generator, 8, blocks), _random_blocks(generator, 8, blocks)
+    a.fp8[3, 2] = True
+    a.codes[3, 2, 5] = 0x7F
+    prefixes = [
+        (
+            StoredBlocks(a.fp8[row : row + 1, :n], a.scales[row : row + 1, :n], a.codes[row : row + 1, :n]),
+            StoredBlocks(w.fp8[row : row + 1, :n], w.scales[row : row + 1, :n], w.codes[row : row + 1, :n]),
+            _same(1, 2),
+        )
+        for row in range(8)
+        for n in range(1, blocks + 1)
+    ]
+    # The prefixes say what must come out; what goes in is each row once, with every block pair marked.
+    expected = rows_campaign(design, "partial sums", prefixes)
+    whole = rows_campaign(design, "partial sums", [(a, w, _same(8, 2))])
+    bit = design.port("i__payload").fields["last"][0]
+    inputs = whole.inputs.copy()
+    inputs[:, bit // 8] |= np.uint8(1 << bit % 8)
+    group = Group({"exponent": 2}, len(inputs), len(expected.results), whole.groups[0].flags)
+    return Campaign("partial sums", inputs, expected.results, [group])
 
 
 _Set = tuple[StoredBlocks, StoredBlocks, Tensor]
@@ -115,8 +152,9 @@ def _legal_scales(generator: torch.Generator) -> Iterator[_Set]:
     codes = torch.arange(1, MAX_BLOCK_SCALE_CODE + 1)
     pairs = torch.cartesian_prod(codes, codes)
     count = len(pairs)
-    a = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4), pairs[:, :1])
-    w = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4), pairs[:, 1:])
+    # Positive codes: no dot product is zero, so each shows its scales.
+    a = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4) % 7 + 1, pairs[:, :1])
+    w = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4) % 7 + 1, pairs[:, 1:])
     yield a, w, _same(count, 0)
     narrow = _blocks(_FP4, _random_codes(generator, (105, 1), _FP4), codes[:, None])
     wide = _blocks(_FP8, _random_codes(generator, (105, 1), _FP8))
@@ -125,14 +163,16 @@ def _legal_scales(generator: torch.Generator) -> Iterator[_Set]:
 
 
 def _illegal_scales(generator: torch.Generator) -> Iterator[_Set]:
-    """Every illegal code on either side, alone in a row and followed by a legal row; ignored where the block is FP8."""
+    """Every illegal code on either side, as first, middle or last block, then a legal row; ignored where FP8."""
     illegal = [code for code in range(256) if not 1 <= code <= MAX_BLOCK_SCALE_CODE]
     for partner in (_FP4, _FP8):
-        for code in illegal:
-            bad = _blocks(_FP4, _random_codes(generator, (1, 2), _FP4), torch.tensor([[ONE, code]]))
-            good = _blocks(partner, _random_codes(generator, (1, 2), partner))
-            yield bad, good, _same(1, 0)
-            yield good, bad, _same(1, 1)
+        for index, code in enumerate(illegal):
+            scales = torch.full((2, 3), ONE)
+            scales[0, index % 3] = code
+            bad = _blocks(_FP4, _random_codes(generator, (2, 3), _FP4), scales)
+            good = _blocks(partner, _random_codes(generator, (2, 3), partner))
+            yield bad, good, _same(2, 0)
+            yield good, bad, _same(2, 1)
     ignored = _blocks(_FP8, _random_codes(generator, (256, 1), _FP8), torch.arange(256)[:, None])
     yield ignored, ignored, _same(256, 0)
 

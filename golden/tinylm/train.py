@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ...errors import InputError
 from .bigram import bigram_bits
 from .corpus import Corpus, read_corpus
 
@@ -25,7 +26,7 @@ _PEAK_RATE = 3e-3
 _WARM_UP = 200
 
 
-def train(out: Path, steps: int = 5000, seed: int = 1) -> None:
+def train(out: Path, steps: int = 4000, seed: int = 1) -> None:
     """Train for `steps` batches of 16 windows of 512 tokens and save model, tokenizer and card to `out`.
 
     A run that was stopped continues from `out`/training.pt, written every 250 steps and removed at the end.
@@ -33,11 +34,12 @@ def train(out: Path, steps: int = 5000, seed: int = 1) -> None:
     out.mkdir(parents=True, exist_ok=True)
     corpus = read_corpus()
     print(f"text digest {corpus.digest}: {len(corpus.train):,} training, {len(corpus.held_out):,} held-out characters")
+    run = {"steps": steps, "seed": seed, "text": corpus.digest}
     tokenizer = _tokenizer(corpus)
     tokens = torch.tensor(tokenizer(corpus.train)["input_ids"], dtype=torch.int64)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_config(tokenizer))
-    _optimize(model, tokens, steps, seed, out / "training.pt")
+    _optimize(model, tokens, run, out / "training.pt")
 
     model = model.to(torch.bfloat16)
     model.save_pretrained(out)
@@ -85,8 +87,9 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def _optimize(model: LlamaForCausalLM, tokens: torch.Tensor, steps: int, seed: int, state: Path) -> None:
+def _optimize(model: LlamaForCausalLM, tokens: torch.Tensor, run: dict[str, Any], state: Path) -> None:
     """AdamW with warm-up and a linear decay to zero, bfloat16 autocast; the parameters stay float32."""
+    steps, seed = run["steps"], run["seed"]
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -94,6 +97,8 @@ def _optimize(model: LlamaForCausalLM, tokens: torch.Tensor, steps: int, seed: i
     first = 0
     if state.exists():
         saved: dict[str, Any] = torch.load(state, weights_only=True)
+        if saved["run"] != run:
+            raise InputError(f"{state}: belongs to a run with {saved['run']}, expected {run}; remove it to start anew")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
@@ -119,9 +124,8 @@ def _optimize(model: LlamaForCausalLM, tokens: torch.Tensor, steps: int, seed: i
                 progress.set_postfix(loss=f"{loss.item():.3f}")
             if (step + 1) % 250 == 0 and step + 1 < steps:
                 partial = state.with_suffix(".partial")
-                torch.save(
-                    {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, partial
-                )
+                now = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "run": run}
+                torch.save(now, partial)
                 os.replace(partial, state)
 
 
@@ -137,10 +141,12 @@ def _write_card(
     train_ids = np.array(tokenizer(corpus.train)["input_ids"])
     held_out_ids = np.array(tokenizer(corpus.held_out)["input_ids"])
     held_out_bytes = len(corpus.held_out.encode())
-    scored = len(held_out_ids) // WINDOW * WINDOW
-    scored_bytes = len(tokenizer.decode(held_out_ids[:scored].tolist()).encode())
+    windows = held_out_ids[: len(held_out_ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
+    # A window's first token is not predicted, so its bytes do not count either.
+    firsts = sum(len(tokenizer.convert_ids_to_tokens(int(i))) for i in windows[:, 0])
+    scored_bytes = sum(len(t) for t in tokenizer.convert_ids_to_tokens(windows.flatten().tolist())) - firsts
     bits = held_out_bits(model, torch.from_numpy(held_out_ids))
-    predicted = scored // WINDOW * (WINDOW - 1)
+    predicted = windows.size - len(windows)
     byte_bits = bigram_bits(
         np.frombuffer(corpus.train.encode(), np.uint8), np.frombuffer(corpus.held_out.encode(), np.uint8), 256
     )

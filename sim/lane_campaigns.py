@@ -85,9 +85,9 @@ def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int |
         rows_campaign(design, "rounding ties and exponents", list(_ties())),
         rows_campaign(design, "NaN codes and recovery", list(_nan_rows(generator))),
         rows_campaign(design, "random rows", list(_random_rows(generator, count, k)), seed=seed),
-        rows_campaign(
-            design, "random rows, stalls", list(_random_rows(generator, max(count // 4, 1), k)), (0.3, 0.4), seed
-        ),
+        rows_campaign(design, "random rows, stalls", list(_random_rows(generator, few, k)), (0.3, 0.4), seed),
+        rows_campaign(design, "NaN and illegal scales, stalls", errors, (0.3, 0.4), seed),
+        partial_sums_campaign(design, generator),
     ]
 
 

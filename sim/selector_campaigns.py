@@ -104,11 +104,7 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
         blocks_campaign(design, "every tensor exponent", list(_exponent_sets(generator))),
         blocks_campaign(design, "random heavy-tailed", list(_random_sets(generator, count, seed)), seed=seed),
         blocks_campaign(
-            design,
-            "random heavy-tailed, stalls",
-            list(_random_sets(generator, max(count // 4, 1), seed + 1)),
-            (0.3, 0.4),
-            seed,
+            design, "random heavy-tailed, stalls", list(_random_sets(generator, few, seed + 1)), (0.3, 0.4), seed
         ),
     ]
 

@@ -47,6 +47,12 @@ def windows(language_model: LanguageModel, text: str, count: int, name: str) -> 
     positions = getattr(language_model.model.config, "max_position_embeddings", WINDOW)
     if positions < WINDOW:
         raise InputError(f"model {language_model.path}: {positions} positions, expected at least {WINDOW}, one window")
+    vocabulary = getattr(language_model.model.config, "vocab_size", len(language_model.tokenizer))
+    if len(language_model.tokenizer) > vocabulary:
+        raise InputError(
+            f"model {language_model.path}: {vocabulary} token embeddings, expected the tokenizer's "
+            f"{len(language_model.tokenizer)}"
+        )
     if count < 1:
         raise InputError(f"{name}: {count} windows asked for, expected at least 1")
     stride = len(text) // count
@@ -144,7 +150,7 @@ def activation_scores(
         registers = SiteRegisters(calibration.exponents[site.name], Threshold(0, 0))
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            collected[site.name].append(select(inputs[0][0], registers).score.flatten())
+            collected[site.name].append(select(inputs[0].reshape(-1, site.channels), registers).score.flatten())
 
         return hook
 

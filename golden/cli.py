@@ -67,6 +67,8 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.steps < 1:
         raise InputError(f"steps: {args.steps}, expected at least 1")
+    if not 0 <= args.seed < 1 << 31:
+        raise InputError(f"seed: {args.seed}, expected 0 to {(1 << 31) - 1}")
     from .tinylm.train import train
 
     train(args.out, args.steps, args.seed)

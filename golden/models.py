@@ -70,6 +70,11 @@ def load_model(path: Path) -> LanguageModel:
 
 def target_linears(model: Any) -> dict[str, nn.Linear]:
     """The linears that are quantized: all but the output embedding, by name."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 2:
+            raise InputError(
+                f"model {type(model).__name__}: {name} has {parameter.dim()} dimensions, expected linears only"
+            )
     output = model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output}
     if not linears:

@@ -41,6 +41,8 @@ def write_vectors(unit: str, count: int, seed: int, out: Path, *, k: int = 256, 
         raise InputError(f"seed: {seed}, expected at least 0")
     draw = _Draw(seed)
     if unit == "lane":
+        if k_max % BLOCK_SIZE:
+            raise InputError(f"k_max: {k_max}, expected a multiple of {BLOCK_SIZE}")
         check_k(k, k_max)
         arrays, configuration = _lane(draw, count, k, k_max)
     else:
@@ -90,6 +92,7 @@ def _lane(draw: _Draw, count: int, k: int, k_max: int) -> tuple[_Arrays, dict[st
         scales = torch.from_numpy(draw(1, MAX_BLOCK_SCALE_CODE + 1, count, blocks).astype(np.uint8))
         codes = torch.from_numpy(draw(0, 256, count, blocks, BLOCK_SIZE).astype(np.uint8))
         codes = torch.where(codes & 0x7F == 0x7F, codes - 1, codes)
+        codes.flatten(1)[:, k:] = 0  # K is padded with zero codes
         sides[name] = StoredBlocks(fp8, torch.where(fp8, 0, scales), torch.where(fp8[..., None], codes, codes & 15))
     exponent = torch.from_numpy(draw(-94, 95, count))
     expected = expected_rows(sides["a"], sides["w"], exponent, k_max)

@@ -53,6 +53,8 @@ class DemoOptions:
             check_fraction(fraction)
         if len({f"{fraction:g}" for fraction in self.fractions}) != len(self.fractions):
             raise InputError(f"FP4 fractions: {self.fractions}, expected each only once (to six digits)")
+        if not 0 <= self.seed < 1 << 31:
+            raise InputError(f"seed: {self.seed}, expected 0 to {(1 << 31) - 1}")
         if self.rows > WINDOW:
             raise InputError(f"rows: {self.rows}, expected at most {WINDOW}, the tokens of one window")
         existing = next(p for p in (self.out, *self.out.absolute().parents) if p.exists())

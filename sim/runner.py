@@ -132,9 +132,10 @@ class Simulator:
                 try:
                     self._simulate(job, environment, plusargs if self._simulator == "verilator" else [])
                 finally:  # a failed run is when waveforms are wanted
-                    for wave in job.glob("*.fst") if waves_to is not None else ():
+                    if waves_to is not None:
                         waves_to.parent.mkdir(parents=True, exist_ok=True)
-                        shutil.move(wave, waves_to)
+                        for wave in job.glob("*.fst"):
+                            shutil.move(wave, waves_to)
             entries = json.loads((job / "summary.json").read_text())
         results = [CampaignResult(**entry) for entry in entries]
         if len(results) != len(campaigns):

@@ -67,7 +67,7 @@ class Source:
 class Sink:
     """Takes payloads (integers) from a stream and checks that a waiting payload does not change.
 
-    With `stall` it pauses at random; every other 64 payloads it also waits for valid before it raises ready, which a
+    With `stall` it pauses at random; every other 16 payloads it also waits for valid before it raises ready, which a
     source that waits for ready would never answer.
     """
 
@@ -79,6 +79,7 @@ class Sink:
         self._random = random.Random(seed + 1)
         self._taking = True
         self._open = False
+        self._count = 0
         self._waiting: int | None = None
         self.taken: list[int] = []
         self._ready.value = 1
@@ -86,7 +87,7 @@ class Sink:
     def drive(self) -> None:
         """Before the clock edge: decide whether to take."""
         if self._stall and not self._open:
-            reluctant = len(self.taken) // 64 % 2 == 1 and self._waiting is None
+            reluctant = self._count // 16 % 2 == 1 and self._waiting is None
             self._taking = not reluctant and self._random.random() >= self._stall
             self._ready.value = int(self._taking)
 
@@ -112,6 +113,7 @@ class Sink:
         self._waiting = None if self._taking else payload
         if self._taking:
             self.taken.append(payload)
+            self._count += 1
         return self._taking
 
 

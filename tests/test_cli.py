@@ -191,6 +191,8 @@ def one_line(capsys, *arguments):
         (["demo", "-o", "/proc/nowhere"], "output /proc/nowhere: cannot be written"),
         (["demo", "--fp4-fraction", "0.7", "0.70000001"], "expected each only once"),
         (["simulate", "--waves", "w.fst"], "waves: 2 presets given, expected one"),
+        (["demo", "--seed", "-1"], "seed: -1, expected 0 to"),
+        (["vectors", "lane", "--k-max", "17"], "k_max: 17, expected a multiple of 16"),
         (["inspect", "nowhere.safetensors"], "packed file nowhere.safetensors: not found"),
         (["train", "-o", "x", "--steps", "0"], "steps: 0, expected at least 1"),
     ],

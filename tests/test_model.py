@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from fgmp.errors import InputError
 from fgmp.golden import exact
 from fgmp.golden.calibrate import activation_scores, calibrate, site_registers, windows
 from fgmp.golden.evaluate import evaluate, jackknife, mean_estimate
 from fgmp.golden.experiment import FP8, compare, fgmp_name, fgmp_variant, quantize_weights
-from fgmp.golden.models import SHIPPED_MODEL, find_sites, load_model, target_linears
+from fgmp.golden.models import SHIPPED_MODEL, LanguageModel, find_sites, load_model, target_linears
 from fgmp.golden.quantized import apply
 from fgmp.golden.tinylm.bigram import bigram_bits
 from fgmp.golden.tinylm.corpus import read_corpus
@@ -138,6 +139,18 @@ def test_weights_have_exactly_the_asked_fraction(variant):
     blocks = sum(t.mask.numel() for t in variant.weights.values())
     fp4 = sum(int((~t.mask).sum()) for t in variant.weights.values())
     assert fp4 == math.floor(0.7 * blocks + 0.5)
+
+
+def test_sites_with_flattened_tokens_count_every_token(model, samples):
+    """OPT's feed-forward linears read (tokens, channels): found by a review, when only the first token was scored."""
+    sizes = {"hidden_size": 40, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = OPTConfig(vocab_size=1024, max_position_embeddings=512, word_embed_proj_dim=40, **sizes)
+    torch.manual_seed(0)
+    opt = LanguageModel(OPTForCausalLM(config).eval(), model.tokenizer, SHIPPED_MODEL)
+    calibration = calibrate(opt, samples[:2], progress=False)
+    scores = activation_scores(opt, calibration, samples[:2], progress=False)
+    for site in calibration.sites:
+        assert len(scores.scores[site.name]) == 2 * 512 * -(-site.channels // 16), site.name
 
 
 def test_quantized_linear_equals_the_arbiter(model, calibration, variant, samples):

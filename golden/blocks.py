@@ -108,13 +108,14 @@ def to_blocks(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, BLOCK_SIZE))
 
 
-def block_scale_codes(blocks: Tensor) -> Tensor:
+def block_scale_codes(blocks: Tensor, largest: int = 6) -> Tensor:
     """uint8 block scale codes of float32 (..., 16) stored-unit blocks: amax / 6 to nearest E4M3, clamped to 1..105.
 
     The float32 quotient cannot create a tie: six times a midpoint is representable, and the neighbours of such an
-    amax lie further from it than a quotient's rounding reaches.
+    amax lie further from it than a quotient's rounding reaches. `largest` is the element magnitude that amax maps to,
+    6, or 4 where a block may choose ("four over six").
     """
-    codes = encode_e4m3(blocks.abs().amax(-1) / 6)
+    codes = encode_e4m3(blocks.abs().amax(-1) / largest)
     return codes.clamp(MIN_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE)
 
 

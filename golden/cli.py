@@ -1,8 +1,11 @@
-"""`fgmp vectors`, `fgmp inspect` and `fgmp train`."""
+"""The commands of this package: `fgmp vectors`, `inspect`, `train`, and those of `llm`."""
 
 import argparse
 import json
 from pathlib import Path
+
+from .llm.cli import COMMANDS as _LLM_COMMANDS
+from .llm.cli import print_folder
 
 __all__ = ["COMMANDS"]
 
@@ -32,11 +35,13 @@ def _vectors(args: argparse.Namespace) -> int:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="a packed .safetensors file written by fgmp")
+    parser.add_argument("file", type=Path, help="a folder that fgmp quantize wrote, or a packed .safetensors file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    if args.file.is_dir():
+        return print_folder(args.file, args.json)
     from .packed_file import load_packed
     from .packing import describe, unpack
 
@@ -76,6 +81,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
+    **_LLM_COMMANDS,
     "vectors": (
         "write test vectors for a unit",
         "Writes DIR/UNIT.npz, a $readmemh file per array and a manifest. The same call gives the same bytes anywhere.",
@@ -83,7 +89,7 @@ COMMANDS = {
         _vectors,
     ),
     "inspect": (
-        "verify a packed file and list its tensors",
+        "verify a quantized model or packed file and list its layers",
         "Verifies version, checksums and every structural rule, then prints shape, FP8 share and size of each tensor.",
         _add_inspect,
         _inspect,

@@ -32,12 +32,14 @@ def clipped_scale_codes(blocks: Tensor, sensitivity: Tensor) -> Tensor:
     f = torch.where((f == 0).all(-1, keepdim=True), 1.0, f)
     amax, position = v.abs().max(-1)
     f_of_amax = f.gather(-1, position[:, None])[:, 0]
-    legal = decode_e4m3(torch.arange(MIN_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE + 1, dtype=torch.uint8)).double()
+    legal = decode_e4m3(
+        torch.arange(MIN_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE + 1, dtype=torch.uint8, device=v.device)
+    ).double()
 
     code = torch.searchsorted(legal, amax / 3).clamp(_LAST_CODE_WITHOUT_HALF, MAX_BLOCK_SCALE_CODE)
     best_cost = torch.full_like(amax, torch.inf)
     best_code = code.clone()
-    active = torch.arange(len(v))
+    active = torch.arange(len(v), device=v.device)
     while len(active):
         tried = code[active]
         _, q4 = stored_fp4(blocks[active], tried.to(torch.uint8))

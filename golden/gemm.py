@@ -32,7 +32,7 @@ def raw_gemm(a: Tensor, w: Tensor) -> Tensor:
     k = a.shape[-1]
     if k >= K_LIMIT * 512:
         raise InputError(f"K: {k}, expected less than {K_LIMIT * 512} (the 64-bit integers that add the parts)")
-    total = torch.zeros(a.shape[0], w.shape[0], dtype=torch.int64)
+    total = torch.zeros(a.shape[0], w.shape[0], dtype=torch.int64, device=a.device)
     for start in range(0, k, K_LIMIT):
         part = slice(start, start + K_LIMIT)
         total += (_product(a[:, part], w[:, part]) * 2.0**ACCUMULATOR_FRACTION_BITS).to(torch.int64)

@@ -1,6 +1,7 @@
 """Mixed tensors as the three byte tensors of docs/numerics.md section 6, and back."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from .blocks import MixedTensor
 from .codec import pack_nibbles, unpack_nibbles
 from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
 
-__all__ = ["Packed", "describe", "pack", "pack_payload", "unpack"]
+__all__ = ["Packed", "concatenate", "describe", "pack", "pack_payload", "packed_sizes", "unpack"]
 
 _FP4_BYTES = BLOCK_SIZE // 2
 _FP8_BYTES = BLOCK_SIZE
@@ -44,6 +45,21 @@ def pack(tensor: MixedTensor) -> Packed:
     return Packed(tensor.shape, tensor.exponent, mask_bytes, tensor.scales[~mask], payload)
 
 
+def concatenate(parts: Sequence[Packed]) -> Packed:
+    """Matrices of equal width and exponent, one below the other."""
+    rows = sum(part.shape[0] for part in parts)
+    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("mask", "scale", "payload"))
+    return Packed((rows, parts[0].shape[1]), parts[0].exponent, *joined)
+
+
+def packed_sizes(shape: tuple[int, int], fp4_blocks: int) -> tuple[tuple[int, int], int, int]:
+    """Shape of the mask, number of scales and bytes of payload of a matrix (N, K) with so many FP4 blocks."""
+    rows, columns = shape
+    blocks = -(-columns // BLOCK_SIZE)
+    payload = fp4_blocks * _FP4_BYTES + (rows * blocks - fp4_blocks) * _FP8_BYTES
+    return (rows, -(-blocks // 8)), fp4_blocks, payload
+
+
 def pack_payload(codes: Tensor, mask: Tensor) -> Tensor:
     """(..., 16) element codes to fixed 16-byte slots: FP4 blocks use the first 8 bytes and leave the others 0."""
     fp4 = torch.nn.functional.pad(pack_nibbles(codes & 15), (0, _FP8_BYTES - _FP4_BYTES))
@@ -60,15 +76,16 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     blocks = -(-columns // BLOCK_SIZE)
     if not -TENSOR_EXPONENT_LIMIT <= packed.exponent <= TENSOR_EXPONENT_LIMIT:
         raise InputError(f"{name}: tensor exponent {packed.exponent}, expected -47 to 47")
-    _expect_size(name, "mask", packed.mask, rows * -(-blocks // 8))
+    _expect_size(name, "mask", packed.mask, math.prod(packed_sizes(packed.shape, 0)[0]))
     bits = packed.mask.view(rows, -1)[..., None] >> torch.arange(8, dtype=torch.uint8) & 1
     bits = bits.flatten(1).bool()
     if bits[:, blocks:].any():
         raise InputError(f"{name}: mask has a bit set beyond block {blocks - 1} of a row, expected 0 there")
     mask = bits[:, :blocks]
     fp4_blocks = int((~mask).sum())
-    _expect_size(name, "scales", packed.scale, fp4_blocks)
-    _expect_size(name, "payload", packed.payload, fp4_blocks * _FP4_BYTES + (mask.numel() - fp4_blocks) * _FP8_BYTES)
+    _, scales_size, payload_size = packed_sizes(packed.shape, fp4_blocks)
+    _expect_size(name, "scales", packed.scale, scales_size)
+    _expect_size(name, "payload", packed.payload, payload_size)
     illegal = (packed.scale < MIN_BLOCK_SCALE_CODE) | (packed.scale > MAX_BLOCK_SCALE_CODE)
     if illegal.any():
         where = int(illegal.nonzero()[0])

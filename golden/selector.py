@@ -102,11 +102,13 @@ def select(
     registers: SiteRegisters,
     static_fp8: Tensor | None = None,
     channel_codes: Tensor | None = None,
+    four_over_six: bool = False,
 ) -> Selected:
     """Quantize (..., K) float32 or bfloat16 activations as the hardware selector does.
 
     `static_fp8` (bool, broadcasts to the blocks) is used in mode "static"; `channel_codes` (integers 0..15, (B, 16))
-    only where the selector is built with them. NaN elements follow the hardware rule and raise nothing.
+    only where the selector is built with them. `four_over_six` gives each block the scale amax / 4 instead of amax / 6
+    where that scores lower; the RTL does not have it. NaN elements follow the hardware rule and raise nothing.
     """
     if x.dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"selector input dtype: {x.dtype}, expected float32 or bfloat16")
@@ -116,7 +118,15 @@ def select(
     codes8 = encode_e4m3(v)
     scales = block_scale_codes(v)
     codes4, q4 = stored_fp4(v, scales)
-    score = impact_scores(q4, decode_e4m3(codes8), channel_codes)
+    q8 = decode_e4m3(codes8)
+    score = impact_scores(q4, q8, channel_codes)
+    if four_over_six:
+        wider = block_scale_codes(v, 4)
+        wider_codes4, wider_q4 = stored_fp4(v, wider)
+        wider_score = impact_scores(wider_q4, q8, channel_codes)
+        better = wider_score < score
+        scales, score = torch.where(better, wider, scales), torch.where(better, wider_score, score)
+        codes4 = torch.where(better[..., None], wider_codes4, codes4)
     if registers.mode == "dynamic":
         mask = score > float(registers.threshold.value)
     elif registers.mode == "static":

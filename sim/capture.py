@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..golden.blocks import MixedTensor, to_blocks
 from ..golden.lane import StoredBlocks, check_k
-from ..golden.models import LanguageModel, Site
-from ..golden.quantized import SiteQuantizer, Variant, apply
+from ..golden.llm.layers import SiteQuantizer, Variant, apply
+from ..golden.llm.sites import Site
+from ..golden.packing import unpack
 from ..hdl.config import LaneConfig
 from ..hdl.verilog import Design
 from .campaign import Campaign
@@ -39,9 +40,7 @@ class Capture:
     quantizer: SiteQuantizer
 
 
-def capture(
-    language_model: LanguageModel, sites: list[Site], variant: Variant, sample: Tensor, rows: int
-) -> list[Capture]:
+def capture(model: nn.Module, sites: list[Site], variant: Variant, sample: Tensor, rows: int) -> list[Capture]:
     """Run `sample` (1-D token ids) through the quantized model and keep `rows` input rows of every linear."""
     taken: dict[str, Tensor] = {}
 
@@ -52,7 +51,7 @@ def capture(
 
         return hook
 
-    model = language_model.model
+    assert variant.quantizers is not None
     with torch.no_grad(), apply(model, sites, variant):
         handles = [model.get_submodule(n).register_forward_pre_hook(note(n)) for s in sites for n in s.linears]
         try:
@@ -66,7 +65,7 @@ def capture(
         for name in site.linears:
             x = taken[name]
             tensor = quantizer.select(x).tensor((len(x), x.shape[1]), quantizer.registers.exponent)
-            captures.append(Capture(name, x, tensor, variant.weights[name], quantizer))
+            captures.append(Capture(name, x, tensor, unpack(variant.weights[name], name), quantizer))
     return captures
 
 

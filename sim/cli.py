@@ -28,7 +28,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from ..golden.models import SHIPPED_MODEL
+    from ..golden.llm.models import SHIPPED_MODEL
     from .demo import DemoOptions, run_demo
 
     options = DemoOptions(

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..golden.calibrate import WINDOW, activation_scores, calibrate, windows
-from ..golden.experiment import Comparison, compare, fgmp_name
 from ..golden.lane import check_k
-from ..golden.models import load_model
+from ..golden.llm.config import FGMPConfig
+from ..golden.llm.evaluate import whole_windows
+from ..golden.llm.experiment import FP8, NVFP4, Comparison, compare, uniform
+from ..golden.llm.layers import Variant
+from ..golden.llm.models import load_model, windows
+from ..golden.llm.quantize import Study
+from ..golden.llm.report import difference_lines, html_report, table_lines
 from ..golden.packed_file import save_packed
-from ..golden.packing import pack
-from ..golden.policy import check_fraction
-from ..golden.quantized import Variant
-from ..golden.report import difference_lines, html_report, table_lines
+from ..golden.packing import unpack
+from ..golden.threshold import check_fraction
 from ..golden.tinylm.corpus import read_corpus
 from ..golden.vectors import write_vectors
 from ..hdl.config import LaneConfig, SelectorConfig, preset
@@ -25,6 +27,9 @@ from .capture import Capture, capture, captured_lane_campaign, captured_selector
 from .runner import CampaignResult, Simulator, check_tools
 
 __all__ = ["DemoOptions", "run_demo"]
+
+WINDOW = FGMPConfig().window
+_POLICIES = ("fisher", "quantization-error", "random")
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,23 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     say(f"text     {source}")
     calibration_windows = windows(language_model, train_text, options.samples, "calibration text")
     held_out = windows(language_model, held_out_text, options.windows, "held-out text")
-    calibration = calibrate(language_model, calibration_windows, progress=progress)
+    study = Study(language_model.model, calibration_windows, progress=progress)
     lane = preset(options.lane)
     assert isinstance(lane, LaneConfig)
-    check_k(max(site.channels for site in calibration.sites), lane.k_max)
-    scores = activation_scores(language_model, calibration, calibration_windows[:16], progress=progress)
-    comparison, variants = compare(
-        language_model, calibration, scores, options.fractions, held_out, seed=options.seed, progress=progress
-    )
+    check_k(max(site.channels for site in study.sites), lane.k_max)
+    formats = {FP8: uniform(False), NVFP4: uniform(True)}
+    for fraction in options.fractions:
+        for policy in _POLICIES:
+            formats[_name(fraction, policy)] = FGMPConfig(fraction, fraction, policy, seed=options.seed)
+    against = {_name(f, p): _name(f, "fisher") for f in options.fractions for p in _POLICIES[1:]}
+    comparison, variants = compare(study, formats, whole_windows(held_out), against=against)
     say("")
     for line in (*table_lines(comparison), "", *difference_lines(comparison), ""):
         say(line)
-    chosen = variants[fgmp_name(options.fractions[0], "fisher")]
+    chosen = variants[_name(options.fractions[0], "fisher")]
+    assert chosen.quantizers is not None
     shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
-    layers = capture(language_model, calibration.sites, chosen, held_out[0], options.rows)
+    layers = capture(study.model, study.sites, chosen, held_out[0], options.rows)
     results = _simulate(options, layers, say)
     compared, differences = sum(r.compared for r in results), sum(r.differences for r in results)
     say(f"results compared {compared:,}, differences {differences}")
@@ -108,7 +116,8 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
         ("hardware", f"{options.lane}, {options.selector}: {compared:,} results compared, {differences} differences"),
     ]
     title = f"fgmp: {options.model.name} at {options.fractions[0]:.0%} FP4"
-    page = html_report(title, comparison, chosen.weights, shares, facts)
+    weights = {name: unpack(packed, name) for name, packed in chosen.weights.items()}
+    page = html_report(title, comparison, weights, shares, facts)
     numbers = _numbers(options, source, comparison, results)
     _replace(options.out / "report.html", page)
     _replace(options.out / "results.json", json.dumps(numbers, indent=2) + "\n")
@@ -117,6 +126,10 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
         if result.first:
             say(result.first)
     return numbers
+
+
+def _name(fraction: float, policy: str) -> str:
+    return f"FGMP {fraction:g} {policy}"
 
 
 def _texts(options: DemoOptions) -> tuple[str, str, str]:
@@ -163,8 +176,7 @@ def _first_readers(layers: Sequence[Capture]) -> set[str]:
 def _write(options: DemoOptions, variants: dict[str, Variant]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for fraction in options.fractions:
-        weights = variants[fgmp_name(fraction, "fisher")].weights
-        save_packed(options.out / f"packed-{fraction:g}.safetensors", {n: pack(t) for n, t in weights.items()})
+        save_packed(options.out / f"packed-{fraction:g}.safetensors", variants[_name(fraction, "fisher")].weights)
     for unit in ("lane", "selector"):
         write_vectors(unit, 200, options.seed, options.out / "vectors")
 

@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import InputError
-from ..golden.calibrate import activation_scores, calibrate, windows
-from ..golden.experiment import fgmp_variant, quantize_weights
-from ..golden.models import SHIPPED_MODEL, load_model
+from ..golden.llm.config import FGMPConfig
+from ..golden.llm.models import SHIPPED_MODEL, load_model, windows
+from ..golden.llm.quantize import Study
 from ..golden.tinylm.corpus import read_corpus
 from ..hdl.config import LaneConfig, SelectorConfig
 from ..hdl.verilog import Design, build_preset
@@ -26,12 +26,10 @@ def captured_layers(rows: int = 2) -> list[Capture]:
     language_model = load_model(SHIPPED_MODEL)
     corpus = read_corpus()
     samples = windows(language_model, corpus.train, 8, "training text")
-    calibration = calibrate(language_model, samples, progress=False)
-    scores = activation_scores(language_model, calibration, samples[:4], progress=False)
-    candidates = quantize_weights(language_model, calibration)
-    variant = fgmp_variant(0.7, "fisher", candidates, calibration, scores, 0)
+    study = Study(language_model.model, samples, progress=False)
+    variant = study.variant(FGMPConfig(threshold_samples=4), "FGMP")
     held_out = windows(language_model, corpus.held_out, 1, "held-out text")[0]
-    return capture(language_model, calibration.sites, variant, held_out, rows)
+    return capture(study.model, study.sites, variant, held_out, rows)
 
 
 def campaigns_of(

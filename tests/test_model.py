@@ -9,11 +9,11 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from fgmp.errors import InputError
 from fgmp.golden import exact
-from fgmp.golden.calibrate import activation_scores, calibrate, site_registers, windows
-from fgmp.golden.evaluate import evaluate, jackknife, mean_estimate
-from fgmp.golden.experiment import FP8, compare, fgmp_name, fgmp_variant, quantize_weights
-from fgmp.golden.models import SHIPPED_MODEL, LanguageModel, find_sites, load_model, target_linears
-from fgmp.golden.quantized import apply
+from fgmp.golden.llm.calibrate import activation_scores, calibrate, site_registers, windows
+from fgmp.golden.llm.evaluate import evaluate, jackknife, mean_estimate
+from fgmp.golden.llm.experiment import FP8, compare, fgmp_name, fgmp_variant, quantize_weights
+from fgmp.golden.llm.layers import apply
+from fgmp.golden.llm.models import SHIPPED_MODEL, LanguageModel, find_sites, load_model, target_linears
 from fgmp.golden.tinylm.bigram import bigram_bits
 from fgmp.golden.tinylm.corpus import read_corpus
 from fgmp.golden.tinylm.train import held_out_bits

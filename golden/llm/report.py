@@ -3,7 +3,9 @@
 import base64
 import html
 import io
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 
@@ -12,11 +14,12 @@ import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from .blocks import MixedTensor
+from ...errors import InputError
+from ..blocks import MixedTensor
 from .evaluate import Estimate
 from .experiment import Comparison, Row
 
-__all__ = ["difference_lines", "html_report", "table_lines"]
+__all__ = ["difference_lines", "html_report", "plot_lines", "table_lines"]
 
 _FP4_COLOR, _FP8_COLOR = "#cfe3f5", "#b5322a"
 
@@ -29,6 +32,7 @@ _HEADERS = (
     "KL from float32",
     "gap recovered",
     "weight bytes",
+    "bits/weight",
     "vs FP8",
 )
 
@@ -49,6 +53,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         estimate(row.kl, 5),
         estimate(row.recovered, 1, " %", 100),
         f"{row.weight_bytes:,}",
+        f"{row.bits_per_weight:.4f}",
         f"{row.weight_bytes_vs_fp8:.3f}",
     )
 
@@ -65,12 +70,49 @@ def table_lines(comparison: Comparison) -> list[str]:
     ]
 
 
+def plot_lines(comparison: Comparison, path: Path) -> None:
+    """Draw perplexity against the FP4 fraction of the weights and against bits per weight, into `path` (svg, png, pdf).
+
+    Raises InputError for a kind of file that matplotlib does not write.
+    """
+    rows = [row for row in comparison.rows if row.weight_fp4_share is not None]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    kinds = {
+        "fgmp": [r for r in rows if len(r.name.split()) <= 2],
+        "other": [r for r in rows if len(r.name.split()) > 2],
+    }
+    for axis, label, x_of in (
+        (axes[0], "FP4 share of the weight blocks", lambda r: r.weight_fp4_share),
+        (axes[1], "bits per weight", lambda r: r.bits_per_weight),
+    ):
+        line = sorted(kinds["fgmp"], key=x_of)
+        errors = [r.perplexity.error for r in line]
+        axis.errorbar([x_of(r) for r in line], [r.perplexity.value for r in line], errors, marker="o", capsize=3)
+        for row in kinds["other"]:
+            axis.plot(x_of(row), row.perplexity.value, "x", label=row.name)
+        axis.axhline(comparison.rows[0].perplexity.value, linestyle=":", color="gray", label=comparison.rows[0].name)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("perplexity")
+    axes[1].legend(fontsize="x-small")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(partial, format=path.suffix.removeprefix(".") or "svg")
+        os.replace(partial, path)
+    except ValueError:
+        raise InputError(f"plot {path}: kind {path.suffix!r} is not known, expected .svg, .png or .pdf") from None
+    finally:
+        partial.unlink(missing_ok=True)
+        plt.close(figure)
+
+
 def difference_lines(comparison: Comparison) -> list[str]:
-    """How far the other policies lie above fisher, paired window by window, as text."""
+    """How far some formats lie above another, paired window by window, as text."""
     return [
         f"{name}: KL {e.value:.5f} ±{e.error:.5f} above fisher"
         + (f" ({e.value / e.error:.1f} standard errors)" if e.error else "")
-        for name, e in comparison.kl_above_fisher.items()
+        for name, e in comparison.kl_above.items()
     ]
 
 

@@ -1,0 +1,269 @@
+"""What calibration learns from samples of text: sensitivities and activation ranges (docs/numerics.md section 5).
+
+Nothing is kept of a sample: a parameter's or a site's gradient is squared, added and dropped as soon as it is complete.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ...errors import InputError
+from ..blocks import check_no_nan, tensor_exponent
+from ..formats import TENSOR_EXPONENT_LIMIT
+from . import distributed
+from .sites import Site, hooked
+
+__all__ = ["Calibration", "Checkpoint", "calibrate", "fingerprint"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Sensitivities and ranges of one model.
+
+    Attributes:
+        sites: the activation tensors.
+        weights: by linear, float32, what broadcasts to its weight (N, K): mean squared gradient per weight, or its
+            factored estimate; empty if no gradients were taken.
+        channels: by site, float32 (K,), mean squared gradient per input channel; empty if no gradients were taken.
+        squares: by site, float32 (K,), mean square of each input channel.
+        exponents: tensor exponent of the activations by site, one octave of headroom included.
+    """
+
+    sites: list[Site]
+    weights: dict[str, Tensor]
+    channels: dict[str, Tensor]
+    squares: dict[str, Tensor]
+    exponents: dict[str, int]
+
+
+class Checkpoint:
+    """Where a calibration's running sums are kept, so that it can be stopped at any moment and continued.
+
+    `fingerprint` stands for everything that the sums depend on; a file with another one is ignored. A file is written
+    every `seconds`, but never for more than about a twentieth of the time.
+    """
+
+    def __init__(self, path: Path, fingerprint: str, seconds: float = 30.0):
+        self.path = path
+        self.fingerprint = fingerprint
+        self.seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def load(self, totals: dict[str, Tensor]) -> int:
+        """Fill `totals` from the file; returns how many samples they hold, 0 if there is nothing to continue."""
+        if not self.path.is_file():
+            return 0
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != self.fingerprint or set(file.keys()) != set(totals):
+                    return 0
+                for name, total in totals.items():
+                    total.copy_(file.get_tensor(name))
+        except (safetensors.SafetensorError, OSError):
+            return 0
+        return int(metadata["samples"])
+
+    def save(self, totals: Mapping[str, Tensor], samples: int, *, force: bool = False) -> None:
+        """Write the sums if it is time to, under a temporary name first."""
+        started = time.monotonic()
+        if not force and started < self._next:
+            return
+        partial = self.path.with_name(self.path.name + ".partial")
+        metadata = {"fingerprint": self.fingerprint, "samples": str(samples)}
+        save_file({name: total.cpu() for name, total in totals.items()}, partial, metadata)
+        os.replace(partial, self.path)
+        finished = time.monotonic()
+        self._next = finished + max(self.seconds, 20 * (finished - started))
+
+
+def calibrate(
+    model: nn.Module,
+    linears: Mapping[str, nn.Linear],
+    sites: Sequence[Site],
+    samples: Sequence[Any],
+    loss: Callable[[Any], Tensor],
+    *,
+    sensitivity: str | None = "fisher",
+    checkpoint: Checkpoint | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Run every sample once: forward, and backward from `loss(sample)` unless `sensitivity` is None.
+
+    `sensitivity` "fisher" measures each weight's mean squared gradient; "factored" measures only rows and columns.
+    Under torch.distributed each process takes its share of the samples, and all return the sums of all.
+    Raises InputError if a weight or an activation is NaN.
+    """
+    for name, linear in linears.items():
+        check_no_nan(linear.weight.detach(), f"{name}.weight")
+    totals = _zeros(linears, sites, sensitivity)
+    mine = distributed.share(len(samples))
+    done = checkpoint.load(totals) if checkpoint else 0
+    bar = tqdm(total=len(mine), initial=done, desc="calibrate", unit="sample", disable=not progress, leave=False)
+    watching = _Watch(model, linears, sites, totals, sensitivity)
+    with bar, watching, torch.set_grad_enabled(sensitivity is not None):
+        for count, index in enumerate(mine, 1):
+            if count <= done:
+                continue
+            value = loss(samples[index])
+            if sensitivity is not None:
+                value.backward()
+            if checkpoint:
+                checkpoint.save(totals, count)
+            bar.update()
+    if checkpoint and done < len(mine):
+        checkpoint.save(totals, len(mine), force=True)
+    for name, total in totals.items():
+        distributed.combine_(total, "max" if name.startswith("amax/") else "sum")
+    return _means(linears, sites, totals, len(samples), sensitivity)
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 of the parts' texts, hexadecimal."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def _zeros(linears: Mapping[str, nn.Linear], sites: Sequence[Site], sensitivity: str | None) -> dict[str, Tensor]:
+    totals = {}
+    for name, linear in linears.items():
+        device = linear.weight.device
+        if sensitivity == "fisher":
+            totals[f"weight/{name}"] = torch.zeros(linear.weight.shape, device=device)
+        elif sensitivity == "factored":
+            totals[f"output/{name}"] = torch.zeros(linear.out_features, device=device)
+    for site in sites:
+        device = linears[site.name].weight.device
+        totals[f"amax/{site.name}"] = torch.zeros((), device=device)
+        totals[f"squares/{site.name}"] = torch.zeros(site.channels, device=device)
+        totals[f"rows/{site.name}"] = torch.zeros((), dtype=torch.float64, device=device)
+        if sensitivity is not None:
+            totals[f"channel/{site.name}"] = torch.zeros(site.channels, device=device)
+            totals[f"gradients/{site.name}"] = torch.zeros((), dtype=torch.float64, device=device)
+    return totals
+
+
+class _Watch:
+    """Context manager: hooks that add to `totals` whatever passes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        linears: Mapping[str, nn.Linear],
+        sites: Sequence[Site],
+        totals: dict[str, Tensor],
+        sensitivity: str | None,
+    ):
+        self._model, self._linears, self._totals, self._sensitivity = model, linears, totals, sensitivity
+        self._inputs = hooked(linears, {n: self._site_hook(s) for s in sites for n in s.watched})
+        self._handles: list[Any] = []
+        self._trained: list[nn.Parameter] = []
+
+    def __enter__(self) -> None:
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._model.requires_grad_(False)
+        self._inputs.__enter__()
+        for name, linear in self._linears.items():
+            if self._sensitivity == "fisher":
+                linear.weight.requires_grad_(True)
+                hook = linear.weight.register_post_accumulate_grad_hook(self._weight_hook(name))
+                self._handles.append(hook)
+            elif self._sensitivity == "factored":
+                self._handles.append(linear.register_forward_hook(self._output_hook(name)))
+
+    def __exit__(self, *_: object) -> None:
+        self._inputs.__exit__()
+        for handle in self._handles:
+            handle.remove()
+        self._model.requires_grad_(False)
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
+            parameter.grad = None
+
+    def _site_hook(self, site: Site) -> Any:
+        totals = self._totals
+
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0]
+            values = x.detach().reshape(-1, site.channels).float()
+            check_no_nan(values, f"input of {site.name}")
+            infinite = values.isinf()
+            values = values.masked_fill(infinite, 0) if infinite.any() else values
+            if len(values):
+                amax = totals[f"amax/{site.name}"]
+                torch.maximum(amax, values.abs().amax(), out=amax)
+            totals[f"squares/{site.name}"] += values.square().sum(0)
+            totals[f"rows/{site.name}"] += len(values)
+            if self._sensitivity is None or not torch.is_grad_enabled():
+                return
+            if not x.requires_grad:  # nothing before it is trained: begin here
+                x.requires_grad_(True)
+
+            def add(gradient: Tensor) -> None:
+                rows = gradient.reshape(-1, site.channels).float()
+                totals[f"channel/{site.name}"] += rows.square().sum(0)
+                totals[f"gradients/{site.name}"] += len(rows)
+
+            x.register_hook(add)  # on the tensor: sees the gradient summed over all linears that read it
+
+        return hook
+
+    def _weight_hook(self, name: str) -> Any:
+        total = self._totals[f"weight/{name}"]
+
+        def hook(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                gradient = parameter.grad.float()
+                total.addcmul_(gradient, gradient)
+                parameter.grad = None
+
+        return hook
+
+    def _output_hook(self, name: str) -> Any:
+        total = self._totals[f"output/{name}"]
+
+        def add(gradient: Tensor) -> None:
+            total.add_(gradient.reshape(-1, gradient.shape[-1]).float().square().sum(0))
+
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(add)
+
+        return hook
+
+
+def _means(
+    linears: Mapping[str, nn.Linear],
+    sites: Sequence[Site],
+    totals: Mapping[str, Tensor],
+    samples: int,
+    sensitivity: str | None,
+) -> Calibration:
+    squares = {s.name: totals[f"squares/{s.name}"] / totals[f"rows/{s.name}"].clamp(min=1).float() for s in sites}
+    weights: dict[str, Tensor] = {}
+    channels: dict[str, Tensor] = {}
+    if sensitivity is not None:
+        for site in sites:
+            rows = totals[f"gradients/{site.name}"].clamp(min=1).float()
+            channels[site.name] = totals[f"channel/{site.name}"] / rows
+            for name in site.linears:
+                if sensitivity == "fisher":
+                    weights[name] = totals[f"weight/{name}"].div_(samples)
+                else:
+                    # dL/dw sums g * x over a sample's tokens; were they independent, its mean square would be this.
+                    weights[name] = torch.outer(totals[f"output/{name}"] / samples, squares[site.name])
+    exponents = {}
+    for site in sites:
+        if not totals[f"rows/{site.name}"]:
+            raise InputError(f"site {site.name}: not reached by the calibration text, expected more or other text")
+        exponents[site.name] = min(tensor_exponent(totals[f"amax/{site.name}"]) + 1, TENSOR_EXPONENT_LIMIT)
+    return Calibration(list(sites), weights, channels, squares, exponents)

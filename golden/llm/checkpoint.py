@@ -1,0 +1,258 @@
+"""Quantized models as folders of safetensors shards (docs/packed-format.md): written whole or not at all, checksummed."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ..formats import TENSOR_EXPONENT_LIMIT
+from ..packing import packed_sizes
+from ..selector import SiteRegisters, Threshold
+from .config import FGMPConfig
+from .layers import FGMPLinear
+from .thresholds import SitePlan
+
+__all__ = [
+    "FOLDER_VERSION",
+    "QUANT_METHOD",
+    "LayerInfo",
+    "check_manifest",
+    "read_manifest",
+    "save",
+    "site_plans",
+    "verify",
+    "write_folder",
+]
+
+QUANT_METHOD = "fgmp"
+FOLDER_VERSION = "1"
+_MAX_SHARD = 4 << 30
+
+
+def save(
+    model: Any,
+    folder: Path,
+    *,
+    tokenizer: Any = None,
+    base_model: str | None = None,
+    max_shard_bytes: int = _MAX_SHARD,
+) -> None:
+    """Write a quantized `model` to a new `folder`, with its tokenizer and generation config if there are any.
+
+    Everything is written beside it first and renamed at the end. Raises InputError if the folder exists or the model
+    holds no quantized layer.
+    """
+    if folder.exists():
+        raise InputError(f"output {folder}: exists already, expected the name of a new folder")
+    partial = folder.with_name(folder.name + ".writing")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write_folder(model, partial, tokenizer=tokenizer, base_model=base_model, max_shard_bytes=max_shard_bytes)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_folder(
+    model: Any,
+    folder: Path,
+    *,
+    tokenizer: Any,
+    base_model: str | None,
+    calibration: str | None = None,
+    max_shard_bytes: int = _MAX_SHARD,
+) -> None:
+    """Write a quantized model's files into an existing empty `folder`; `calibration` is a digest of the samples."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FGMPLinear)}
+    if not layers:
+        raise InputError(f"model {type(model).__name__}: holds no quantized layer, expected one that quantize() made")
+    shards = _write_shards(model, folder, max_shard_bytes)
+    manifest = {
+        "quant_method": QUANT_METHOD,
+        "version": FOLDER_VERSION,
+        "config": model.fgmp_config.as_dict(),
+        "base_model": base_model,
+        "calibration": calibration,
+        **_structure(layers),
+        "shards": shards,
+    }
+    manifest["sha256"] = _manifest_digest(manifest)
+    settings: dict[str, Any] = {"architectures": [type(model).__name__]}
+    if hasattr(model, "config"):
+        config = copy.deepcopy(model.config)
+        config.architectures = settings["architectures"]
+        config.__dict__.pop("quantization_config", None)
+        config.save_pretrained(folder)
+        settings = json.loads((folder / "config.json").read_text())
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    settings["quantization_config"] = manifest
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner only
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The `quantization_config` of a folder.
+
+    Raises InputError for anything that is not a whole quantized model of this version.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"model folder {folder}: no config.json, expected a folder that fgmp quantize wrote")
+    try:
+        manifest = json.loads(path.read_text()).get("quantization_config")
+    except (ValueError, AttributeError):
+        raise InputError(f"model folder {folder}: config.json is not JSON, expected a model's settings") from None
+    check_manifest(manifest, folder)
+    return manifest
+
+
+def check_manifest(manifest: Any, folder: Path | str) -> None:
+    """Raise InputError unless `manifest` is of this method and version, unaltered, and consistent."""
+    if not isinstance(manifest, dict) or manifest.get("quant_method") != QUANT_METHOD:
+        found = manifest.get("quant_method") if isinstance(manifest, dict) else None
+        raise InputError(f"model folder {folder}: quant_method {found!r}, expected {QUANT_METHOD!r}")
+    if manifest.get("version") != FOLDER_VERSION:
+        raise InputError(f"model folder {folder}: version {manifest.get('version')!r}, expected {FOLDER_VERSION!r}")
+    if _manifest_digest(manifest) != manifest.get("sha256"):
+        raise InputError(f"model folder {folder}: the checksum of quantization_config does not match, it was altered")
+    try:
+        for name, linear in manifest["linears"].items():
+            rows, columns = linear["shape"]
+            legal = rows > 0 < columns and 0 <= linear["fp4_blocks"] <= rows * -(-columns // 16)
+            legal &= abs(linear["tensor_exponent"]) <= TENSOR_EXPONENT_LIMIT
+            if not legal or (linear["site"] is not None and linear["site"] not in manifest["sites"]):
+                raise InputError(f"model folder {folder}: entry of linear {name} is {linear}, expected a legal one")
+        site_plans(manifest)
+        FGMPConfig.from_dict(manifest["config"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"model folder {folder}: quantization_config lacks what version 1 has") from None
+
+
+def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError unless every shard is there, and is the one that was written, to the last bit."""
+    for file, digest in manifest["shards"].items():
+        path = folder / file
+        if Path(file).name != file or not path.is_file():
+            raise InputError(f"model folder {folder}: shard {file} is missing, expected the files that were written")
+        if _file_digest(path) != digest:
+            raise InputError(f"model folder {folder}: the checksum of {file} does not match, the file was altered")
+
+
+def site_plans(manifest: Mapping[str, Any]) -> dict[str, SitePlan]:
+    """Each site's plan as the manifest has it; patterns and channel codes are empty until the shards fill them."""
+    plans = {}
+    for name, site in manifest["sites"].items():
+        registers = SiteRegisters(site["tensor_exponent"], Threshold(*site["threshold"]), site["mode"])
+        blocks = -(-site["channels"] // 16)
+        static = torch.zeros(blocks, dtype=torch.bool) if site["mode"] == "static" else None
+        codes = torch.zeros(blocks, 16, dtype=torch.uint8) if site["channel_codes"] else None
+        plans[name] = SitePlan(registers, static, codes, site["four_over_six"])
+    return plans
+
+
+class LayerInfo:
+    """One linear as a manifest describes it: sizes that follow from shape and FP4 blocks."""
+
+    def __init__(self, name: str, entry: Mapping[str, Any]):
+        self.name = name
+        self.shape: tuple[int, int] = tuple(entry["shape"])
+        self.exponent: int = entry["tensor_exponent"]
+        self.fp4_blocks: int = entry["fp4_blocks"]
+        self.site: str | None = entry["site"]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the weight."""
+        return self.shape[0] * -(-self.shape[1] // 16)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the three tensors."""
+        mask, scale, payload = packed_sizes(self.shape, self.fp4_blocks)
+        return mask[0] * mask[1] + scale + payload
+
+
+def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
+    names: dict[int, str] = {}
+    linears, sites = {}, {}
+    for name, layer in layers.items():
+        site = layer.site
+        if site is not None and id(site) not in names:
+            names[id(site)] = name
+            registers = site.registers
+            sites[name] = {
+                "channels": layer.in_features,
+                "tensor_exponent": registers.exponent,
+                "mode": registers.mode,
+                "threshold": [registers.threshold.significand, registers.threshold.exponent],
+                "four_over_six": site.plan.four_over_six,
+                "channel_codes": site.plan.channel_codes is not None,
+                "readers": site.readers,
+            }
+        linears[name] = {
+            "shape": [layer.out_features, layer.in_features],
+            "tensor_exponent": layer.weight_exponent,
+            "fp4_blocks": layer.fp4_blocks,
+            "site": None if site is None else names[id(site)],
+        }
+    return {"linears": linears, "sites": sites}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state to be saved; of tensors that share memory only the first (the others are tied again on loading)."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for name, tensor in model.state_dict().items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor
+    return tensors
+
+
+def _write_shards(model: nn.Module, folder: Path, limit: int) -> dict[str, str]:
+    """Write the shards one after the other; returns the digest of each file."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    tensors = _tensors(model)
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += tensor.nbytes
+    digests, where = {}, {}
+    for index, names in enumerate(groups, 1):
+        file = "model.safetensors" if len(groups) == 1 else f"model-{index:05}-of-{len(groups):05}.safetensors"
+        save_file({name: tensors[name].contiguous() for name in names}, folder / file, {"format": "pt"})
+        digests[file] = _file_digest(folder / file)
+        where.update(dict.fromkeys(names, file))
+    if len(groups) > 1:
+        index_file = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1) + "\n")
+    return digests
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in manifest.items() if k != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

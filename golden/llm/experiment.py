@@ -1,0 +1,128 @@
+"""Formats side by side on one text: the table that `fgmp demo` and `fgmp evaluate` print."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import FGMPConfig
+from .evaluate import Estimate, Losses, Window, evaluate, jackknife
+from .layers import Variant
+from .quantize import Study
+
+__all__ = ["FP8", "NVFP4", "Comparison", "Row", "compare", "summarize", "uniform"]
+
+FP8 = "FP8"
+NVFP4 = "NVFP4"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Estimates carry standard errors; what does not apply to a line is None."""
+
+    name: str
+    weight_fp4_share: float | None
+    activation_fp4_share: float | None
+    perplexity: Estimate
+    degradation_percent: Estimate | None
+    kl: Estimate | None
+    recovered: Estimate | None
+    weight_bytes: int
+    bits_per_weight: float
+    weight_bytes_vs_fp8: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table, how many tokens it was measured on, and paired KL differences between variants, by name.
+
+    `degradation_percent` in the rows is against FP8 where that is among them, else against the model's own precision.
+    """
+
+    rows: list[Row]
+    tokens: int
+    kl_above: dict[str, Estimate]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dictionaries for machines."""
+        return asdict(self)
+
+
+def uniform(fp4: bool, base: FGMPConfig | None = None) -> FGMPConfig:
+    """All NVFP4 (with plain block scales, amax / 6) or all FP8, otherwise like `base`."""
+    values = {} if base is None else {"ignore": base.ignore, "activations": base.activations, "window": base.window}
+    return FGMPConfig(fp4_weights=float(fp4), fp4_activations=float(fp4), clip=False, **values)
+
+
+def compare(
+    study: Study,
+    formats: Mapping[str, FGMPConfig],
+    windows: Sequence[Window],
+    *,
+    exact: bool = True,
+    against: Mapping[str, str] | None = None,
+    together: bool = True,
+) -> tuple[Comparison, dict[str, Variant]]:
+    """Make a variant of each format, evaluate all on `windows` and fill the table; variants are returned by name too.
+
+    `against` names, for some formats, the one whose KL is subtracted. With `together` all variants are in memory at once
+    and share one pass of the model's own precision; without, each is dropped after its evaluation and not returned.
+    """
+    losses: dict[str, Losses] = {}
+    variants: dict[str, Variant] = {}
+    if together:
+        variants = {name: study.variant(config, name, exact=exact) for name, config in formats.items()}
+        losses = evaluate(study.model, study.sites, list(variants.values()), windows, progress=study.progress)
+        rows = list(variants.values())
+    else:
+        rows = []
+        for name, config in formats.items():
+            variant = study.variant(config, name, exact=exact)
+            losses |= evaluate(study.model, study.sites, [variant], windows, progress=study.progress)
+            variant.modules.clear()
+            rows.append(variant)
+        if not formats:
+            losses = evaluate(study.model, study.sites, [], windows, progress=study.progress)
+    return summarize(rows, losses, against or {}), variants
+
+
+def summarize(
+    variants: Sequence[Variant], losses: Mapping[str, Losses], against: Mapping[str, str], reference: str = "float32"
+) -> Comparison:
+    """The table of what `evaluate` measured."""
+    own = losses[reference]
+    fp8, nvfp4 = losses.get(FP8), losses.get(NVFP4)
+    parameters = sum(p.shape[0] * p.shape[1] for p in variants[0].weights.values()) if variants else 0
+    fp8_bytes = parameters * 8.0625 / 8
+    rows = [Row(reference, None, None, _perplexity(own), None, None, None, 4 * parameters, 32.0, 4 / (8.0625 / 8))]
+    for variant in variants:
+        mine = losses[variant.name]
+        base = own if fp8 is None else fp8
+        recovered = None
+        if fp8 is not None and nvfp4 is not None:
+            recovered = jackknife(lambda k, low, high: (high - k) / (high - low), mine.kl, fp8.kl, nvfp4.kl)
+        size = sum(p.bytes for p in variant.weights.values())
+        rows.append(
+            Row(
+                variant.name,
+                variant.weight_fp4_share,
+                variant.activation_fp4_share,
+                _perplexity(mine),
+                jackknife(lambda a, b, t: 100 * (np.exp((a - b) / t) - 1), mine.nll, base.nll, mine.tokens),
+                jackknife(lambda k, t: k / t, mine.kl, mine.tokens),
+                recovered,
+                size,
+                8 * size / parameters,
+                size / fp8_bytes,
+            )
+        )
+    above = {
+        name: jackknife(lambda a, b, t: (a - b) / t, losses[name].kl, losses[other].kl, losses[name].tokens)
+        for name, other in against.items()
+    }
+    return Comparison(rows, int(own.tokens.sum()), above)
+
+
+def _perplexity(losses: Losses) -> Estimate:
+    return jackknife(lambda nll, tokens: float(np.exp(nll / tokens)), losses.nll, losses.tokens)

@@ -1,0 +1,90 @@
+"""Makes `from_pretrained` of transformers load folders that `fgmp quantize` wrote. Importing this module registers it."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ...errors import InputError
+from .checkpoint import QUANT_METHOD, LayerInfo, check_manifest, site_plans, verify
+from .config import FGMPConfig
+from .layers import FGMPLinear, SiteQuantizer
+from .quantize import dequantize
+from .targets import prepare
+
+__all__ = ["FGMPHfQuantizer", "FGMPQuantizationConfig", "fill_skeleton", "make_skeleton"]
+
+
+@register_quantization_config(QUANT_METHOD)
+class FGMPQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The `quantization_config` of a folder's config.json, as it is (docs/packed-format.md)."""
+
+    def __init__(self, **manifest: Any):
+        manifest.pop("quant_method", None)
+        self.quant_method = QUANT_METHOD
+        self.manifest = {"quant_method": QUANT_METHOD, **manifest}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return dict(self.manifest)
+
+
+@register_quantizer(QUANT_METHOD)
+class FGMPHfQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts packed layers where the manifest has them, after every checksum was verified."""
+
+    requires_calibration = True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Packed weights have no gradients."""
+        return False
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        """`save_pretrained` would write a folder without checksums; use `fgmp.golden.save`."""
+        return False
+
+    def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **_: Any) -> Any:
+        manifest = self.quantization_config.manifest
+        folder = Path(checkpoint_files[0]).parent if checkpoint_files else Path(model.config._name_or_path)
+        check_manifest(manifest, folder)
+        verify(folder, manifest)
+        make_skeleton(model, manifest)
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        fill_skeleton(model, self.quantization_config.manifest)
+        return model
+
+    def _dequantize(self, model: Any, dtype: Any = None) -> Any:
+        return dequantize(model, dtype)
+
+
+def make_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
+    """Replace the linears of `model` by packed layers of the sizes in `manifest`, still without content.
+
+    Raises InputError if the model has no such linear.
+    """
+    prepare(model)
+    sites = {
+        name: SiteQuantizer(plan, manifest["sites"][name]["readers"]) for name, plan in site_plans(manifest).items()
+    }
+    modules = dict(model.named_modules())
+    for name, entry in manifest["linears"].items():
+        info = LayerInfo(name, entry)
+        linear = modules.get(name)
+        if not isinstance(linear, nn.Linear) or (linear.out_features, linear.in_features) != info.shape:
+            raise InputError(f"linear {name}: {linear}, expected a linear of shape {info.shape} in this model")
+        site = None if info.site is None else sites[info.site]
+        layer = FGMPLinear.skeleton(linear, info.exponent, info.fp4_blocks, site)
+        model.set_submodule(name, layer)
+
+
+def fill_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
+    """After the tensors were loaded: give the sites theirs, and the model its configuration."""
+    for module in model.modules():
+        if isinstance(module, FGMPLinear):
+            module.take_site_tensors()
+    model.fgmp_config = FGMPConfig.from_dict(manifest["config"])  # type: ignore[assignment]

@@ -1,0 +1,91 @@
+"""`load`: a quantized folder back into a model that runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import InputError
+from .checkpoint import read_manifest, verify
+from .layers import set_exact
+
+__all__ = ["load"]
+
+
+def load(
+    folder: Path | str,
+    model: nn.Module | None = None,
+    *,
+    exact: bool = False,
+    dtype: torch.dtype | str = "auto",
+    device: str | None = None,
+) -> nn.Module:
+    """Load a folder that `fgmp quantize` or `fgmp.golden.save` wrote; every checksum is verified first.
+
+    Args:
+        folder: the quantized model.
+        model: for modules that are not of transformers: a module of the same architecture, whose linears are replaced
+            and whose parameters are overwritten.
+        exact: whether layers compute exactly as the hardware does, or fast in the model's dtype.
+        dtype: of everything that is not packed; "auto" is what was saved.
+        device: where to put the model, as for `from_pretrained`'s `device_map`.
+
+    Raises InputError for a folder that is broken, altered, of another version or of an unknown architecture.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if model is not None:
+        return _load_into(model, folder, manifest, exact)
+    import transformers
+
+    from . import hf  # registers itself; verifies the shards when transformers calls it
+
+    assert hf.FGMPHfQuantizer
+    settings = json.loads((folder / "config.json").read_text())
+    architecture = (settings.get("architectures") or [None])[0]
+    kind: Any = getattr(transformers, str(architecture), None)
+    if "model_type" not in settings or kind is None:
+        raise InputError(
+            f"model folder {folder}: architecture {architecture!r} is not known to transformers, expected one that is, "
+            "or a module given as `model`"
+        )
+    try:
+        loaded, info = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=device,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises whatever its parts raise on a broken folder
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model folder {folder}: cannot be loaded ({reason})") from None
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(problem):
+            raise InputError(f"model folder {folder}: {problem.replace('_', ' ')}: {sorted(info[problem])[0]}")
+    set_exact(loaded, exact)
+    return loaded.eval()
+
+
+def _load_into(model: nn.Module, folder: Path, manifest: dict[str, Any], exact: bool) -> nn.Module:
+    from safetensors.torch import load_file
+
+    from .hf import fill_skeleton, make_skeleton
+
+    verify(folder, manifest)
+    make_skeleton(model, manifest)
+    state: dict[str, torch.Tensor] = {}
+    for file in manifest["shards"]:
+        state.update(load_file(folder / file))
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    shared = {n for n in missing if n not in dict(model.named_parameters())}  # tied to one that was saved
+    if unexpected or set(missing) - shared:
+        odd = sorted([*unexpected, *(set(missing) - shared)])[0]
+        raise InputError(f"model folder {folder}: tensor {odd} is missing or unexpected in this module")
+    fill_skeleton(model, manifest)
+    set_exact(model, exact)
+    return model.eval()

@@ -1,0 +1,209 @@
+"""Quantize a model: measure it once, then make any number of quantized variants of it, or turn it into one."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ..packing import Packed
+from . import distributed
+from .calibrate import Calibration, Checkpoint, calibrate
+from .config import FGMPConfig
+from .layers import FGMPLinear, Variant, install, quantizers
+from .sites import find_sites
+from .targets import prepare, restore, target_linears
+from .thresholds import ActivationScores, SitePlan, activation_scores, plan_sites
+from .weights import ScoredWeights, pack_weights, score_weights
+
+__all__ = ["Study", "causal_loss", "checkpointed", "dequantize", "quantize"]
+
+
+def causal_loss(model: Any) -> Callable[[Tensor], Tensor]:
+    """The loss of a causal language model on one sample (T,) of token ids: mean cross-entropy of the next token."""
+
+    def loss(sample: Tensor) -> Tensor:
+        ids = sample.to(model.device)
+        logits = model(input_ids=ids[None]).logits[0, :-1].float()
+        return nn.functional.cross_entropy(logits, ids[1:])
+
+    return loss
+
+
+class Study:
+    """A model in its own precision and what calibration measured on it, from which quantized variants are made.
+
+    The model is prepared in place (docs/quantize.md): `Conv1D` and fused experts become linears.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Sequence[Any],
+        *,
+        loss: Callable[[Any], Tensor] | None = None,
+        ignore: Sequence[str] | None = None,
+        folder: Path | None = None,
+        checkpoint: Checkpoint | None = None,
+        progress: bool = True,
+    ):
+        """Find linears and sites; nothing is measured until a variant needs it.
+
+        `samples` are what `loss` takes, token ids (T,) for the default of causal language models. `folder` is where
+        scores are kept meanwhile (default: a temporary one).
+        """
+        if not len(samples):
+            raise InputError("calibration: 0 samples, expected at least 1")
+        prepare(model)
+        model.eval()
+        self.model = model
+        self.samples = samples
+        self.loss = loss or causal_loss(model)
+        self.linears = target_linears(model, FGMPConfig().ignore if ignore is None else ignore)
+        self.sites = find_sites(model, self.linears, lambda: self.loss(samples[0]))
+        self.progress = progress
+        self._checkpoint = checkpoint
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="fgmp-")
+        self._folder = folder or Path(self._temporary.name)  # type: ignore[union-attr]
+        self._calibrations: dict[str | None, Calibration] = {}
+        self._scores: dict[tuple[bool, bool], ActivationScores] = {}
+
+    def calibration(self, config: FGMPConfig) -> Calibration:
+        """What calibration measures for `config`, measured when first asked for."""
+        kind = config.sensitivity if config.needs_gradients else None
+        if kind not in self._calibrations:
+            self._calibrations[kind] = calibrate(
+                self.model,
+                self.linears,
+                self.sites,
+                self.samples,
+                self.loss,
+                sensitivity=kind,
+                checkpoint=self._checkpoint,
+                progress=self.progress,
+            )
+        return self._calibrations[kind]
+
+    def plans(self, config: FGMPConfig) -> dict[str, SitePlan] | None:
+        """What each site does under `config`; None where activations stay as they are."""
+        if config.activations == "none":
+            return None
+        return plan_sites(self.linears, self.calibration(config), self.scores(config), config)
+
+    def scores(self, config: FGMPConfig) -> ActivationScores | None:
+        """Scores of the activation blocks under the recipe of `config`, or None where none are needed."""
+        if config.fp4_activations in (0, 1):
+            return None
+        recipe = (config.four_over_six, config.channel_codes)
+        if recipe not in self._scores:
+            self._scores[recipe] = activation_scores(
+                self.linears,
+                self.calibration(config),
+                [self.samples[i] for i in range(min(len(self.samples), config.threshold_samples))],
+                self.loss,
+                self._fresh("scores"),
+                config,
+                progress=self.progress,
+            )
+        return self._scores[recipe]
+
+    def score(self, config: FGMPConfig) -> ScoredWeights:
+        """Scales and scores of all weights."""
+        return score_weights(
+            self.linears, self.calibration(config), config, self._fresh("weights"), progress=self.progress
+        )
+
+    def pack(self, config: FGMPConfig) -> Any:
+        """Pairs of name and packed weight, one at a time."""
+        return pack_weights(self.linears, self.score(config), config, progress=self.progress)
+
+    def variant(self, config: FGMPConfig, name: str, *, exact: bool = True) -> Variant:
+        """The model as `config` quantizes it, beside the model itself."""
+        plans = self.plans(config)
+        weights: dict[str, Packed] = dict(self.pack(config))
+        return Variant(name, weights, None if plans is None else quantizers(self.sites, plans), exact)
+
+    def _fresh(self, name: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
+
+
+def quantize(
+    model: nn.Module,
+    config: FGMPConfig,
+    calibration: Sequence[Any],
+    *,
+    loss: Callable[[Any], Tensor] | None = None,
+    exact: bool = False,
+    folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """Quantize `model` in place (arXiv 2504.14152 section 3) and return it.
+
+    Args:
+        model: a transformers model, or any module with `nn.Linear`, in float32, bfloat16 or float16.
+        config: what to do.
+        calibration: samples that `loss` takes; for a causal language model int64 token ids (S, T).
+        loss: one sample to a scalar; default: `causal_loss(model)`.
+        exact: whether the layers compute exactly as the hardware does, or fast in the model's dtype.
+        folder: where scores are kept meanwhile, about half a byte a weight (default: a temporary folder).
+        checkpoint: where calibration keeps its sums, to continue from.
+        progress: whether to show progress bars.
+
+    Raises InputError for NaN, linears that the samples do not reach, and models without linears.
+    """
+    study = Study(
+        model,
+        calibration[: config.samples],
+        loss=loss,
+        ignore=config.ignore,
+        folder=folder,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    plans = study.plans(config)
+    sites = {} if plans is None else quantizers(study.sites, plans)
+    site_of = {name: site.name for site in study.sites for name in site.linears}
+    if not distributed.is_main():
+        return model
+    packed = study.pack(config)
+    for name, weight in packed:
+        install(model, name, weight, sites.get(site_of[name]), exact=exact)
+        study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
+    model.fgmp_config = config  # type: ignore[assignment]
+    return model
+
+
+def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Turn a quantized model back, in place, into the plain one with the values that its packed weights stand for.
+
+    `dtype` defaults to the model's own.
+    """
+    if dtype is None:
+        dtype = getattr(model, "dtype", torch.float32)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, FGMPLinear):
+            model.set_submodule(name, module.to_linear(dtype))
+    restore(model)
+    for attribute in ("fgmp_config", "hf_quantizer", "quantization_method"):
+        if attribute in model.__dict__:
+            delattr(model, attribute)
+    if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
+        del model.config.quantization_config  # type: ignore[union-attr]
+    if hasattr(model, "is_quantized"):
+        model.is_quantized = False
+    return model
+
+
+def checkpointed(model: Any) -> None:
+    """Trade time for memory: recompute activations in the backward pass, without switching dropout on."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False) or type(module).__mro__[1].__name__ == (
+            "GradientCheckpointingLayer"
+        ):
+            module.training = True

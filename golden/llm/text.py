@@ -1,0 +1,38 @@
+"""Text to calibrate and to evaluate with: a UTF-8 file, or a data set by name."""
+
+from pathlib import Path
+
+from ...errors import InputError
+
+__all__ = ["read_text"]
+
+
+def read_text(source: str, purpose: str) -> str:
+    """The text of the file `source`, or, where there is no such file, of the data set NAME[:CONFIG[:SPLIT]].
+
+    A data set needs the extra `hub`; its `text` column is joined. Raises InputError, saying `purpose`, if neither works.
+    """
+    path = Path(source)
+    if path.is_file():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{purpose} {source}: not UTF-8 at byte {error.start}, expected a text file") from None
+        if not text.strip():
+            raise InputError(f"{purpose} {source}: is empty, expected text")
+        return text
+    if path.exists() or path.suffix in {".txt", ".md", ".json"} or path.is_absolute() or source.startswith("."):
+        raise InputError(f"{purpose} {source}: not found, expected a text file or a data set NAME[:CONFIG[:SPLIT]]")
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{purpose} {source}: no such file, and data sets by name need: pip install 'fgmp[hub]'"
+        ) from None
+    name, config, split = (*source.split(":"), "", "")[:3]
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train")
+        return "".join(rows["text"])
+    except Exception as error:  # whatever the hub, the network or the data set's files raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{purpose} {source}: neither a file nor a data set that can be read ({reason})") from None

@@ -1,6 +1,6 @@
-"""fgmp.golden: quantizer and bit-exact golden model. Submodules are imported by name; what quantizes models is here too.
+"""fgmp.golden: quantizer and bit-exact golden model. Submodules are imported by name; what quantizes models is here.
 
-Nothing is imported until it is asked for: `from fgmp.golden import quantize` brings torch, `fgmp.golden.formats` does not.
+Nothing is imported until it is asked for: `from fgmp.golden import quantize` brings torch, `fgmp.golden.formats` none.
 """
 
 import importlib

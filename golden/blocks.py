@@ -78,8 +78,13 @@ def check_no_nan(x: Tensor, name: str) -> None:
 
 def tensor_exponent(x: Tensor) -> int:
     """The tensor exponent of `x` (float32, bfloat16 or float16; infinities do not count)."""
-    magnitude = x.detach().abs().float()
-    amax = torch.where(torch.isinf(magnitude), 0.0, magnitude).amax() if x.numel() else torch.tensor(0.0)
+    if not x.numel():
+        return 0
+    low, high = torch.aminmax(x.detach())  # no copy of what may be the largest tensor of a model
+    amax = torch.maximum(-low, high).float()
+    if torch.isinf(amax):
+        magnitude = x.detach().abs().float()
+        amax = torch.where(torch.isinf(magnitude), 0.0, magnitude).amax()
     if amax == 0:
         return 0
     # amax = mantissa * 2**exponent with mantissa in [0.5, 1), and 448 = 0.875 * 2**9.

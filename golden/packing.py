@@ -41,7 +41,7 @@ def pack(tensor: MixedTensor) -> Packed:
     blocks = mask.shape[1]
     padded = torch.nn.functional.pad(mask, (0, -blocks % 8)).unflatten(1, (-1, 8))
     mask_bytes = (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
-    payload = pack_payload(tensor.codes, mask)[_used_bytes(mask)]
+    payload = pack_payload(tensor.codes, mask).view(torch.int64)[_used_halves(mask)].view(torch.uint8)
     return Packed(tensor.shape, tensor.exponent, mask_bytes, tensor.scales[~mask], payload)
 
 
@@ -92,8 +92,10 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
         raise InputError(f"{name}: block scale {where} has code {int(packed.scale[where])}, expected 1 to 105")
     scales = torch.zeros(mask.shape, dtype=torch.uint8)
     scales[~mask] = packed.scale
-    slots = torch.zeros(*mask.shape, _FP8_BYTES, dtype=torch.uint8)
-    slots[_used_bytes(mask)] = packed.payload
+    halves = torch.zeros(*mask.shape, 2, dtype=torch.int64)
+    # A copy is aligned, which what a file holds need not be.
+    halves[_used_halves(mask)] = packed.payload.clone().view(torch.int64)
+    slots = halves.view(torch.uint8)
     codes = torch.where(mask[..., None], slots, unpack_nibbles(slots[..., :_FP4_BYTES]))
     nan = mask[..., None] & (codes & 0x7F == 0x7F)
     if nan.any():
@@ -122,9 +124,9 @@ def describe(tensors: Mapping[str, MixedTensor]) -> list[dict[str, Any]]:
     return layers
 
 
-def _used_bytes(mask: Tensor) -> Tensor:
-    """Which bytes of the 16-byte slots are stored: bool (..., 16)."""
-    return mask[..., None] | (torch.arange(_FP8_BYTES) < _FP4_BYTES)
+def _used_halves(mask: Tensor) -> Tensor:
+    """Which 8-byte halves of the 16-byte slots are stored: bool (..., 2)."""
+    return torch.stack((torch.ones_like(mask), mask), -1)
 
 
 def _expect_size(name: str, part: str, tensor: Tensor, expected: int) -> None:

@@ -1,83 +1,47 @@
 """What a block costs the loss if it is stored in FP4: impact scores by policy (docs/numerics.md section 5)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .blocks import MixedTensor, block_scale_codes, scale_to_stored, stored_fp4, tensor_exponent, to_blocks
-from .clipping import clipped_scale_codes, tree_sum
+from .blocks import MixedTensor, block_scale_codes, stored_fp4
+from .clipping import clipped_scale_codes, tree_sum, window_costs
 from .codec import decode_e4m3, encode_e4m3
+from .compiled import compiled_window_costs, weight_codes, weight_error_sums
 
-__all__ = ["POLICIES", "Candidates", "weight_candidates", "weight_scores"]
+__all__ = ["POLICIES", "mixed_blocks", "scale_codes", "weight_impacts"]
 
 POLICIES = ("fisher", "quantization-error", "output-error", "random")
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Both quantizations of a weight matrix, or of some of its rows, of which a mask picks block by block.
+def scale_codes(blocks: Tensor, sensitivity: Tensor | None, *, fast: bool = False) -> Tensor:
+    """FP4 block scale codes (n,), uint8, of stored-unit blocks (n, 16): clipped by `sensitivity` (n, 16), or amax / 6.
 
-    `error` holds (Q4 - Q8)**2 in real units, float64 (N, B, 16).
+    `fast` compiles the arithmetic; the result is the same.
     """
-
-    shape: tuple[int, int]
-    exponent: int
-    codes4: Tensor
-    scales: Tensor
-    codes8: Tensor
-    error: Tensor
-
-    def pick(self, mask: Tensor) -> MixedTensor:
-        """The mixed tensor with FP8 where `mask` (bool, (N, B)) is True."""
-        return MixedTensor.merge(self.shape, self.exponent, mask, (self.codes4, self.scales), self.codes8)
+    if sensitivity is None:
+        return block_scale_codes(blocks)
+    return clipped_scale_codes(blocks, sensitivity, compiled_window_costs if fast else window_costs)
 
 
-def weight_candidates(
-    weight: Tensor,
-    sensitivity: Tensor | None,
-    name: str = "weight",
-    *,
-    exponent: int | None = None,
-    scales: Tensor | None = None,
-) -> Candidates:
-    """Quantize `weight` (N, K) both ways; with a `sensitivity` (N, K) the FP4 scales are clipped by it.
+def weight_impacts(blocks: Tensor, scales: Tensor, importance: Tensor, exponent: int, *, fast: bool = False) -> Tensor:
+    """Sums (n,), float64, of `importance * (Q4 - Q8)**2` in real units, of blocks (n, 16) in stored units.
 
-    `exponent` is the tensor exponent where `weight` is only part of its tensor; `scales` (N, B) gives the FP4 scale
-    codes where they are known already. Raises InputError for NaN, naming `name` and the index.
+    `scales` (n,) are FP4 scale codes, `importance` (n, 16) weighs each element's squared error.
     """
-    if exponent is None:
-        exponent = tensor_exponent(weight)
-    blocks = to_blocks(scale_to_stored(weight, exponent, name))
-    codes8 = encode_e4m3(blocks)
-    if scales is not None:
-        pass
-    elif sensitivity is None:
-        scales = block_scale_codes(blocks)
+    if fast:
+        sums = weight_error_sums(blocks, decode_e4m3(scales), importance)
     else:
-        f = to_blocks(sensitivity.float())
-        scales = clipped_scale_codes(blocks.flatten(0, 1), f.flatten(0, 1)).view(blocks.shape[:2])
-    codes4, q4 = stored_fp4(blocks, scales)
-    error = (q4 - decode_e4m3(codes8)).double().square() * 4.0**exponent
-    rows, columns = weight.shape
-    return Candidates((rows, columns), exponent, codes4, scales, codes8, error)
+        _, q4 = stored_fp4(blocks, scales)
+        sums = tree_sum(importance.double() * (q4 - decode_e4m3(encode_e4m3(blocks))).double().square())
+    return sums * 4.0**exponent
 
 
-def weight_scores(
-    candidates: Candidates, policy: str, sensitivity: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
-    """Impact scores (N, B), float64, of one weight matrix under one of `POLICIES`.
-
-    `sensitivity` weighs each element's squared error; it broadcasts to (N, K): for "fisher" the mean squared gradient,
-    for "output-error" the mean square of the activation it meets.
-    """
-    if policy in ("fisher", "output-error"):
-        if sensitivity is None:
-            raise InputError(f"policy {policy}: no sensitivity given, expected one value per weight")
-        return tree_sum(to_blocks(sensitivity.double()) * candidates.error)
-    if policy == "quantization-error":
-        return tree_sum(candidates.error)
-    if policy == "random":
-        return torch.rand(candidates.error.shape[:2], generator=generator, dtype=torch.float64)
-    raise InputError(f"policy: {policy!r}, expected one of {', '.join(POLICIES)}")
+def mixed_blocks(
+    blocks: Tensor, scales: Tensor, mask: Tensor, shape: tuple[int, int], exponent: int, *, fast: bool = False
+) -> MixedTensor:
+    """The mixed tensor of `shape` with stored-unit `blocks` (N, B, 16) in FP8 where `mask` (N, B) is True, else FP4."""
+    if fast:
+        codes = weight_codes(blocks.flatten(0, 1), decode_e4m3(scales).flatten(), mask.flatten().int())
+        return MixedTensor(shape, exponent, mask, torch.where(mask, 0, scales), codes.view(blocks.shape))
+    codes4, _ = stored_fp4(blocks, scales)
+    return MixedTensor.merge(shape, exponent, mask, (codes4, scales), encode_e4m3(blocks))

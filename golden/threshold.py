@@ -1,8 +1,8 @@
-"""The one threshold: an exact percentile of any number of scores, of which only one part need be in memory at a time.
+"""The one threshold: an exact percentile of any number of scores, of which only one part is in memory at a time.
 
-Scores are not negative, so their float64 bit patterns, read as integers, are in the same order. The wanted rank is found
-by radix: three passes over all parts, each a histogram of the next 22, 21 and 21 bits of the scores that share the bits
-known so far. Nothing is sorted, nothing depends on the order of threads, and equal scores are told apart by position.
+Scores are not negative, so their float64 bit patterns, read as integers, are in the same order. The wanted rank is
+found by radix: three passes over all parts, each a histogram of the next 22, 21 and 21 bits of the scores that share
+the bits known so far. Nothing is sorted, no result depends on threads, and equal scores are told apart by position.
 """
 
 import math

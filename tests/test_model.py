@@ -9,11 +9,15 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from fgmp.errors import InputError
 from fgmp.golden import exact
-from fgmp.golden.llm.calibrate import activation_scores, calibrate, site_registers, windows
-from fgmp.golden.llm.evaluate import evaluate, jackknife, mean_estimate
-from fgmp.golden.llm.experiment import FP8, compare, fgmp_name, fgmp_variant, quantize_weights
+from fgmp.golden.llm.config import FGMPConfig
+from fgmp.golden.llm.evaluate import evaluate, jackknife, whole_windows
+from fgmp.golden.llm.experiment import FP8, NVFP4, compare, uniform
 from fgmp.golden.llm.layers import apply
-from fgmp.golden.llm.models import SHIPPED_MODEL, LanguageModel, find_sites, load_model, target_linears
+from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
+from fgmp.golden.llm.quantize import Study
+from fgmp.golden.llm.sites import find_sites
+from fgmp.golden.llm.targets import target_linears
+from fgmp.golden.packing import unpack
 from fgmp.golden.tinylm.bigram import bigram_bits
 from fgmp.golden.tinylm.corpus import read_corpus
 from fgmp.golden.tinylm.train import held_out_bits
@@ -35,15 +39,18 @@ def samples(model, corpus):
 
 
 @pytest.fixture(scope="module")
-def calibration(model, samples):
-    return calibrate(model, samples, progress=False)
+def study(model, samples):
+    return Study(model.model, samples, progress=False)
 
 
 @pytest.fixture(scope="module")
-def variant(model, calibration, samples):
-    scores = activation_scores(model, calibration, samples, progress=False)
-    candidates = quantize_weights(model, calibration)
-    return fgmp_variant(0.7, "fisher", candidates, calibration, scores, 0)
+def calibration(study):
+    return study.calibration(FGMPConfig())
+
+
+@pytest.fixture(scope="module")
+def variant(study):
+    return study.variant(FGMPConfig(), "FGMP")
 
 
 def test_shipped_model_is_small_and_has_a_card():
@@ -83,7 +90,8 @@ def test_windows_are_unpadded_and_spread(model, corpus):
 
 
 def test_sites_are_shared_by_the_linears_that_read_one_tensor(model, samples):
-    sites = find_sites(model.model, target_linears(model.model), samples[0])
+    linears = target_linears(model.model)
+    sites = find_sites(model.model, linears, lambda: model.model(input_ids=samples[:1]))
     readers = [tuple(n.split(".", 3)[3] for n in s.linears) for s in sites[:4]]
     assert readers == [
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -123,22 +131,20 @@ def test_calibration_leaves_the_model_as_it_was(model, calibration):
     assert not any(p._post_accumulate_grad_hooks for p in model.model.parameters())
 
 
-def test_one_threshold_leaves_the_asked_fraction_in_fp4(model, calibration, samples):
-    scores = activation_scores(model, calibration, samples, progress=False)
-    for policy in ("fisher", "quantization-error"):
-        registers = site_registers(calibration, scores, 0.7, policy)
-        above = sum((scores.scores[n] > r.threshold.value).sum().item() for n, r in registers.items())
-        blocks = sum(s.numel() for s in scores.scores.values())
-        # The registers hold 8 bits of each site's threshold.
-        assert abs(1 - above / blocks - 0.7) < 0.005
-    everything = site_registers(calibration, scores, 1.0, "fisher")
-    assert all((scores.scores[n] <= r.threshold.value * (1 + 2**-8)).all() for n, r in everything.items())
+@pytest.mark.parametrize("policy", ["fisher", "quantization-error", "output-error"])
+def test_one_threshold_leaves_the_asked_fraction_in_fp4(study, policy):
+    config = FGMPConfig(policy=policy)
+    scores = study.scores(config)
+    above = sum((scores.read(n) > plan.registers.threshold.value).sum() for n, plan in study.plans(config).items())
+    blocks = sum(scores.read(n).size for n in scores.paths)
+    # The registers hold 8 bits of each site's threshold.
+    assert abs(1 - above / blocks - 0.7) < 0.005
 
 
 def test_weights_have_exactly_the_asked_fraction(variant):
-    blocks = sum(t.mask.numel() for t in variant.weights.values())
-    fp4 = sum(int((~t.mask).sum()) for t in variant.weights.values())
-    assert fp4 == math.floor(0.7 * blocks + 0.5)
+    tensors = [unpack(packed) for packed in variant.weights.values()]
+    blocks = sum(t.mask.numel() for t in tensors)
+    assert sum(int((~t.mask).sum()) for t in tensors) == math.floor(0.7 * blocks + 0.5)
 
 
 def test_sites_with_flattened_tokens_count_every_token(model, samples):
@@ -146,24 +152,23 @@ def test_sites_with_flattened_tokens_count_every_token(model, samples):
     sizes = {"hidden_size": 40, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = OPTConfig(vocab_size=1024, max_position_embeddings=512, word_embed_proj_dim=40, **sizes)
     torch.manual_seed(0)
-    opt = LanguageModel(OPTForCausalLM(config).eval(), model.tokenizer, SHIPPED_MODEL)
-    calibration = calibrate(opt, samples[:2], progress=False)
-    scores = activation_scores(opt, calibration, samples[:2], progress=False)
-    for site in calibration.sites:
-        assert len(scores.scores[site.name]) == 2 * 512 * -(-site.channels // 16), site.name
+    study = Study(OPTForCausalLM(config), samples[:2], progress=False)
+    scores = study.scores(FGMPConfig())
+    for site in study.sites:
+        assert len(scores.read(site.name)) == 2 * 512 * -(-site.channels // 16), site.name
 
 
-def test_quantized_linear_equals_the_arbiter(model, calibration, variant, samples):
+def test_quantized_linear_equals_the_arbiter(model, study, variant, samples):
     """One layer's outputs of the quantized model, computed once more in fractions."""
     name = "model.layers.0.self_attn.k_proj"
     seen = {}
-    with torch.no_grad(), apply(model.model, calibration.sites, variant):
+    with torch.no_grad(), apply(model.model, study.sites, variant):
         layer = model.model.get_submodule(name)
         handle = layer.register_forward_hook(lambda m, i, o: seen.update(x=i[0], y=o))
         model.model(input_ids=samples[:1, :8])
         handle.remove()
     quantizer = variant.quantizers["model.layers.0.self_attn.q_proj"]
-    registers, weight = quantizer.registers, variant.weights[name]
+    registers, weight = quantizer.registers, unpack(variant.weights[name])
     for token in range(2):
         blocks = seen["x"][0, token].view(-1, 16).tolist()
         chosen = [
@@ -184,40 +189,45 @@ def test_quantized_linear_equals_the_arbiter(model, calibration, variant, sample
             assert got.float32 == seen["y"][0, token, row].view(torch.int32).item() & 0xFFFFFFFF
 
 
-def test_apply_restores_the_model(model, calibration, variant):
+def test_apply_restores_the_model(model, study, variant):
     before = dict(model.model.named_modules())
-    with pytest.raises(RuntimeError, match="stop"), apply(model.model, calibration.sites, variant):
+    with pytest.raises(RuntimeError, match="stop"), apply(model.model, study.sites, variant):
         raise RuntimeError("stop")
     assert dict(model.model.named_modules()) == before
 
 
-def test_compare_ranks_the_formats(model, calibration, samples, corpus):
-    scores = activation_scores(model, calibration, samples, progress=False)
-    held_out = windows(model, corpus.held_out, 4, "held-out text")
-    comparison, variants = compare(model, calibration, scores, [0.7], held_out, progress=False)
+def test_compare_ranks_the_formats(model, study, corpus):
+    held_out = whole_windows(windows(model, corpus.held_out, 4, "held-out text"))
+    formats = {FP8: uniform(False), NVFP4: uniform(True), "fisher": FGMPConfig()}
+    others = ("quantization-error", "output-error", "random")
+    formats |= {policy: FGMPConfig(policy=policy) for policy in others}
+    comparison, variants = compare(study, formats, held_out, against=dict.fromkeys(others, "fisher"))
     rows = {r.name: r for r in comparison.rows}
-    fisher = rows[fgmp_name(0.7, "fisher")]
-    assert rows[FP8].kl.value < fisher.kl.value < rows["NVFP4"].kl.value
+    fisher = rows["fisher"]
+    assert rows[FP8].kl.value < fisher.kl.value < rows[NVFP4].kl.value
     assert fisher.recovered.value > 0.65
-    assert all(e.value > 2 * e.error > 0 for e in comparison.kl_above_fisher.values())
-    assert rows[FP8].weight_bytes == sum(m.weight.numel() for m in target_linears(model.model).values()) * 8.0625 / 8
-    fp4 = sum(int((~t.mask).sum()) for t in variants[fgmp_name(0.7, "fisher")].weights.values())
-    blocks = sum(t.mask.numel() for t in variants[FP8].weights.values())
-    assert fisher.weight_bytes == blocks // 8 + 9 * fp4 + 16 * (blocks - fp4)
+    assert all(e.value > 2 * e.error > 0 for e in comparison.kl_above.values())
+    weights = sum(linear.weight.numel() for linear in study.linears.values())
+    assert rows[FP8].weight_bytes == weights * 8.0625 / 8
+    fp4 = math.floor(0.7 * weights / 16 + 0.5)
+    assert fisher.weight_bytes == weights // 128 + 9 * fp4 + 16 * (weights // 16 - fp4)
     json.dumps(comparison.as_json())
     assert variants[FP8].activation_fp4_share == 0
+    # One at a time instead of all together: the same numbers.
+    alone, _ = compare(study, {FP8: uniform(False)}, held_out, together=False)
+    assert alone.rows[1].perplexity == rows[FP8].perplexity
 
 
-def test_perplexity_is_the_mean_loss(model, calibration, samples):
-    losses = evaluate(model, calibration.sites, [], samples[:2], progress=False)["float32"]
+def test_perplexity_is_the_mean_loss(model, samples):
+    losses = evaluate(model.model, [], [], whole_windows(samples[:2]), progress=False)["float32"]
     with torch.no_grad():
         reference = [model.model(input_ids=s[None], labels=s[None]).loss.item() for s in samples[:2]]
-    assert losses.nll.tolist() == pytest.approx(reference, rel=1e-5)
+    assert (losses.nll / losses.tokens).tolist() == pytest.approx(reference, rel=1e-5)
     assert losses.kl.tolist() == [0, 0]
 
 
 def test_jackknife_of_a_mean_is_the_standard_error():
     values = torch.randn(30, generator=torch.Generator().manual_seed(0)).double().numpy()
-    direct, resampled = mean_estimate(values), jackknife(lambda m: m, values)
-    assert resampled.value == pytest.approx(direct.value)
-    assert resampled.error == pytest.approx(direct.error)
+    resampled = jackknife(lambda m: m, values)
+    assert resampled.value == pytest.approx(values.mean())
+    assert resampled.error == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))

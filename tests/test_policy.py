@@ -2,32 +2,46 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgmp.errors import InputError
-from fgmp.golden.blocks import scale_to_stored, stored_fp4, to_blocks
+from fgmp.golden.blocks import scale_to_stored, stored_fp4, tensor_exponent, to_blocks
 from fgmp.golden.clipping import clipped_scale_codes, tree_sum
-from fgmp.golden.codec import decode_e4m3, encode_e4m3
+from fgmp.golden.compiled import quantize_mixed
 from fgmp.golden.formats import MAX_BLOCK_SCALE_CODE
-from fgmp.golden.policy import check_fraction, choose_globally, weight_candidates, weight_scores
+from fgmp.golden.policy import mixed_blocks, scale_codes, weight_impacts
+from fgmp.golden.selector import SiteRegisters, Threshold, select
+from fgmp.golden.threshold import check_fraction, choose_globally, find_rank
 
 scores = st.lists(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=20), min_size=1, max_size=4)
 
 
 @given(scores, st.floats(0, 1))
 def test_exactly_the_asked_fraction_is_fp4_and_ties_go_by_position(lists, fraction):
-    tensors = [torch.tensor(values).view(1, -1) for values in lists]
-    choice = choose_globally(tensors, fraction)
+    choice = choose_globally([np.array(values).reshape(1, -1) for values in lists], fraction)
     flat = [v for values in lists for v in values]
-    mask = [m for masks in choice.masks for m in masks.flatten().tolist()]
+    mask = [m for masks in choice.masks() for m in masks.ravel().tolist()]
     count = math.floor(fraction * len(flat) + 0.5)
     order = sorted(range(len(flat)), key=lambda i: (flat[i], i))
     assert {i for i, fp8 in enumerate(mask) if not fp8} == set(order[:count])
     if count:
         assert choice.threshold == flat[order[count - 1]]
+
+
+@given(st.lists(st.floats(0, allow_infinity=True, allow_nan=False), min_size=1, max_size=50), st.data())
+def test_rank_equals_sorting(values, data):
+    """Any floats: subnormal, huge, infinite, +0 and -0."""
+    values += [-0.0, 5e-324]
+    rank = data.draw(st.integers(1, len(values)))
+    cut = data.draw(st.integers(0, len(values)))
+    parts = [np.array(values[:cut]), np.array(values[cut:])]
+    found = find_rank(lambda: parts, rank)
+    assert found.value == sorted(values)[rank - 1]
+    assert found.ties == rank - sum(v < found.value for v in values)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5, float("nan")])
@@ -36,37 +50,62 @@ def test_wrong_fraction(fraction):
         check_fraction(fraction)
 
 
+def blocks_of(weight):
+    exponent = tensor_exponent(weight)
+    return to_blocks(scale_to_stored(weight, exponent)).flatten(0, 1), exponent
+
+
+def random_weight(shape, power=1.0, seed=3):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2.0**power
+
+
 def test_weight_score_is_in_real_units_and_weighted():
-    generator = torch.Generator().manual_seed(3)
-    w = torch.randn(2, 32, generator=generator) * 1000
-    f = torch.rand(2, 32, generator=generator)
-    candidates = weight_candidates(w, None)
-    q4, q8 = (candidates.pick(torch.full((2, 2), fp8)).dequantize().double() for fp8 in (False, True))
-    expected = tree_sum(to_blocks(f.double() * (q4 - q8) ** 2))
-    assert torch.equal(weight_scores(candidates, "fisher", f, generator), expected)
-    unweighted = tree_sum(to_blocks((q4 - q8) ** 2))
-    assert torch.equal(weight_scores(candidates, "quantization-error", None, generator), unweighted)
+    w = random_weight((2, 32), 10)
+    f = torch.rand(2, 32, generator=torch.Generator().manual_seed(4))
+    v, exponent = blocks_of(w)
+    codes = scale_codes(v, None)
+    q4, q8 = (
+        mixed_blocks(v.view(2, 2, 16), codes.view(2, 2), torch.full((2, 2), fp8), (2, 32), exponent)
+        .dequantize()
+        .double()
+        for fp8 in (False, True)
+    )
+    expected = tree_sum(to_blocks(f.double() * (q4 - q8) ** 2)).flatten()
+    assert torch.equal(weight_impacts(v, codes, to_blocks(f).flatten(0, 1), exponent), expected)
 
 
 def test_scaling_a_tensor_by_a_power_of_two_scales_its_scores():
-    w = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
-    small, large = (weight_scores(weight_candidates(w * s, None), "quantization-error", None, None) for s in (1, 8))
-    assert torch.equal(small * 64, large)
+    scores = []
+    for size in (0, 3):
+        v, exponent = blocks_of(random_weight((4, 32), size))
+        scores.append(weight_impacts(v, scale_codes(v, None), torch.ones_like(v), exponent))
+    assert torch.equal(scores[0] * 64, scores[1])
 
 
-def test_unknown_policy_and_missing_sensitivity():
-    candidates = weight_candidates(torch.ones(1, 16), None)
-    with pytest.raises(InputError, match="policy: 'best'"):
-        weight_scores(candidates, "best", None, torch.Generator())
-    with pytest.raises(InputError, match="policy fisher: no sensitivity"):
-        weight_scores(candidates, "fisher", None, torch.Generator())
-
-
-def test_random_policy_is_seeded():
-    candidates = weight_candidates(torch.ones(4, 64), None)
-    draws = [weight_scores(candidates, "random", None, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+@pytest.mark.parametrize("power", [-20, 0, 5])
+def test_compiled_arithmetic_equals_the_plain(power):
+    """Clipping, scores and codes, ties and subnormals included; the compiled quantizer equals the selector."""
+    generator = torch.Generator().manual_seed(power + 100)
+    w = torch.cat(
+        (random_weight((64, 64), power), torch.arange(-448, 448).repeat(5)[: 64 * 64].view(64, 64) * 2.0**power)
+    )
+    w[0] = 0
+    v, exponent = blocks_of(w)
+    f = torch.rand(v.shape, generator=generator) ** 6
+    codes = scale_codes(v, f)
+    assert torch.equal(scale_codes(v, f, fast=True), codes)
+    assert torch.equal(weight_impacts(v, codes, f, exponent, fast=True), weight_impacts(v, codes, f, exponent))
+    mask = torch.rand(128, 4, generator=generator) < 0.3
+    plain, fast = (
+        mixed_blocks(v.view(128, 4, 16), codes.view(128, 4), mask, (128, 64), exponent, fast=fast)
+        for fast in (False, True)
+    )
+    assert torch.equal(fast.codes, plain.codes)
+    assert torch.equal(fast.scales, plain.scales)
+    registers = SiteRegisters(exponent, Threshold(200, 10))
+    expected = select(w, registers)
+    got = quantize_mixed(w, exponent, registers.threshold.value)
+    assert all(torch.equal(a, b) for a, b in zip(got, (expected.codes, expected.scales, expected.mask), strict=True))
 
 
 def brute_force(blocks, sensitivity):
@@ -94,26 +133,22 @@ def test_clipping_is_exact_over_all_scales(seed, size, spread):
 
 
 def test_clipping_never_costs_more_than_amax_over_six():
-    generator = torch.Generator().manual_seed(5)
-    w = torch.randn(32, 64, generator=generator) ** 3
-    f = torch.rand(32, 64, generator=generator)
+    v, _ = blocks_of(random_weight((32, 64)) ** 3)
+    f = torch.rand(v.shape, generator=torch.Generator().manual_seed(5))
 
-    def cost(sensitivity):
-        c = weight_candidates(w, sensitivity)
-        v = to_blocks(scale_to_stored(w, c.exponent)).double()
-        q4 = stored_fp4(v.float(), c.scales)[1]
-        return tree_sum(to_blocks(f).double() * (v - q4) ** 2)
+    def cost(codes):
+        return tree_sum(f.double() * (v - stored_fp4(v, codes)[1]).double() ** 2)
 
-    assert (cost(f) <= cost(None)).all()
-    assert (cost(f) < cost(None)).any()
+    plain, clipped = cost(scale_codes(v, None)), cost(scale_codes(v, f))
+    assert (clipped <= plain).all()
+    assert (clipped < plain).any()
 
 
-def test_candidates_codes_are_the_formats_own():
-    w = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
-    candidates = weight_candidates(w, None)
-    v = to_blocks(scale_to_stored(w, candidates.exponent))
-    assert torch.equal(candidates.codes8, encode_e4m3(v))
-    assert torch.equal(
-        candidates.error.sqrt() * 2.0**-candidates.exponent,
-        (stored_fp4(v, candidates.scales)[1] - decode_e4m3(candidates.codes8)).abs().double(),
-    )
+def test_clipping_where_one_small_element_matters_most():
+    """The best scale lies far below amax / 6, beyond the codes that are tried first."""
+    v = torch.full((4, 16), 400.0)
+    v[:, 3] = torch.tensor([0.011, 0.4, 3.1, 20.0])
+    f = torch.full_like(v, 1e-30)
+    f[:, 3] = 1
+    assert torch.equal(clipped_scale_codes(v, f), brute_force(v, f))
+    assert (clipped_scale_codes(v, f) < 60).any()

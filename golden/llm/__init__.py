@@ -1,1 +1,1 @@
-"""What is done to whole language models: calibrate, choose, quantize, save, load, evaluate. Nothing is imported here."""
+"""What is done to whole models: calibrate, choose, quantize, save, load, evaluate. Nothing is imported here."""

@@ -1,4 +1,4 @@
-"""Quantized models as folders of safetensors shards (docs/packed-format.md): written whole or not at all, checksummed."""
+"""Quantized models as folders of safetensors shards (docs/packed-format.md): written whole or not, checksummed."""
 
 import copy
 import hashlib

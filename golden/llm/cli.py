@@ -21,9 +21,9 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the policy random, default 0")
     group = parser.add_argument_group("machine")
     group.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"],
-                       help="of the model while it is measured, and of what is not quantized; default float32")  # fmt: skip
-    group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, or auto to spread a large model over "
-                       "all (needs accelerate)")  # fmt: skip
+                       help="while the model is measured, and of what is not quantized; default float32")  # fmt: skip
+    group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, or auto to spread a large model "
+                       "over all (needs accelerate)")  # fmt: skip
 
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +42,10 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-clip", action="store_true", help="FP4 weight scales from amax / 6, not by sensitivity")
     group.add_argument("--sensitivity", default="fisher", help="of weights: fisher (default), or factored: rows times "
                        "columns, for little memory")  # fmt: skip
-    group.add_argument("--activations", default="dynamic", help="dynamic (default: decided block by block on the fly), "
-                       "static (a pattern fixed at calibration) or none (weights only)")  # fmt: skip
-    group.add_argument("--four-over-six", action="store_true", help="activation scales from amax / 6 or amax / 4 (not in "
-                       "the RTL)")  # fmt: skip
+    group.add_argument("--activations", default="dynamic", help="dynamic (default: decided block by block on the "
+                       "fly), static (a pattern fixed at calibration) or none (weights only)")  # fmt: skip
+    group.add_argument("--four-over-six", action="store_true", help="activation scales from amax / 6 or amax / 4 (not "
+                       "in the RTL)")  # fmt: skip
     group.add_argument("--channel-codes", action="store_true", help="weigh activation channels by powers of two")
     _add_method(parser)
     parser.add_argument("--window", type=int, default=512, metavar="T", help="tokens in a sample, default 512")
@@ -137,21 +137,21 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="a model folder or hub id, or a folder that fgmp quantize wrote")
     parser.add_argument("--text", required=True, metavar="TEXT", help="text file or data set NAME[:CONFIG[:SPLIT]]")
-    parser.add_argument("--original", metavar="MODEL", help="of a quantized folder: the model it was made from (default: "
-                        "what it names itself, if that is there)")  # fmt: skip
+    parser.add_argument("--original", metavar="MODEL", help="of a quantized folder: the model it was made from "
+                        "(default: what it names itself, if that is there)")  # fmt: skip
     parser.add_argument("--formats", nargs="+", metavar="FORMAT", help="of a model: fp8, nvfp4, fgmp:P, with options "
                         "after commas (default: fp8 nvfp4 fgmp:0.7)")  # fmt: skip
     parser.add_argument("--ablation", type=float, metavar="P", help="of a model: all policies and refinements at this "
                         "FP4 fraction, with and without clipping")  # fmt: skip
     parser.add_argument("--calibration", metavar="TEXT", help="of a model: what to calibrate the formats on")
-    parser.add_argument("--window", type=int, metavar="T", help="tokens in a window (default: the model's positions, at "
-                        "most 2048)")  # fmt: skip
+    parser.add_argument("--window", type=int, metavar="T", help="tokens in a window (default: the model's positions, "
+                        "at most 2048)")  # fmt: skip
     parser.add_argument("--stride", type=int, metavar="T", help="tokens between windows (default: the window)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="evaluate on the first N tokens only")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="windows at a time, default 4")
     parser.add_argument("--exact", action="store_true", help="compute as the hardware does, bit for bit (slower)")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run these tasks of lm-evaluation-harness too (needs "
-                        "the extra harness)")  # fmt: skip
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run these tasks of lm-evaluation-harness too "
+                        "(needs the extra harness)")  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw perplexity against FP4 fraction and bits")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     _add_method(parser)
@@ -199,8 +199,8 @@ def _progress() -> bool:
 COMMANDS: dict[str, Any] = {
     "quantize": (
         "quantize a language model to mixed NVFP4 and FP8",
-        """Calibrates MODEL on text, decides block by block (16 weights or activations) what must stay in FP8, and writes the
-packed model to OUT, which transformers loads after `import fgmp.golden.llm.hf`.
+        """Calibrates MODEL on text, decides block by block (16 weights or activations) what must stay in FP8, and
+writes the packed model to OUT, which transformers loads after `import fgmp.golden.llm.hf`.
 
   fgmp quantize meta-llama/Llama-2-7b-hf llama-fgmp --calibration train.txt --fp4-fraction 0.7
   fgmp evaluate llama-fgmp --text test.txt
@@ -212,13 +212,13 @@ A run that was killed continues when it is started again with the same arguments
     ),
     "evaluate": (
         "perplexity of a model's formats, side by side",
-        """Perplexity on text, with standard errors. Of a folder that fgmp quantize wrote: what it computes, beside float32,
-all-FP8 and all-NVFP4 where the original model is at hand. Of any other model: the formats that are asked for.
+        """Perplexity on text, with standard errors. Of a folder that fgmp quantize wrote: what it computes, beside
+float32, all-FP8 and all-NVFP4 where the original model is at hand. Of any other model: the formats that are asked for.
 
   fgmp evaluate OUT --text test.txt
   fgmp evaluate MODEL --text test.txt --calibration train.txt --formats fp8 nvfp4 fgmp:0.7 fgmp:0.7,random,noclip
   fgmp evaluate MODEL --text test.txt --calibration train.txt --ablation 0.7
-  fgmp evaluate MODEL --text test.txt --calibration train.txt --formats fp8 fgmp:0.5 fgmp:0.7 fgmp:0.9 nvfp4 --plot p.svg""",
+  fgmp evaluate MODEL --text test.txt --calibration train.txt --formats fp8 fgmp:0.7 fgmp:0.9 nvfp4 --plot p.svg""",
         _add_evaluate,
         _evaluate,
     ),

@@ -1,7 +1,6 @@
 """What `fgmp evaluate` does: find out what it was given, make the formats, measure them on the text."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,9 +90,11 @@ def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
     original = job.original or manifest["base_model"]
     language_model = None
     if original is not None:
-        # A model that is only remembered may be gone; one that was named must be there.
-        with suppress() if job.original else suppress(InputError):
+        try:
             language_model = load_model(original, dtype=job.dtype, device=job.device)
+        except InputError:
+            if job.original is not None:  # one that is only remembered may be gone
+                raise
     tasks = _tasks(job, quantized)
     if language_model is None:
         set_exact(quantized.model, job.exact)
@@ -190,7 +191,7 @@ def _windows(job: EvaluateJob, language_model: LanguageModel, text: str) -> tupl
     parts = text_windows(tokens, window, stride)
     scored = sum(len(w.ids) - w.first for w in parts)
     header = [
-        f"{job.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, {scored:,} tokens scored"
+        f"{job.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, {scored:,} scored"
     ]
     return tokens, parts, header
 

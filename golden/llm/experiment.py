@@ -66,8 +66,8 @@ def compare(
 ) -> tuple[Comparison, dict[str, Variant]]:
     """Make a variant of each format, evaluate all on `windows` and fill the table; variants are returned by name too.
 
-    `against` names, for some formats, the one whose KL is subtracted. With `together` all variants are in memory at once
-    and share one pass of the model's own precision; without, each is dropped after its evaluation and not returned.
+    `against` names, for some formats, the one whose KL is subtracted. With `together` all variants are in memory at
+    once and share one pass of the model's own precision; without, each is dropped once it is evaluated, not returned.
     """
     losses: dict[str, Losses] = {}
     variants: dict[str, Variant] = {}

@@ -1,4 +1,4 @@
-"""Makes `from_pretrained` of transformers load folders that `fgmp quantize` wrote. Importing this module registers it."""
+"""Makes `from_pretrained` of transformers load folders that `fgmp quantize` wrote, once it is imported."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
 """The quantized layer, and how a model is made to use it.
 
-`FGMPLinear` holds its weight packed, quantizes its input as the selector does, and multiplies in one of two ways: exactly
-(every result is the hardware's, bit for bit) or fast (the same quantized values in the model's own dtype, whose product
-rounds as that dtype does).
+`FGMPLinear` holds its weight packed, quantizes its input as the selector does, and multiplies in one of two ways:
+exactly (every result is the hardware's, bit for bit) or fast (the same quantized values in the model's own dtype,
+whose product rounds as that dtype does).
 """
 
 import weakref
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..blocks import MixedTensor
+from ..compiled import quantize_mixed
 from ..formats import BLOCK_SIZE
 from ..gemm import exact_gemm
 from ..packing import Packed, packed_sizes, unpack
@@ -37,6 +39,7 @@ class SiteQuantizer:
         self.blocks = 0
         self.readers = readers
         self.owned = False
+        self.compiled = False
         self._uses = 0
         self._last: Any = None
 
@@ -53,14 +56,24 @@ class SiteQuantizer:
         x = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
         return select(x, plan.registers, static, codes, plan.four_over_six)
 
+    def _tensor(self, rows: Tensor) -> MixedTensor:
+        """The quantized rows (M, K)."""
+        plan, registers = self.plan, self.registers
+        shape = (rows.shape[0], rows.shape[1])
+        simple = registers.mode == "dynamic" and plan.channel_codes is None and not plan.four_over_six
+        if self.compiled and simple and shape[1] % BLOCK_SIZE == 0 and not rows.isnan().any():
+            codes, scales, mask = quantize_mixed(rows.contiguous(), registers.exponent, registers.threshold.value)
+            return MixedTensor(shape, registers.exponent, mask, scales, codes)
+        return self.select(rows).tensor(shape, registers.exponent)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Stored values (M, K), float32, of `x` (..., K)."""
         if self._last is None or self._last[0]() is not x or self._last[1] != x._version:
             rows = x.reshape(-1, x.shape[-1])
-            selected = self.select(rows)
-            self.blocks += selected.mask.numel()
-            self.fp8_blocks += int(selected.mask.sum())
-            stored = selected.tensor((len(rows), rows.shape[1]), self.registers.exponent).stored()
+            tensor = self._tensor(rows)
+            self.blocks += tensor.mask.numel()
+            self.fp8_blocks += int(tensor.mask.sum())
+            stored = tensor.stored()
             self._last, self._uses = (weakref.ref(x), x._version, stored), 0
         stored = self._last[2]
         self._uses += 1
@@ -227,11 +240,16 @@ def install(model: nn.Module, name: str, packed: Packed, site: SiteQuantizer | N
     return layer
 
 
-def set_exact(model: nn.Module, exact: bool) -> None:
-    """Let every quantized layer of `model` compute exactly as the hardware does, or fast in the model's dtype."""
+def set_exact(model: nn.Module, exact: bool, *, compiled: bool = False) -> None:
+    """Let every quantized layer of `model` compute exactly as the hardware does, or fast in the model's dtype.
+
+    `compiled` quantizes activations by compiled kernels: the same bits, sooner, after the first call took its time.
+    """
     for module in model.modules():
         if isinstance(module, FGMPLinear):
             module.exact = exact
+            if module.site is not None:
+                module.site.compiled = compiled
 
 
 @contextmanager

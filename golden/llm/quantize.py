@@ -1,6 +1,8 @@
 """Quantize a model: measure it once, then make any number of quantized variants of it, or turn it into one."""
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,9 @@ class Study:
         self.sites = find_sites(model, self.linears, lambda: self.loss(samples[0]))
         self.progress = progress
         self._checkpoint = checkpoint
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="fgmp-")
-        self._folder = folder or Path(self._temporary.name)  # type: ignore[union-attr]
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="fgmp-"))
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._calibrations: dict[str | None, Calibration] = {}
         self._scores: dict[tuple[bool, bool], ActivationScores] = {}
 

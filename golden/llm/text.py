@@ -10,7 +10,7 @@ __all__ = ["read_text"]
 def read_text(source: str, purpose: str) -> str:
     """The text of the file `source`, or, where there is no such file, of the data set NAME[:CONFIG[:SPLIT]].
 
-    A data set needs the extra `hub`; its `text` column is joined. Raises InputError, saying `purpose`, if neither works.
+    A data set needs the extra `hub`; its `text` column is joined. Raises InputError, with `purpose`, if there is none.
     """
     path = Path(source)
     if path.is_file():

@@ -59,7 +59,7 @@ class ActivationScores:
 
 
 def channel_codes(sensitivity: Tensor) -> Tensor:
-    """uint8 (B, 16): each channel's sensitivity (K,) as a power of two, 15 for the largest, 0 for 2**-15 of it or less."""
+    """uint8 (B, 16): each channel's sensitivity (K,) as a power of two, 15 for the largest, 0 for 2**-15 of it."""
     ratio = sensitivity.double() / sensitivity.double().amax().clamp(min=1e-300)
     codes = (torch.log2(ratio.clamp(min=2.0**-40)).round() + _LARGEST_CHANNEL_CODE).clamp(0, _LARGEST_CHANNEL_CODE)
     return to_blocks(codes).to(torch.uint8)

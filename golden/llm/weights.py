@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..blocks import tensor_exponent
+from ..blocks import scale_to_stored, tensor_exponent, to_blocks
+from ..formats import BLOCK_SIZE
 from ..packing import Packed, concatenate, pack
-from ..policy import weight_candidates, weight_scores
+from ..policy import mixed_blocks, scale_codes, weight_impacts
 from ..threshold import choose_globally
 from .calibrate import Calibration
 from .config import FGMPConfig
@@ -24,6 +25,9 @@ __all__ = ["ScoredWeights", "pack_weights", "score_weights"]
 
 _SLICE = 1 << 20
 """Elements that are worked on at a time."""
+
+FAST_FROM = 1 << 25
+"""Models with so many weights are worth the minute that compiling the arithmetic takes."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +55,23 @@ def score_weights(
     bar = tqdm(total=total, desc="score", unit="weight", unit_scale=True, disable=not progress, leave=False)
     for index, (name, linear) in enumerate(linears.items()):
         weight = linear.weight.detach()
-        rows, blocks = weight.shape[0], -(-weight.shape[1] // 16)
-        scores = np.memmap(folder / f"weight-{index}.f64", np.float64, "w+", shape=(rows, blocks))
-        scales = np.memmap(folder / f"weight-{index}.u8", np.uint8, "w+", shape=(rows, blocks))
+        shape = (weight.shape[0], -(-weight.shape[1] // BLOCK_SIZE))
+        scores = np.memmap(folder / f"weight-{index}.f64", np.float64, "w+", shape=shape)
+        scales = np.memmap(folder / f"weight-{index}.u8", np.uint8, "w+", shape=shape)
         exponent = tensor_exponent(weight)
-        clip = importance = None
-        if calibration is not None:
-            clip = calibration.weights[name] if config.clip and config.fp4_weights > 0 else None
-            if config.policy == "output-error":
-                importance = calibration.squares[readers[name]].expand(weight.shape)
-            elif config.policy == "fisher" and not config.uniform:
-                importance = calibration.weights[name]
-        policy = "quantization-error" if config.fp4_weights in (0, 1) else config.policy
+        clip, importance = _weightings(name, readers, calibration, config)
         for part in slices(weight.shape):
-            candidates = weight_candidates(
-                weight[part], None if clip is None else clip[part], f"{name}.weight", exponent=exponent
-            )
-            some = None if importance is None else importance[part]
-            scores[part] = weight_scores(candidates, policy, some, generator).cpu().numpy()
-            scales[part] = candidates.scales.cpu().numpy()
+            blocks = to_blocks(scale_to_stored(weight[part], exponent, f"{name}.weight"))
+            flat = blocks.flatten(0, 1)
+            codes = scale_codes(flat, _like(blocks, clip, part), fast=total >= FAST_FROM)
+            scales[part] = codes.view(blocks.shape[:2]).cpu().numpy()
+            if config.policy == "random":
+                scores[part] = torch.rand(blocks.shape[:2], generator=generator, dtype=torch.float64).numpy()
+            elif config.fp4_weights not in (0, 1):
+                weights = torch.ones_like(flat) if importance is None else _like(blocks, importance, part)
+                assert weights is not None
+                impact = weight_impacts(flat, codes, weights, exponent, fast=total >= FAST_FROM)
+                scores[part] = impact.view(blocks.shape[:2]).cpu().numpy()
             bar.update(weight[part].numel())
         scored.scores[name], scored.scales[name], scored.exponents[name] = scores, scales, exponent
     bar.close()
@@ -81,18 +83,39 @@ def pack_weights(
 ) -> Iterator[tuple[str, Packed]]:
     """Each linear's packed weight, made when asked for; the caller may drop the linear's own weight afterwards."""
     masks = _masks(scored, config)
+    total = sum(scales.size for scales in scored.scales.values()) * BLOCK_SIZE
     bar = tqdm(masks, total=len(linears), desc="pack", unit="linear", disable=not progress, leave=False)
     for (name, linear), mask in zip(linears.items(), bar, strict=True):
         weight = linear.weight.detach()
+        exponent = scored.exponents[name]
         parts = []
         for part in slices(weight.shape):
-            chosen = torch.from_numpy(mask[part])
-            scales = torch.from_numpy(scored.scales[name][part].copy())
-            candidates = weight_candidates(
-                weight[part].cpu(), None, f"{name}.weight", exponent=scored.exponents[name], scales=scales
-            )
-            parts.append(pack(candidates.pick(chosen)))
+            rows = weight[part]
+            blocks = to_blocks(scale_to_stored(rows, exponent, f"{name}.weight")).cpu()
+            scales, fp8 = torch.from_numpy(scored.scales[name][part].copy()), torch.from_numpy(mask[part])
+            shape = (rows.shape[0], rows.shape[1])
+            parts.append(pack(mixed_blocks(blocks, scales, fp8, shape, exponent, fast=total >= FAST_FROM)))
         yield name, concatenate(parts)
+
+
+def _weightings(
+    name: str, readers: Mapping[str, str], calibration: Calibration | None, config: FGMPConfig
+) -> tuple[Tensor | None, Tensor | None]:
+    """What weighs a linear's errors when its scales are clipped, and its blocks are scored: (N, K), (1, K) or None."""
+    if calibration is None:
+        return None, None
+    clip = calibration.weights[name] if config.clip and config.fp4_weights > 0 else None
+    if config.policy == "output-error":
+        return clip, calibration.squares[readers[name]][None]
+    return clip, calibration.weights[name] if config.policy == "fisher" and config.needs_gradients else None
+
+
+def _like(blocks: Tensor, weighting: Tensor | None, part: slice) -> Tensor | None:
+    """The rows `part` of a weighting as blocks (n, 16), one row repeated where there is only one."""
+    if weighting is None:
+        return None
+    rows = weighting[part] if len(weighting) > 1 else weighting
+    return to_blocks(rows.float()).expand(blocks.shape).reshape(-1, BLOCK_SIZE)
 
 
 def slices(shape: torch.Size | tuple[int, ...]) -> Iterator[slice]:

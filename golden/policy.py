@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from .blocks import MixedTensor, block_scale_codes, stored_fp4
+from .blocks import MixedTensor, block_scale_codes, scale_to_stored, stored_fp4, tensor_exponent, to_blocks
 from .clipping import clipped_scale_codes, tree_sum, window_costs
 from .codec import decode_e4m3, encode_e4m3
 from .compiled import compiled_window_costs, weight_codes, weight_error_sums
 
-__all__ = ["POLICIES", "mixed_blocks", "scale_codes", "weight_impacts"]
+__all__ = ["POLICIES", "mixed_blocks", "quantize_matrix", "scale_codes", "weight_impacts"]
 
 POLICIES = ("fisher", "quantization-error", "output-error", "random")
 
@@ -45,3 +45,17 @@ def mixed_blocks(
         return MixedTensor(shape, exponent, mask, torch.where(mask, 0, scales), codes.view(blocks.shape))
     codes4, _ = stored_fp4(blocks, scales)
     return MixedTensor.merge(shape, exponent, mask, (codes4, scales), encode_e4m3(blocks))
+
+
+def quantize_matrix(
+    matrix: Tensor, mask: Tensor, sensitivity: Tensor | None = None, name: str = "matrix"
+) -> MixedTensor:
+    """A whole matrix (N, K) in the given formats: FP8 where `mask` (bool, (N, B)) is True, else FP4.
+
+    With a `sensitivity` (N, K) the FP4 scales are clipped by it. Raises InputError for NaN, naming `name` and index.
+    """
+    exponent = tensor_exponent(matrix)
+    blocks = to_blocks(scale_to_stored(matrix, exponent, name))
+    f = None if sensitivity is None else to_blocks(sensitivity.float()).flatten(0, 1)
+    scales = scale_codes(blocks.flatten(0, 1), f).view(mask.shape)
+    return mixed_blocks(blocks, scales, mask, (matrix.shape[0], matrix.shape[1]), exponent)

@@ -50,7 +50,7 @@ class Checkpoint:
     """Where a calibration's running sums are kept, so that it can be stopped at any moment and continued.
 
     `fingerprint` stands for everything that the sums depend on; a file with another one is ignored. A file is written
-    every `seconds`, but never for more than about a twentieth of the time.
+    every `seconds`, but for no more than about a twentieth of the time; with 0 seconds, after every sample.
     """
 
     def __init__(self, path: Path, fingerprint: str, seconds: float = 30.0):
@@ -84,7 +84,8 @@ class Checkpoint:
         save_file({name: total.cpu() for name, total in totals.items()}, partial, metadata)
         os.replace(partial, self.path)
         finished = time.monotonic()
-        self._next = finished + max(self.seconds, 20 * (finished - started))
+        if self.seconds:
+            self._next = finished + max(self.seconds, 20 * (finished - started))
 
 
 def calibrate(

@@ -51,7 +51,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=512, metavar="T", help="tokens in a sample, default 512")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS", help="how often calibration "
-                        "saves its sums, default 30")  # fmt: skip
+                        "saves its sums (0: after every sample), default 30")  # fmt: skip
     parser.add_argument("--max-shard-mib", type=int, default=4096, metavar="MIB", help="largest file, default 4096")
 
 

@@ -40,9 +40,10 @@ def load(
         return _load_into(model, folder, manifest, exact)
     import transformers
 
-    from . import hf  # registers itself; verifies the shards when transformers calls it
+    from . import hf  # registers itself
 
     assert hf.FGMPHfQuantizer
+    verify(folder, manifest)
     settings = json.loads((folder / "config.json").read_text())
     architecture = (settings.get("architectures") or [None])[0]
     kind: Any = getattr(transformers, str(architecture), None)

@@ -38,7 +38,8 @@ def causal_loss(model: Any) -> Callable[[Tensor], Tensor]:
 class Study:
     """A model in its own precision and what calibration measured on it, from which quantized variants are made.
 
-    The model is prepared in place (docs/quantize.md): `Conv1D` and fused experts become linears.
+    The model is prepared in place (docs/quantize.md): `Conv1D` and fused experts become linears. It should be in
+    evaluation mode: dropout would be measured too.
     """
 
     def __init__(
@@ -60,7 +61,6 @@ class Study:
         if not len(samples):
             raise InputError("calibration: 0 samples, expected at least 1")
         prepare(model)
-        model.eval()
         self.model = model
         self.samples = samples
         self.loss = loss or causal_loss(model)
@@ -204,9 +204,10 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
 
 def checkpointed(model: Any) -> None:
     """Trade time for memory: recompute activations in the backward pass, without switching dropout on."""
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers 5 renamed it on the way.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False) or type(module).__mro__[1].__name__ == (
-            "GradientCheckpointingLayer"
-        ):
-            module.training = True
+        names = {kind.__name__ for kind in type(module).__mro__}
+        if getattr(module, "gradient_checkpointing", False) or "GradientCheckpointingLayer" in names:
+            module.training = True  # of this module alone: only then it checkpoints

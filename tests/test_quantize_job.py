@@ -1,0 +1,316 @@
+"""`fgmp quantize`, `evaluate` and `inspect` as people run them: killed, restarted, in several processes, misused."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fgmp.__main__ import main
+from fgmp.golden import FGMPConfig, load
+from fgmp.golden.llm.calibrate import Checkpoint
+from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
+from fgmp.golden.llm.quantize import Study
+from fgmp.golden.tinylm.corpus import read_corpus
+
+SAMPLES = 6
+OPTIONS = ("--samples", str(SAMPLES), "--threshold-samples", "2", "--window", "128", "--checkpoint-every", "0")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    corpus = read_corpus()
+    (folder / "train.txt").write_text(corpus.train[:300_000])
+    (folder / "test.txt").write_text(corpus.held_out[:6_000])
+    return folder
+
+
+def command(out, texts, *more):
+    return ["quantize", str(SHIPPED_MODEL), str(out), "--calibration", str(texts / "train.txt"), *OPTIONS, *more]
+
+
+def start(arguments, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "fgmp", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, **kwargs,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def quantized(texts, tmp_path_factory):
+    """An undisturbed run, in a process of its own with one thread."""
+    out = tmp_path_factory.mktemp("quantized") / "model"
+    started = time.monotonic()
+    text = finish(start(command(out, texts)))
+    return out, text, time.monotonic() - started
+
+
+def test_quantize_prints_what_it_made_and_leaves_nothing_else(quantized):
+    out, text, _ = quantized
+    assert "21 linears, 1,671,168 weights in 1,172,426 bytes" in text
+    assert "29.8% below FP8" in text
+    assert [p.name for p in out.parent.iterdir()] == ["model"]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= {
+        p.name for p in out.iterdir()
+    }
+
+
+def test_kill_at_random_moments_and_restart(quantized, texts, tmp_path):
+    """Every restart ends in the same bytes, and no unfinished folder ever has the final name."""
+    out, _, seconds = quantized
+    expected = digests(out)
+    moments = random.Random(5)
+    other = tmp_path / "model"
+    for _ in range(4):
+        process = start(command(other, texts))
+        try:
+            process.communicate(timeout=moments.uniform(0.3, 1.1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        if other.exists():
+            assert digests(other) == expected
+            shutil.rmtree(other)
+    finish(start(command(other, texts)))
+    assert digests(other) == expected
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_started_again_when_finished_it_says_so(quantized, texts, capsys):
+    out, _, _ = quantized
+    before = digests(out)
+    assert main(command(out, texts)) == 0
+    assert "is there already" in capsys.readouterr().err
+    assert main(command(out, texts, "--fp4-fraction", "0.5")) == 2
+    assert "exists and was made otherwise" in capsys.readouterr().err
+    assert digests(out) == before
+    assert [p.name for p in out.parent.iterdir()] == ["model"]
+
+
+def test_calibration_continues_where_it_was_killed(texts, tmp_path):
+    """Not from the beginning, and to the same bits; what does not belong to this job is not taken."""
+    language_model = load_model(SHIPPED_MODEL)
+    samples = windows(language_model, (texts / "train.txt").read_text(), 4, "text", window=64)
+    whole = Study(language_model.model, samples, progress=False).calibration(FGMPConfig())
+    path = tmp_path / "calibration.safetensors"
+
+    class Killed(Exception):
+        pass
+
+    def run(fail_after, fingerprint="job"):
+        study = Study(language_model.model, samples, progress=False, checkpoint=Checkpoint(path, fingerprint, 0))
+        own, calls = study.loss, []
+
+        def loss(sample):
+            calls.append(sample)
+            if len(calls) > fail_after:
+                raise Killed
+            return own(sample)
+
+        study.loss = loss
+        try:
+            return study.calibration(FGMPConfig()), len(calls)
+        except Killed:
+            return None, len(calls)
+
+    assert run(2)[0] is None
+    again, calls = run(9)
+    assert calls == 2
+    assert all(torch.equal(again.weights[n], w) for n, w in whole.weights.items())
+    assert all(torch.equal(again.channels[n], w) for n, w in whole.channels.items())
+    assert again.exponents == whole.exponents
+    assert run(9)[1] == 0
+    assert run(9, "another job")[1] == 4
+    path.write_bytes(path.read_bytes()[:-100])  # a broken file is not continued from
+    assert run(9, "another job")[1] == 4
+
+
+def test_two_processes_measure_what_one_does(texts, tmp_path):
+    """torchrun shards the samples; the sums are those of all, and only one process writes."""
+    out = {}
+    script = tmp_path / "measure.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from fgmp.golden import FGMPConfig, Study\n"
+        "from fgmp.golden.llm import distributed\n"
+        "from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows\n"
+        "torch.set_num_threads(1)\n"
+        "distributed.join('cpu')\n"
+        "model = load_model(SHIPPED_MODEL)\n"
+        "samples = windows(model, Path(sys.argv[1]).read_text(), 5, 'text', window=64)\n"
+        "c = Study(model.model, samples, progress=False).calibration(FGMPConfig())\n"
+        "if distributed.is_main():\n"
+        "    torch.save((c.weights, c.channels, c.squares, c.exponents), sys.argv[2])\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    for name, runner in (("one", [sys.executable]), ("two", torchrun)):
+        path = tmp_path / name
+        done = subprocess.run(
+            [*runner, str(script), str(texts / "train.txt"), str(path)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        out[name] = torch.load(path)
+    for alone, together in zip(out["one"][:3], out["two"][:3], strict=True):
+        for name, value in alone.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-6, atol=0)
+    assert out["one"][3] == out["two"][3]
+    # The command itself under torchrun.
+    model = tmp_path / "model"
+    command_line = [*torchrun, "-m", "fgmp", *command(model, texts)]
+    done = subprocess.run(command_line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("21 linears") == 1
+    load(model)
+
+
+def test_inspect_of_a_folder(quantized, capsys):
+    out, _, _ = quantized
+    assert main(["inspect", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "model.layers.2.mlp.down_proj" in text
+    assert "all checksums match" in text
+    assert main(["inspect", str(out), "--json"]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["bits_per_weight"] == pytest.approx(5.6125, abs=1e-4)
+    assert description["linears"][0]["mode"] == "dynamic"
+    assert description["file_bytes"] < description["bytes"] * 2
+
+
+def test_evaluate_a_quantized_folder_beside_its_original(quantized, texts, capsys):
+    out, _, _ = quantized
+    arguments = ["evaluate", str(out), "--text", str(texts / "test.txt"), "--window", "128", "--json"]
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    rows = {r["name"]: r for r in result["rows"]}
+    assert list(rows) == ["float32", "FP8", "NVFP4", "FGMP 0.7"]
+    assert rows["FP8"]["kl"]["value"] < rows["FGMP 0.7"]["kl"]["value"] < rows["NVFP4"]["kl"]["value"]
+    assert rows["FGMP 0.7"]["weight_fp4_share"] == pytest.approx(0.7, abs=1e-4)
+    assert result["window"] == result["stride"] == 128
+    # Exactly as the hardware computes: nearly, but not, the same.
+    assert main([*arguments, "--exact"]) == 0
+    exact = {r["name"]: r for r in json.loads(capsys.readouterr().out)["rows"]}
+    fast, bits = rows["FGMP 0.7"]["perplexity"], exact["FGMP 0.7"]["perplexity"]
+    assert abs(fast["value"] - bits["value"]) < fast["error"] / 10
+
+
+def test_evaluate_without_the_original(quantized, texts, tmp_path, capsys):
+    out, _, _ = quantized
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    from fgmp.golden.llm.checkpoint import _manifest_digest
+
+    settings = json.loads((moved / "config.json").read_text())
+    settings["quantization_config"]["base_model"] = "/nowhere"
+    settings["quantization_config"]["sha256"] = _manifest_digest(settings["quantization_config"])
+    (moved / "config.json").write_text(json.dumps(settings))
+    arguments = ["evaluate", str(moved), "--text", str(texts / "test.txt"), "--window", "128"]
+    assert main(arguments) == 0
+    assert "--original" in capsys.readouterr().out
+    assert main([*arguments, "--original", "/nowhere"]) == 2
+    assert main([*arguments, "--original", str(SHIPPED_MODEL)]) == 0
+    assert "FGMP 0.7" in capsys.readouterr().out
+
+
+def test_evaluate_formats_side_by_side_with_a_plot(texts, tmp_path, capsys):
+    base = ["evaluate", str(SHIPPED_MODEL), "--text", str(texts / "test.txt"), "--window", "128", "--stride", "64"]
+    base += [
+        "--max-tokens",
+        "700",
+        "--calibration",
+        str(texts / "train.txt"),
+        "--samples",
+        "2",
+        "--calibration-window",
+        "64",
+    ]
+    plot = tmp_path / "plots" / "main.svg"
+    assert main([*base, "--formats", "fp8", "nvfp4", "fgmp:0.7", "fgmp:0.7,static,noclip", "--plot", str(plot)]) == 0
+    text = capsys.readouterr().out
+    assert "700 tokens" in text
+    assert "stride 64" in text
+    for name in ("FP8", "NVFP4", "FGMP 0.7", "FGMP 0.7 static noclip"):
+        assert f"\n{name}" in text
+    assert "<svg" in plot.read_text()
+    assert main([*base, "--formats", "fp8", "--plot", str(tmp_path / "x.nothing")]) == 2
+    assert main([*base, "--ablation", "0.7", "--formats", "fp8"]) == 2
+    assert "both given" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_ablation_prints_every_policy_with_and_without_clipping(texts, capsys):
+    base = ["evaluate", str(SHIPPED_MODEL), "--text", str(texts / "test.txt"), "--max-tokens", "200", "--window", "100"]
+    base += ["--calibration", str(texts / "train.txt"), "--samples", "2", "--calibration-window", "64"]
+    assert main([*base, "--ablation", "0.7", "--json"]) == 0
+    names = [r["name"] for r in json.loads(capsys.readouterr().out)["rows"]]
+    for policy in ("", " quantization-error", " output-error", " random"):
+        assert {f"FGMP 0.7{policy}", f"FGMP 0.7{policy} noclip"} <= set(names)
+    assert {"FGMP 0.7 per-layer", "FGMP 0.7 factored", "FGMP 0.7 static", "FGMP 0.7 four-over-six"} <= set(names)
+
+
+def bad(texts, quantized, tmp_path):
+    model, train = str(SHIPPED_MODEL), str(texts / "train.txt")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(SHIPPED_MODEL / "config.json", pickled)
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    empty = tmp_path / "empty.txt"
+    empty.write_text(" \n")
+    new = str(tmp_path / "new")
+    return {
+        "no model": (["quantize", "/nowhere", new, "--calibration", train], "model folder /nowhere: not found"),
+        "pickle": (["quantize", str(pickled), new, "--calibration", train], "pytorch_model.bin, a pickle"),
+        "no text": (["quantize", model, new, "--calibration", "/no/text"], "calibration /no/text: not found"),
+        "empty text": (["quantize", model, new, "--calibration", str(empty)], "is empty, expected text"),
+        "short text": (["quantize", model, new, "--calibration", str(texts / "test.txt")], "do not hold 128 windows"),
+        "fraction": (["quantize", model, new, "--calibration", train, "--fp4-fraction", "2"], "fp4_weights: 2.0"),
+        "policy": (["quantize", model, new, "--calibration", train, "--policy", "x"], "policy: 'x', expected one of"),
+        "window": (["quantize", model, new, "--calibration", train, "--window", "9999"], "512 positions, expected"),
+        "taken": (["quantize", model, str(texts), "--calibration", train], "exists already"),
+        "device": (["quantize", model, new, "--calibration", train, "--device", "cuda"], "device: 'cuda'"),
+        "quantized": (["quantize", str(quantized), new, "--calibration", train], "is quantized already"),
+        "formats": (["evaluate", str(quantized), "--text", train, "--formats", "fp8"], "--formats: "),
+        "stride": (["evaluate", model, "--text", train, "--stride", "9999"], "stride: 9999, expected 1 to"),
+        "calibration": (["evaluate", model, "--text", train, "--formats", "fp8"], "--calibration: not given"),
+        "original": (["evaluate", model, "--text", train, "--original", model], "--original: "),
+        "inspect": (["inspect", str(texts)], "no config.json"),
+        "inspect plain": (["inspect", model], "quant_method None, expected 'fgmp'"),
+    }  # fmt: skip
+
+
+def test_bad_input_gets_one_line_and_leaves_nothing(texts, quantized, tmp_path, capsys):
+    cases = bad(texts, quantized[0], tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for name, (arguments, message) in cases.items():
+        assert main(arguments) == 2, name
+        error = capsys.readouterr().err
+        assert message in error, (name, error)
+        assert error.count("\n") == 1, (name, error)
+        assert sorted(p.name for p in tmp_path.iterdir()) == before, name
+
+
+def test_help_teaches(capsys):
+    for name in ("quantize", "evaluate", "inspect"):
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+        assert len(capsys.readouterr().out) > 200

@@ -160,15 +160,17 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation import EvaluateJob, run_evaluation
-    from .report import plot_lines, table_lines
+    from .report import check_plot, plot_comparison, table_lines
     from .targets import DEFAULT_IGNORE
 
     _check_device(args.device)
+    if args.plot:
+        check_plot(args.plot)
     values = {k: v for k, v in vars(args).items() if k in EvaluateJob.__dataclass_fields__}
     values["ignore"] = tuple(args.ignore) if args.ignore else DEFAULT_IGNORE
     result = run_evaluation(EvaluateJob(**values), progress=_progress())
     if args.plot:
-        plot_lines(result.comparison, args.plot)
+        plot_comparison(result.comparison, args.plot)
     if args.json:
         print(json.dumps(result.as_json(), indent=2))
         return 0

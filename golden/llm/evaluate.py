@@ -105,7 +105,7 @@ def evaluate(
                 nll = -logs.gather(-1, ids[:, 1:, None])[..., 0]
                 # The reference against itself is 0 exactly.
                 kl = torch.zeros_like(nll) if logs is own else (own.exp() * (own - logs)).sum(-1)
-                sums[name].append(tuple((x.double() * scored).sum(-1).cpu() for x in (nll, kl)))  # type: ignore[arg-type]
+                sums[name].append(tuple((x.double() * scored).sum(-1).cpu() for x in (nll, kl)))
                 steps.update(len(part))
     tokens = np.array([len(w.ids) - w.first for w in windows], dtype=np.float64)
     return {

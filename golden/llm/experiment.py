@@ -1,7 +1,7 @@
 """Formats side by side on one text: the table that `fgmp demo` and `fgmp evaluate` print."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ class Comparison:
 
 def uniform(fp4: bool, base: FGMPConfig | None = None) -> FGMPConfig:
     """All NVFP4 (with plain block scales, amax / 6) or all FP8, otherwise like `base`."""
-    values = {} if base is None else {"ignore": base.ignore, "activations": base.activations, "window": base.window}
-    return FGMPConfig(fp4_weights=float(fp4), fp4_activations=float(fp4), clip=False, **values)
+    base = base or FGMPConfig()
+    return replace(base, fp4_weights=float(fp4), fp4_activations=float(fp4), clip=False)
 
 
 def compare(

@@ -18,7 +18,7 @@ __all__ = ["FGMPHfQuantizer", "FGMPQuantizationConfig", "fill_skeleton", "make_s
 
 
 @register_quantization_config(QUANT_METHOD)
-class FGMPQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class FGMPQuantizationConfig(QuantizationConfigMixin):
     """The `quantization_config` of a folder's config.json, as it is (docs/packed-format.md)."""
 
     def __init__(self, **manifest: Any):
@@ -32,7 +32,7 @@ class FGMPQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 @register_quantizer(QUANT_METHOD)
-class FGMPHfQuantizer(HfQuantizer):  # type: ignore[misc]
+class FGMPHfQuantizer(HfQuantizer):
     """Puts packed layers where the manifest has them, after every checksum was verified."""
 
     requires_calibration = True
@@ -87,4 +87,4 @@ def fill_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
     for module in model.modules():
         if isinstance(module, FGMPLinear):
             module.take_site_tensors()
-    model.fgmp_config = FGMPConfig.from_dict(manifest["config"])  # type: ignore[assignment]
+    model.fgmp_config = FGMPConfig.from_dict(manifest["config"])

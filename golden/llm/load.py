@@ -1,5 +1,6 @@
 """`load`: a quantized folder back into a model that runs."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,7 @@ def load(
         return _load_into(model, folder, manifest, exact)
     import transformers
 
-    from . import hf  # registers itself
-
-    assert hf.FGMPHfQuantizer
+    importlib.import_module(".hf", __package__)  # registers itself
     verify(folder, manifest)
     settings = json.loads((folder / "config.json").read_text())
     architecture = (settings.get("architectures") or [None])[0]

@@ -177,7 +177,7 @@ def quantize(
     for name, weight in packed:
         install(model, name, weight, sites.get(site_of[name]), exact=exact)
         study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
-    model.fgmp_config = config  # type: ignore[assignment]
+    model.fgmp_config = config
     return model
 
 
@@ -196,7 +196,7 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         if attribute in model.__dict__:
             delattr(model, attribute)
     if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
-        del model.config.quantization_config  # type: ignore[union-attr]
+        del model.config.quantization_config
     if hasattr(model, "is_quantized"):
         model.is_quantized = False
     return model

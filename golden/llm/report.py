@@ -1,4 +1,4 @@
-"""The demo's report: one self-contained HTML page with the table, the precision maps and the FP8 shares."""
+"""What people look at: the table as text, the plot of `fgmp evaluate`, and the demo's self-contained HTML page."""
 
 import base64
 import html
@@ -19,8 +19,9 @@ from ..blocks import MixedTensor
 from .evaluate import Estimate
 from .experiment import Comparison, Row
 
-__all__ = ["difference_lines", "html_report", "plot_lines", "table_lines"]
+__all__ = ["check_plot", "difference_lines", "html_report", "plot_comparison", "table_lines"]
 
+_PLOTS = (".svg", ".png", ".pdf")
 _FP4_COLOR, _FP8_COLOR = "#cfe3f5", "#b5322a"
 
 _HEADERS = (
@@ -70,38 +71,45 @@ def table_lines(comparison: Comparison) -> list[str]:
     ]
 
 
-def plot_lines(comparison: Comparison, path: Path) -> None:
-    """Draw perplexity against the FP4 fraction of the weights and against bits per weight, into `path` (svg, png, pdf).
+def check_plot(path: Path) -> None:
+    """Raise InputError for a kind of file that is not drawn."""
+    if path.suffix not in _PLOTS:
+        raise InputError(f"plot {path}: kind {path.suffix!r}, expected one of {', '.join(_PLOTS)}")
 
-    Raises InputError for a kind of file that matplotlib does not write.
+
+def plot_comparison(comparison: Comparison, path: Path) -> None:
+    """Draw perplexity against the FP4 share and the bits of the weights, into `path`.
+
+    FP8, NVFP4 and plain FGMP are joined by a line; variants with options are marked beside it.
     """
+    check_plot(path)
     rows = [row for row in comparison.rows if row.weight_fp4_share is not None]
+    line = sorted((r for r in rows if len(r.name.split()) <= 2), key=lambda r: r.bits_per_weight)
+    own = comparison.rows[0]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    kinds = {
-        "fgmp": [r for r in rows if len(r.name.split()) <= 2],
-        "other": [r for r in rows if len(r.name.split()) > 2],
-    }
-    for axis, label, x_of in (
-        (axes[0], "FP4 share of the weight blocks", lambda r: r.weight_fp4_share),
-        (axes[1], "bits per weight", lambda r: r.bits_per_weight),
+    for axis, label, field in zip(
+        axes,
+        ("FP4 share of the weight blocks", "bits per weight"),
+        ("weight_fp4_share", "bits_per_weight"),
+        strict=True,
     ):
-        line = sorted(kinds["fgmp"], key=x_of)
-        errors = [r.perplexity.error for r in line]
-        axis.errorbar([x_of(r) for r in line], [r.perplexity.value for r in line], errors, marker="o", capsize=3)
-        for row in kinds["other"]:
-            axis.plot(x_of(row), row.perplexity.value, "x", label=row.name)
-        axis.axhline(comparison.rows[0].perplexity.value, linestyle=":", color="gray", label=comparison.rows[0].name)
+        values, errors = [r.perplexity.value for r in line], [r.perplexity.error for r in line]
+        axis.errorbar(
+            [getattr(r, field) for r in line], values, errors, marker="o", capsize=3, label="FP8, FGMP, NVFP4"
+        )
+        for row in rows:
+            if row not in line:
+                axis.plot(getattr(row, field), row.perplexity.value, "x", label=row.name)
+        axis.axhline(own.perplexity.value, linestyle=":", color="gray", label=own.name)
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("perplexity")
+    axes[0].set_ylabel("perplexity (bars: one standard error)")
     axes[1].legend(fontsize="x-small")
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format=path.suffix.removeprefix(".") or "svg")
+        figure.savefig(partial, format=path.suffix.removeprefix("."))
         os.replace(partial, path)
-    except ValueError:
-        raise InputError(f"plot {path}: kind {path.suffix!r} is not known, expected .svg, .png or .pdf") from None
     finally:
         partial.unlink(missing_ok=True)
         plt.close(figure)

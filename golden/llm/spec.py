@@ -40,12 +40,12 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
         elif kind == "fgmp":
             weights, _, activations = (fraction or str(base.fp4_weights)).partition("/")
             try:
-                values = {"fp4_weights": float(weights), "fp4_activations": float(activations or weights)}
+                share, other = float(weights), float(activations or weights)
             except ValueError:
                 raise InputError(
                     f"format {text!r}: {fraction!r} is no fraction, expected fgmp:0.7 for example"
                 ) from None
-            config, name = replace(base, **values), f"FGMP {fraction or weights}"
+            config, name = replace(base, fp4_weights=share, fp4_activations=other), f"FGMP {fraction or weights}"
         else:
             raise InputError(f"format {text!r}: expected fp8, nvfp4 or fgmp:FRACTION, options after commas")
         for option in options:

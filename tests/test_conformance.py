@@ -1,8 +1,8 @@
 """Our NVFP4 codes against peers' on random, heavy-tailed, zero and tiny tensors; every difference has a named reason.
 
 The peers scale a tensor by amax / 2688 and we by a power of two; a peer is given our power of two, as 1 / 1 here, on
-tensors that are in stored units already. ModelOpt's rules are written out below; where the package is installed (0.47 was
-tried: `pip install nvidia-modelopt`), a test holds them to it.
+tensors that are in stored units already. ModelOpt's rules are written out below; where the package is installed (0.47
+was tried: `pip install nvidia-modelopt`), a test holds them to it.
 """
 
 import warnings
@@ -46,7 +46,7 @@ def test_torchao(name):
     small = scales != ours_scales
     assert (decode_e4m3(ours_scales[small]) < 2.0**-6).all()
     assert (scales[small] == 8).all()
-    # Reason 2, ties decided by a reciprocal: torchao multiplies by 1 / scale, which rounds; we compare with scale * tie.
+    # Reason 2, ties decided by a reciprocal: torchao multiplies by 1 / scale, which rounds; we compare exactly.
     same = ~small
     odd = (codes != ours_codes) & same[..., None]
     # The sign of zero: we emit +0.
@@ -104,7 +104,7 @@ def test_modelopt_rules_are_its_own(name):
 
 
 def test_modelopt_scale_rule():
-    """ModelOpt rounds amax / 6 to E4M3 as we do, but lets a zero block have scale 1 and has no code below 2**-9 either."""
+    """ModelOpt rounds amax / 6 to E4M3 as we do, but gives a zero block scale 1; no code is below 2**-9."""
     amax = torch.cat((torch.linspace(0, 448, 20_000), 2.0 ** torch.linspace(-30, 8, 2_000)))
     blocks = torch.zeros(len(amax), 16)
     blocks[:, 3] = amax

@@ -1,4 +1,4 @@
-"""Calibration against plain forward and backward passes, and the speed of quantizing weights and activations.
+"""Calibration against plain forward and backward passes over the same samples, and the speed of quantizing weights.
 
 Everything in one process, alternating, medians of ratios. `python benchmarks/calibration.py [--layers N --width H]`.
 """
@@ -12,13 +12,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fgmp.golden.blocks import tensor_exponent
-from fgmp.golden.compiled import quantize_mixed, quantize_nvfp4
-from fgmp.golden.llm.calibrate import calibrate
+from fgmp.golden.llm.calibrate import Calibration, calibrate
 from fgmp.golden.llm.config import FGMPConfig
 from fgmp.golden.llm.quantize import Study
+from fgmp.golden.llm.sites import Site
 from fgmp.golden.llm.weights import pack_weights, score_weights
-from fgmp.golden.selector import SiteRegisters, Threshold, select
 
 
 def plain_passes(model, samples, loss):
@@ -55,53 +53,32 @@ def calibration(arguments):
     return study
 
 
+def peak_memory(*, reset=False):
+    """Peak resident bytes since the last reset (Linux); with `reset`, from now on."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
 def weights(arguments):
     torch.manual_seed(0)
     linear = torch.nn.Linear(4096, 11008, bias=False)
-    from fgmp.golden.llm.calibrate import Calibration
-    from fgmp.golden.llm.sites import Site
-
     site = Site("w", 4096, ("w",), ("w",))
     sensitivity = torch.rand(linear.weight.shape) ** 4 * 1e-6
     measured = Calibration([site], {"w": sensitivity}, {"w": torch.ones(4096)}, {"w": torch.ones(4096)}, {"w": 0})
-    rates = []
+    rates, memory = [], []
     for index in range(arguments.repeats + 1):
+        before = peak_memory(reset=True)
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()
             scored = score_weights({"w": linear}, measured, FGMPConfig(), Path(folder), progress=False)
             dict(pack_weights({"w": linear}, scored, FGMPConfig(), progress=False))
             if index:  # the first compiles
                 rates.append(linear.weight.numel() / (time.process_time() - started) / 1e6)
+                memory.append((peak_memory() - before) / linear.weight.nbytes)
     print(f"weights, with clipping, scores and packing: {statistics.median(rates):.1f} million elements per CPU-second")
-
-
-def activations(arguments):
-    x = torch.randn(512, 4096, generator=torch.Generator().manual_seed(0)) * 3
-    exponent = tensor_exponent(x) + 1
-    scores = select(x, SiteRegisters(exponent, Threshold(0, 0))).score.flatten()
-    threshold = Threshold.nearest(scores.kthvalue(int(0.7 * scores.numel())).values.item()).value
-    calls = {
-        "mixed, on the fly": lambda: quantize_mixed(x, exponent, threshold),
-        "plain NVFP4": lambda: quantize_nvfp4(x, exponent),
-    }
-    try:
-        from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize
-
-        peer = torch.compile(nvfp4_quantize)
-        calls["torchao plain NVFP4"] = lambda: peer(x)
-    except ImportError:
-        print("torchao is not installed: pip install 'fgmp[bench]'")
-    times = {name: [] for name in calls}
-    for index in range(arguments.repeats * 10 + 1):
-        for name, call in calls.items():
-            started = time.process_time()
-            call()
-            if index:
-                times[name].append(time.process_time() - started)
-    for name, seconds in times.items():
-        print(
-            f"activations, {name}: {x.numel() / statistics.median(seconds) / 1e6:.0f} million elements per CPU-second"
-        )
+    print(f"... in {statistics.median(memory):.2f} of the weight's own size as extra memory, result included")
 
 
 def main():
@@ -114,7 +91,6 @@ def main():
     calibration(arguments)
     torch.set_num_threads(1)
     weights(arguments)
-    activations(arguments)
 
 
 if __name__ == "__main__":

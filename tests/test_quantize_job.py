@@ -1,6 +1,7 @@
 """`fgmp quantize`, `evaluate` and `inspect` as people run them: killed, restarted, in several processes, misused."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from fgmp.__main__ import main
+from fgmp.errors import InputError
 from fgmp.golden import FGMPConfig, load
 from fgmp.golden.llm.calibrate import Checkpoint
 from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
@@ -306,6 +308,32 @@ def test_bad_input_gets_one_line_and_leaves_nothing(texts, quantized, tmp_path, 
         assert message in error, (name, error)
         assert error.count("\n") == 1, (name, error)
         assert sorted(p.name for p in tmp_path.iterdir()) == before, name
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
+def test_tasks_without_the_harness(texts, capsys):
+    arguments = ["evaluate", str(SHIPPED_MODEL), "--text", str(texts / "test.txt"), "--tasks", "lambada_openai"]
+    assert main(arguments) == 2
+    assert "pip install 'fgmp[harness]'" in capsys.readouterr().err
+
+
+def test_tasks_of_the_harness(texts, quantized, tmp_path):
+    """Where lm-evaluation-harness is installed (0.4.13 was tried), on a task of our own, as it needs no download."""
+    tasks = pytest.importorskip("lm_eval.tasks")
+    from fgmp.golden.llm.harness import run_tasks
+
+    document = (texts / "test.txt").read_text()[:800]
+    (tmp_path / "data.jsonl").write_text(json.dumps({"text": document}))
+    (tmp_path / "task.yaml").write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'data.jsonl'}}}}}\n"
+        "output_type: loglikelihood_rolling\ntest_split: test\ndoc_to_text: ''\ndoc_to_target: '{{text}}'\n"
+        "metric_list: [{metric: byte_perplexity}]\n"
+    )
+    model = load_model(quantized[0], quantized=True)
+    numbers = run_tasks(model, ["own"], task_manager=tasks.TaskManager(include_path=str(tmp_path)))
+    assert 1 < numbers["own"]["byte_perplexity"] < 20
+    with pytest.raises(InputError, match="no_such_task"):
+        run_tasks(model, ["no_such_task"])
 
 
 def test_help_teaches(capsys):

@@ -1,6 +1,6 @@
-"""Quantization speed: plain NVFP4 and the mixed on-the-fly quantizer against torchao's plain NVFP4, all compiled, on the
-same tensor in one run.
+"""Quantization speed: plain NVFP4 and the mixed on-the-fly quantizer against torchao's plain NVFP4.
 
+All compiled, alternating on the same tensor in one run.
 Run with: python benchmarks/quantize.py [--json]   (needs the extra `bench`: pip install -e '.[all,bench]')
 """
 

@@ -22,6 +22,8 @@ from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
 from fgmp.golden.llm.quantize import Study
 from fgmp.golden.tinylm.corpus import read_corpus
 
+# One quantized folder serves all tests: they stay with one worker, but for those that need none.
+QUANTIZED = pytest.mark.xdist_group("quantized")
 SAMPLES = 6
 OPTIONS = ("--samples", str(SAMPLES), "--threshold-samples", "2", "--window", "128", "--checkpoint-every", "0")
 
@@ -66,6 +68,7 @@ def quantized(texts, tmp_path_factory):
     return out, text, time.monotonic() - started
 
 
+@QUANTIZED
 def test_quantize_prints_what_it_made_and_leaves_nothing_else(quantized):
     out, text, _ = quantized
     assert "21 linears, 1,671,168 weights in 1,172,426 bytes" in text
@@ -76,6 +79,7 @@ def test_quantize_prints_what_it_made_and_leaves_nothing_else(quantized):
     }
 
 
+@QUANTIZED
 def test_kill_at_random_moments_and_restart(quantized, texts, tmp_path):
     """Every restart ends in the same bytes, and no unfinished folder ever has the final name."""
     out, _, seconds = quantized
@@ -97,6 +101,7 @@ def test_kill_at_random_moments_and_restart(quantized, texts, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+@QUANTIZED
 def test_started_again_when_finished_it_says_so(quantized, texts, capsys):
     out, _, _ = quantized
     before = digests(out)
@@ -185,6 +190,7 @@ def test_two_processes_measure_what_one_does(texts, tmp_path):
     load(model)
 
 
+@QUANTIZED
 def test_inspect_of_a_folder(quantized, capsys):
     out, _, _ = quantized
     assert main(["inspect", str(out)]) == 0
@@ -198,6 +204,7 @@ def test_inspect_of_a_folder(quantized, capsys):
     assert description["file_bytes"] < description["bytes"] * 2
 
 
+@QUANTIZED
 def test_evaluate_a_quantized_folder_beside_its_original(quantized, texts, capsys):
     out, _, _ = quantized
     arguments = ["evaluate", str(out), "--text", str(texts / "test.txt"), "--window", "128", "--json"]
@@ -215,6 +222,7 @@ def test_evaluate_a_quantized_folder_beside_its_original(quantized, texts, capsy
     assert abs(fast["value"] - bits["value"]) < fast["error"] / 10
 
 
+@QUANTIZED
 def test_evaluate_without_the_original(quantized, texts, tmp_path, capsys):
     out, _, _ = quantized
     moved = tmp_path / "moved"
@@ -299,6 +307,7 @@ def bad(texts, quantized, tmp_path):
     }  # fmt: skip
 
 
+@QUANTIZED
 def test_bad_input_gets_one_line_and_leaves_nothing(texts, quantized, tmp_path, capsys):
     cases = bad(texts, quantized[0], tmp_path)
     before = sorted(p.name for p in tmp_path.iterdir())
@@ -317,6 +326,7 @@ def test_tasks_without_the_harness(texts, capsys):
     assert "pip install 'fgmp[harness]'" in capsys.readouterr().err
 
 
+@QUANTIZED
 def test_tasks_of_the_harness(texts, quantized, tmp_path):
     """Where lm-evaluation-harness is installed (0.4.13 was tried), on a task of our own, as it needs no download."""
     tasks = pytest.importorskip("lm_eval.tasks")

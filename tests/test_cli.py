@@ -260,7 +260,6 @@ def test_k_beyond_the_lane(capsys, tmp_path, monkeypatch):
 
 
 @DEMO
-@DEMO
 def test_tampered_packed_files(demo, capsys, tmp_path):
     content = (demo[0] / "out" / "demo" / "packed-0.7.safetensors").read_bytes()
     truncated, flipped = tmp_path / "truncated.safetensors", tmp_path / "flipped.safetensors"

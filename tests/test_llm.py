@@ -143,6 +143,33 @@ def test_prepared_models_compute_the_same_and_can_be_restored(name):
     assert all(torch.equal(model.state_dict()[n], weights[n]) for n in names)
 
 
+class StrangeExperts(nn.Module):
+    """Fused weights without transformers 5's description of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.randn(2, 16, 8))
+        self.down_proj = nn.Parameter(torch.randn(2, 8, 16))
+
+    def forward(self, x):
+        return torch.relu(x @ self.gate_up_proj[0].T) @ self.down_proj[0].T
+
+
+def test_unknown_experts_are_named_and_can_be_ignored(tmp_path):
+    module = nn.Sequential(nn.Linear(8, 8), StrangeExperts())
+    x = torch.randn(2, 3, 8)
+
+    def loss(sample):
+        return module(sample).square().mean()
+
+    with pytest.raises(InputError, match="experts 1: StrangeExperts is not known"):
+        quantize(module, FGMPConfig(), x, loss=loss, progress=False)
+    quantize(module, FGMPConfig(ignore=("1",)), x, loss=loss, progress=False)
+    save(module, tmp_path / "m")
+    again = load(tmp_path / "m", nn.Sequential(nn.Linear(8, 8), StrangeExperts()))
+    assert torch.equal(again(x), module(x))
+
+
 def test_experts_share_sites_and_routers_stay():
     study = Study(make("mixtral"), SAMPLES, progress=False)
     shared = [s for s in study.sites if "experts" in s.name and s.name.startswith("model.layers.0.")]

@@ -70,7 +70,9 @@ class Checkpoint:
                     return 0
                 for name, total in totals.items():
                     total.copy_(file.get_tensor(name))
-        except (safetensors.SafetensorError, OSError):
+        except (safetensors.SafetensorError, OSError, RuntimeError):
+            for total in totals.values():
+                total.zero_()
             return 0
         return int(metadata["samples"])
 

@@ -16,8 +16,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--samples", type=int, default=128, metavar="N", help="calibration windows, default 128")
     group.add_argument("--threshold-samples", type=int, default=16, metavar="N", help="of these, how many set the "
                        "activation threshold, default 16")  # fmt: skip
-    group.add_argument("--ignore", nargs="+", metavar="GLOB", help="linears that stay as they are (default: the output "
-                       "embedding and routers)")  # fmt: skip
+    group.add_argument("--ignore", nargs="+", metavar="GLOB", help="names of linears that stay as they are (default: the "
+                       "output embedding and routers)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="of the policy random, default 0")
     group = parser.add_argument_group("machine")
     group.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"],
@@ -103,7 +103,7 @@ def _quantize(args: argparse.Namespace) -> int:
         print(
             f"{args.out}: {len(linears)} linears, {description['weights']:,} weights in {description['bytes']:,} bytes"
         )
-        print(f"{description['bits_per_weight']:.4f} bits per weight, {description['below_fp8']:.1%} below FP8")
+        print(f"{description['bits_per_weight']:.4f} bits per weight, {_against_fp8(description)}")
     return 0
 
 
@@ -128,7 +128,7 @@ def print_folder(folder: Path, as_json: bool) -> int:
         )
     print(
         f"{len(layers)} linears, {description['bytes']:,} bytes, {description['bits_per_weight']:.4f} bits per weight, "
-        f"{description['below_fp8']:.1%} below FP8; all checksums match"
+        f"{_against_fp8(description)}; all checksums match"
     )
     return 0
 
@@ -177,6 +177,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     for line in (*result.header, "", *table_lines(result.comparison), *result.footer):
         print(line)
     return 0
+
+
+def _against_fp8(description: dict[str, Any]) -> str:
+    share = description["below_fp8"]
+    return f"{abs(share):.1%} {'below' if share >= 0 else 'above'} FP8"
 
 
 def _check_device(device: str) -> None:

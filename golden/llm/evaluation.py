@@ -111,9 +111,11 @@ def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
     variants.append(_own(layers, config, job.exact))
     losses = {}
     for variant in variants:
-        losses |= evaluate(study.model, study.sites, [variant], parts, batch=job.batch, progress=progress)
+        losses |= evaluate(
+            study.model, study.sites, [variant], parts, reference=job.dtype, batch=job.batch, progress=progress
+        )
         variant.modules.clear()
-    return _evaluation(summarize(variants, losses, {}), job, parts, tokens, header, [], tasks)
+    return _evaluation(summarize(variants, losses, {}, job.dtype), job, parts, tokens, header, [], tasks)
 
 
 def _own(layers: dict[str, FGMPLinear], config: FGMPConfig, exact: bool) -> Variant:
@@ -173,7 +175,9 @@ def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
         language_model, read_text(job.calibration, "calibration"), job.samples, "calibration text", window=base.window
     )
     study = Study(language_model.model, samples, ignore=job.ignore, progress=progress)
-    comparison, _ = compare(study, formats, parts, exact=job.exact, together=False)
+    comparison, _ = compare(
+        study, formats, parts, exact=job.exact, together=False, reference=job.dtype, batch=job.batch
+    )
     header.append(f"calibrated on {job.samples} windows of {base.window} tokens")
     return _evaluation(comparison, job, parts, tokens, header, [], tasks)
 

@@ -15,6 +15,7 @@ __all__ = ["FP8", "NVFP4", "Comparison", "Row", "compare", "summarize", "uniform
 
 FP8 = "FP8"
 NVFP4 = "NVFP4"
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -63,28 +64,35 @@ def compare(
     exact: bool = True,
     against: Mapping[str, str] | None = None,
     together: bool = True,
+    reference: str = "float32",
+    batch: int = 4,
 ) -> tuple[Comparison, dict[str, Variant]]:
     """Make a variant of each format, evaluate all on `windows` and fill the table; variants are returned by name too.
 
     `against` names, for some formats, the one whose KL is subtracted. With `together` all variants are in memory at
     once and share one pass of the model's own precision; without, each is dropped once it is evaluated, not returned.
+    `reference` is what the model's own precision is called, `batch` how many windows run at a time.
     """
     losses: dict[str, Losses] = {}
     variants: dict[str, Variant] = {}
+
+    def measure(some: Sequence[Variant]) -> dict[str, Losses]:
+        return evaluate(
+            study.model, study.sites, some, windows, reference=reference, batch=batch, progress=study.progress
+        )
+
     if together:
         variants = {name: study.variant(config, name, exact=exact) for name, config in formats.items()}
-        losses = evaluate(study.model, study.sites, list(variants.values()), windows, progress=study.progress)
+        losses = measure(list(variants.values()))
         rows = list(variants.values())
     else:
         rows = []
         for name, config in formats.items():
             variant = study.variant(config, name, exact=exact)
-            losses |= evaluate(study.model, study.sites, [variant], windows, progress=study.progress)
+            losses |= measure([variant])
             variant.modules.clear()
             rows.append(variant)
-        if not formats:
-            losses = evaluate(study.model, study.sites, [], windows, progress=study.progress)
-    return summarize(rows, losses, against or {}), variants
+    return summarize(rows, losses, against or {}, reference), variants
 
 
 def summarize(
@@ -95,7 +103,10 @@ def summarize(
     fp8, nvfp4 = losses.get(FP8), losses.get(NVFP4)
     parameters = sum(p.shape[0] * p.shape[1] for p in variants[0].weights.values()) if variants else 0
     fp8_bytes = parameters * 8.0625 / 8
-    rows = [Row(reference, None, None, _perplexity(own), None, None, None, 4 * parameters, 32.0, 4 / (8.0625 / 8))]
+    bits = 8.0 * _BYTES.get(reference, 4)
+    rows = [
+        Row(reference, None, None, _perplexity(own), None, None, None, int(parameters * bits / 8), bits, bits / 8.0625)
+    ]
     for variant in variants:
         mine = losses[variant.name]
         base = own if fp8 is None else fp8

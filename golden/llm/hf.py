@@ -67,7 +67,7 @@ def make_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
 
     Raises InputError if the model has no such linear.
     """
-    prepare(model)
+    prepare(model, manifest["config"]["ignore"])
     sites = {
         name: SiteQuantizer(plan, manifest["sites"][name]["readers"]) for name, plan in site_plans(manifest).items()
     }

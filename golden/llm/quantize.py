@@ -60,11 +60,12 @@ class Study:
         """
         if not len(samples):
             raise InputError("calibration: 0 samples, expected at least 1")
-        prepare(model)
+        ignore = FGMPConfig().ignore if ignore is None else ignore
+        prepare(model, ignore)
         self.model = model
         self.samples = samples
         self.loss = loss or causal_loss(model)
-        self.linears = target_linears(model, FGMPConfig().ignore if ignore is None else ignore)
+        self.linears = target_linears(model, ignore)
         self.sites = find_sites(model, self.linears, lambda: self.loss(samples[0]))
         self.progress = progress
         self._checkpoint = checkpoint

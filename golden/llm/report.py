@@ -30,7 +30,7 @@ _HEADERS = (
     "FP4 activ.",
     "perplexity",
     "vs FP8",
-    "KL from float32",
+    "KL divergence",
     "gap recovered",
     "weight bytes",
     "bits/weight",
@@ -53,9 +53,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         estimate(row.degradation_percent, 2, " %"),
         estimate(row.kl, 5),
         estimate(row.recovered, 1, " %", 100),
-        f"{row.weight_bytes:,}",
-        f"{row.bits_per_weight:.4f}",
-        f"{row.weight_bytes_vs_fp8:.3f}",
+        *(
+            (f"{row.weight_bytes:,}", f"{row.bits_per_weight:.4f}", f"{row.weight_bytes_vs_fp8:.3f}")
+            if row.weight_bytes
+            else ("", "", "")
+        ),
     )
 
 

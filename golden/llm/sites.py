@@ -54,7 +54,9 @@ def find_sites(model: nn.Module, linears: Mapping[str, nn.Linear], run: Callable
     read = {name for names in readers.values() for name in names}
     for name in linears:
         if name not in read:
-            raise InputError(f"linear {name}: not reached by the calibration text, expected every linear to be used")
+            raise InputError(
+                f"linear {name}: not reached by the calibration text, expected every linear to be used or ignored"
+            )
     sites = []
     seen: set[str] = set()
     order = {name: index for index, name in enumerate(linears)}

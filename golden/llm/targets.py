@@ -75,19 +75,21 @@ class LinearExperts(nn.Module):
         return self.fused
 
 
-def prepare(model: nn.Module) -> None:
+def prepare(model: nn.Module, ignore: Sequence[str] = ()) -> None:
     """Replace, in place, every `Conv1D` and every module of fused experts by modules made of linears.
 
-    Raises InputError, naming the module, for fused experts of a kind that is not known.
+    Fused experts of a kind that is not known stay if a glob of `ignore` matches their name, else InputError names them.
     """
     for name, module in list(model.named_modules()):
         if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
             model.set_submodule(name, _linear(TransposedLinear, module.weight.data.T, module.bias.data))
         elif isinstance(getattr(module, "down_proj", None), nn.Parameter) and module.down_proj.dim() == 3:
             if not hasattr(module, "has_gate") or getattr(module, "has_post_expert_norm", False):
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
+                    continue
                 raise InputError(
                     f"experts {name}: {type(module).__name__} is not known, expected fused experts as transformers 5 "
-                    "has them, or ignore them by name"
+                    "has them, or a glob in ignore that matches this name"
                 )
             model.set_submodule(name, LinearExperts(module))
 

@@ -16,8 +16,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--samples", type=int, default=128, metavar="N", help="calibration windows, default 128")
     group.add_argument("--threshold-samples", type=int, default=16, metavar="N", help="of these, how many set the "
                        "activation threshold, default 16")  # fmt: skip
-    group.add_argument("--ignore", nargs="+", metavar="GLOB", help="names of linears that stay as they are (default: the "
-                       "output embedding and routers)")  # fmt: skip
+    group.add_argument("--ignore", nargs="+", metavar="GLOB", help="names of linears that stay as they are (default: "
+                       "the output embedding and routers)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="of the policy random, default 0")
     group = parser.add_argument_group("machine")
     group.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"],

@@ -55,7 +55,7 @@ def load(
         loaded, info = kind.from_pretrained(
             folder,
             dtype=dtype,
-            device_map=device,
+            device_map=None if device in (None, "cpu") else device,  # anything else needs accelerate
             use_safetensors=True,
             output_loading_info=True,
         )

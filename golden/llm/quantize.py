@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +74,7 @@ class Study:
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._calibrations: dict[str | None, Calibration] = {}
+        self._scales: dict[str | None, dict[str, np.ndarray]] = {}
         self._scores: dict[tuple[bool, bool], ActivationScores] = {}
 
     def calibration(self, config: FGMPConfig) -> Calibration:
@@ -116,9 +118,17 @@ class Study:
 
     def score(self, config: FGMPConfig) -> ScoredWeights:
         """Scales and scores of all weights."""
-        return score_weights(
-            self.linears, self.calibration(config), config, self._fresh("weights"), progress=self.progress
+        clip = config.sensitivity if config.clip and config.fp4_weights > 0 else None
+        scored = score_weights(
+            self.linears,
+            self.calibration(config),
+            config,
+            self._fresh("weights"),
+            known=self._scales.get(clip),
+            progress=self.progress,
         )
+        self._scales[clip] = scored.scales  # variants that clip alike share them
+        return scored
 
     def pack(self, config: FGMPConfig) -> Any:
         """Pairs of name and packed weight, one at a time."""

@@ -45,9 +45,13 @@ def score_weights(
     config: FGMPConfig,
     folder: Path,
     *,
+    known: Mapping[str, np.ndarray] | None = None,
     progress: bool = True,
 ) -> ScoredWeights:
-    """Choose the FP4 scales and score every block of every weight, into files in `folder`."""
+    """Choose the FP4 scales and score every block of every weight, into files in `folder`.
+
+    `known` are the scale codes by linear, where they were chosen before.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     scored = ScoredWeights({}, {}, {})
     readers = {} if calibration is None else {n: s.name for s in calibration.sites for n in s.linears}
@@ -57,14 +61,17 @@ def score_weights(
         weight = linear.weight.detach()
         shape = (weight.shape[0], -(-weight.shape[1] // BLOCK_SIZE))
         scores = np.memmap(folder / f"weight-{index}.f64", np.float64, "w+", shape=shape)
-        scales = np.memmap(folder / f"weight-{index}.u8", np.uint8, "w+", shape=shape)
+        scales = known[name] if known else np.memmap(folder / f"weight-{index}.u8", np.uint8, "w+", shape=shape)
         exponent = tensor_exponent(weight)
         clip, importance = _weightings(name, readers, calibration, config)
         for part in slices(weight.shape):
             blocks = to_blocks(scale_to_stored(weight[part], exponent, f"{name}.weight"))
             flat = blocks.flatten(0, 1)
-            codes = scale_codes(flat, _like(blocks, clip, part), fast=total >= FAST_FROM)
-            scales[part] = codes.view(blocks.shape[:2]).cpu().numpy()
+            if known is None:
+                codes = scale_codes(flat, _like(blocks, clip, part), fast=total >= FAST_FROM)
+                scales[part] = codes.view(blocks.shape[:2]).cpu().numpy()
+            else:
+                codes = torch.from_numpy(scales[part].copy()).flatten().to(flat.device)
             if config.policy == "random":
                 scores[part] = torch.rand(blocks.shape[:2], generator=generator, dtype=torch.float64).numpy()
             elif config.fp4_weights not in (0, 1):

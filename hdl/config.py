@@ -19,21 +19,13 @@ from ..golden.formats import (
     MiniFloat,
     accumulator_bits,
 )
+from .checks import check, whole
+from .engine.config import EngineConfig
 
-__all__ = ["PRESETS", "Config", "DecoderConfig", "LaneConfig", "SelectorConfig", "parameters", "preset"]
+__all__ = ["PRESETS", "Config", "DecoderConfig", "EngineConfig", "LaneConfig", "SelectorConfig", "parameters", "preset"]
 
 _INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
-
-
-def _check(kind: str, name: str, value: object, allowed: bool, expected: str) -> None:
-    if not allowed:
-        raise InputError(f"{kind} {name}: {value!r}, expected {expected}")
-
-
-def _whole(value: object, limit: int) -> bool:
-    """Whether `value` is an integer from 0 to `limit` - 1, and not a bool or a float that looks like one."""
-    return type(value) is int and 0 <= value < limit
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,8 @@ class LaneConfig:
     def __post_init__(self) -> None:
         limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
         legal = isinstance(self.k_max, int) and 0 < self.k_max <= limit and self.k_max % BLOCK_SIZE == 0
-        _check("lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
-        _check("lane", "pipeline", self.pipeline, _whole(self.pipeline, 5), "0 to 4")
+        check("lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+        check("lane", "pipeline", self.pipeline, whole(self.pipeline, 5), "0 to 4")
 
     @property
     def accumulator_bits(self) -> int:
@@ -88,11 +80,11 @@ class SelectorConfig:
     pipeline: int = 4
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             "selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16"
         )
-        _check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
-        _check("selector", "pipeline", self.pipeline, _whole(self.pipeline, 6), "0 to 5")
+        check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
+        check("selector", "pipeline", self.pipeline, whole(self.pipeline, 6), "0 to 5")
 
     @property
     def format(self) -> MiniFloat:
@@ -122,7 +114,7 @@ class DecoderConfig:
     element: str = "E4M3"
 
     def __post_init__(self) -> None:
-        _check("decoder", "element", self.element, self.element in _ELEMENT_FORMATS, "E4M3 or E2M1")
+        check("decoder", "element", self.element, self.element in _ELEMENT_FORMATS, "E4M3 or E2M1")
 
     @property
     def format(self) -> MiniFloat:
@@ -140,7 +132,7 @@ class DecoderConfig:
         return "combinational"
 
 
-Config = LaneConfig | SelectorConfig | DecoderConfig
+Config = LaneConfig | SelectorConfig | DecoderConfig | EngineConfig
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "lane": ("dot-product lane, K up to 4,096", LaneConfig()),
@@ -159,6 +151,16 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "decoder-e4m3": ("E4M3 code to sign, significand, shift and NaN", DecoderConfig("E4M3")),
     "decoder-e2m1": ("E2M1 code to sign and magnitude in halves", DecoderConfig("E2M1")),
+    "engine": ("whole layers: 16 lanes, 64 rows, K up to 4,096; selectors at input and output", EngineConfig()),
+    "engine-channel": (
+        "the same with a sensitivity code per channel in both selectors",
+        EngineConfig(channel_codes=True),
+    ),
+    "engine-8": ("8 lanes, 32 rows, packed input only, float results only", EngineConfig(8, 32, 4, raw_input="none", packed_output=False)),
+    "engine-4": (
+        "4 lanes, 8 rows, small buffers, packed input only: for tests and small FPGAs",
+        EngineConfig(4, 8, 2, k_max=1024, raw_input="none", packed_output=False),
+    ),
 }
 
 

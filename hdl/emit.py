@@ -22,6 +22,8 @@ opt_clean
 wreduce
 opt_expr
 opt_clean -purge
+pmuxtree
+opt_expr
 splitnets -driver
 opt_clean -purge
 setattr -unset init w:*
@@ -59,6 +61,20 @@ module extend_{operator} (A, B, Y);
     _TECHMAP_REPLACE_ (.A(a), .B(b), .Y(Y));
 endmodule
 """
+# Verilog's `!` of a vector is one bit of truth; linters want to see the reduction.
+_NOT_RULE = """\
+(* techmap_celltype = "$logic_not" *)
+module reduce_logic_not (A, Y);
+  parameter A_SIGNED = 0;
+  parameter A_WIDTH = 1;
+  parameter Y_WIDTH = 1;
+  input [A_WIDTH-1:0] A;
+  output [Y_WIDTH-1:0] Y;
+  wire _TECHMAP_FAIL_ = A_WIDTH == 1 || Y_WIDTH != 1;
+  wire any = |A;
+  assign Y = ~any;
+endmodule
+"""
 _EXTENDED_TO = {
     **dict.fromkeys(("add", "sub", "mul", "and", "or", "xor"), ("Y_WIDTH", 1)),
     **dict.fromkeys(("lt", "le", "gt", "ge", "eq", "ne"), ("(A_WIDTH > B_WIDTH ? A_WIDTH : B_WIDTH)", 1)),
@@ -75,7 +91,7 @@ def to_verilog(unit: wiring.Component, name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "design.il").write_text(rtlil.convert(unit, name=name, emit_src=False))
-        (work / "widths.v").write_text(rules)
+        (work / "widths.v").write_text(rules + _NOT_RULE)
         (work / "script.ys").write_text(_SCRIPT)
         run_yosys(work, name, "-s", "script.ys")
         return _plain_names((work / "design.v").read_text())

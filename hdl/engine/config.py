@@ -1,0 +1,81 @@
+"""The engine's configuration."""
+
+from dataclasses import dataclass
+
+from ...golden.formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
+from ..checks import check, whole
+
+__all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig"]
+
+K_TILE = 256
+"""Values of K in one record on the wire (docs/engine.md)."""
+
+TILE_BLOCKS = K_TILE // BLOCK_SIZE
+STREAM_BYTES = 16
+RAW_INPUTS = ("none", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The engine: docs/engine.md.
+
+    Attributes:
+        lanes: output channels computed at once: 4, 8, 16 or 32.
+        rows: activation rows of a row tile: 8, 16, 32, 64 or 128.
+        slots: K tiles of 256 values that the activation buffer holds: 2, 4, 8, 16 or 32.
+        k_max: longest K in values; sets the accumulators' width. A multiple of 16, at most 42,784.
+        n_max: largest N of packed results, a multiple of 16 up to 65,536.
+        pipeline: registers inside the dot product, 0 to 4.
+        raw_input: whether activations may come unquantized, through a selector: "none", "float32", "bfloat16".
+        packed_output: whether results may leave through a selector as packed blocks (needs 16 or 32 lanes).
+        channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
+    """
+
+    lanes: int = 16
+    rows: int = 64
+    slots: int = 8
+    k_max: int = 4096
+    n_max: int = 4096
+    pipeline: int = 3
+    raw_input: str = "float32"
+    packed_output: bool = True
+    channel_codes: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("lanes", (4, 8, 16, 32)), ("rows", (8, 16, 32, 64, 128)), ("slots", (2, 4, 8, 16, 32))):
+            value = getattr(self, name)
+            expected = ", ".join(map(str, allowed[:-1]))
+            check("engine", name, value, type(value) is int and value in allowed, f"{expected} or {allowed[-1]}")
+        for name, limit in (("k_max", K_LIMIT // BLOCK_SIZE * BLOCK_SIZE), ("n_max", 1 << 16)):
+            value = getattr(self, name)
+            legal = whole(value, limit + 1) and value > 0 and value % BLOCK_SIZE == 0
+            check("engine", name, value, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+        check("engine", "pipeline", self.pipeline, whole(self.pipeline, 5), "0 to 4")
+        check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")
+        for name in ("packed_output", "channel_codes"):
+            value = getattr(self, name)
+            check("engine", name, value, isinstance(value, bool), "True or False")
+        legal = not self.packed_output or self.lanes >= BLOCK_SIZE
+        check("engine", "packed_output", self.packed_output, legal, f"False with {self.lanes} lanes (it needs 16 or 32)")
+        legal = not self.channel_codes or self.packed_output or self.raw_input != "none"
+        check("engine", "channel_codes", self.channel_codes, legal, "False without a selector")
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Width of an accumulator."""
+        return accumulator_bits(self.k_max)
+
+    @property
+    def resident_k(self) -> int:
+        """Longest K whose activations are sent once a row tile; longer ones are sent again for every N tile."""
+        return self.slots * K_TILE
+
+    @property
+    def latency(self) -> int:
+        """Cycles from issuing the last block product of a row to its accumulator in the result buffer."""
+        return self.pipeline + 4
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return f"{self.lanes} block pairs per cycle"

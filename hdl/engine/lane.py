@@ -1,0 +1,69 @@
+"""A lane of the engine: holds a weight block while activation blocks stream past, and adds each term to its row's sum."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..dot import STORED_BLOCK, DotProduct
+from .config import EngineConfig
+
+__all__ = ["EngineLane"]
+
+
+class EngineLane(wiring.Component):
+    """One output channel, `pipeline` + 1 cycles from `a` to `sum`.
+
+    `next` is loaded with `w` while `load` is high and becomes the held weight while `swap` is; the upper half of an FP4
+    block stays what it was, so that it does not toggle. `accumulator` (bits, poison above) must be there together with
+    the term, `term_valid` and `term_first` say that it is one and whether it begins a row.
+    """
+
+    def __init__(self, config: EngineConfig):
+        self._config = config
+        bits = config.accumulator_bits
+        super().__init__(
+            {
+                "load": In(1),
+                "swap": In(1),
+                "w": In(STORED_BLOCK),
+                "a": In(STORED_BLOCK),
+                "term_valid": In(1),
+                "term_first": In(1),
+                "accumulator": In(bits + 1),
+                "sum": Out(bits + 1),
+                "nan": Out(1),
+                "format_error": Out(1),
+                "overflow": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = self._config.accumulator_bits
+        following = Signal(STORED_BLOCK, reset_less=True)
+        held = Signal(STORED_BLOCK, reset_less=True)
+        for target, source, enable in ((following, self.w, self.load), (held, following, self.swap)):
+            with m.If(enable):
+                m.d.sync += [
+                    target.codes[:64].eq(source.codes[:64]),
+                    target.scale.eq(source.scale),
+                    target.fp8.eq(source.fp8),
+                ]
+                with m.If(source.fp8):
+                    m.d.sync += target.codes[64:].eq(source.codes[64:])
+        m.submodules.dot = dot = DotProduct(self._config.pipeline)
+        m.d.comb += [dot.advance.eq(1), dot.a.eq(self.a), dot.w.eq(held)]
+
+        accumulator = self.accumulator[:bits].as_signed()
+        total = Signal(signed(bits + 1))
+        m.d.comb += total.eq(Mux(self.term_first, 0, accumulator) + dot.term)
+        overflow = total[bits] != total[bits - 1]
+        poison = dot.nan | dot.format_error | overflow | (self.accumulator[bits] & ~self.term_first)
+        m.d.sync += [
+            self.nan.eq(self.term_valid & dot.nan),
+            self.format_error.eq(self.term_valid & dot.format_error),
+            self.overflow.eq(self.term_valid & overflow),
+        ]
+        with m.If(self.term_valid):
+            m.d.sync += [self.sum[:bits].eq(total[:bits]), self.sum[bits].eq(poison)]
+        return m

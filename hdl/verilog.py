@@ -14,9 +14,10 @@ from amaranth.lib import data, wiring
 from .. import __version__
 from ..errors import InputError
 from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
-from .config import Config, DecoderConfig, LaneConfig, SelectorConfig, parameters, preset
+from .config import Config, DecoderConfig, EngineConfig, LaneConfig, SelectorConfig, parameters, preset
 from .decoder import Decoder
 from .emit import to_verilog
+from .engine.verilog import engine_verilog
 from .lane import Lane
 from .selector import Selector
 
@@ -58,6 +59,11 @@ def build(config: Config, name: str, *, faults: bool = False) -> Design:
     """Generate a unit as module `name`; with `faults` its `fault_select` input plants faults (for benches only)."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise InputError(f"module name: {name!r}, expected a plain Verilog identifier")
+    if isinstance(config, EngineConfig):
+        if faults:
+            raise InputError(f"faults: asked for in {name}, expected none in an engine")
+        verilog, ports = engine_verilog(config, name)
+        return Design(name, config, _header(name, config) + verilog, tuple(Port(*port, {}) for port in ports))
     kind = _UNITS[type(config)]
     unit = kind(config, faults) if faults else kind(config)
     return Design(name, config, _header(name, config) + to_verilog(unit, name), _ports(unit))

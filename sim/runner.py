@@ -33,6 +33,7 @@ __all__ = [
     "Simulator",
     "check_tools",
     "summarize",
+    "tools",
     "verilator_folder",
 ]
 
@@ -90,7 +91,7 @@ class Simulator:
         self._simulator = simulator
         self._waves = waves
         self._random_state = random_state
-        with _tools(simulator) as tool_version:
+        with tools(simulator) as tool_version:
             if waves and simulator == "verilator":
                 _check_fst_headers()
             key = json.dumps(
@@ -128,7 +129,7 @@ class Simulator:
             environment = {"FGMP_JOB": str(job), "FGMP_FAULT": str(fault)}
             # Random initial values (2) from a seed; without it Verilator starts with zeros.
             plusargs = [f"+verilator+rand+reset+{2 if self._random_state else 0}", f"+verilator+seed+{seed}"]
-            with _watch(job / "progress", on_campaign), _tools(self._simulator):
+            with _watch(job / "progress", on_campaign), tools(self._simulator):
                 try:
                     self._simulate(job, environment, plusargs if self._simulator == "verilator" else [])
                 finally:  # a failed run is when waveforms are wanted
@@ -218,7 +219,7 @@ class Simulator:
 
 
 @contextmanager
-def _tools(simulator: str) -> Iterator[str]:
+def tools(simulator: str) -> Iterator[str]:
     """Put the simulator on PATH and yield its version; InputError says how to install what is missing."""
     before = dict(os.environ)
     # Inside pytest, cocotb's runner would end the process on a failure instead of leaving the results to us.
@@ -256,7 +257,7 @@ def check_tools(simulator: str) -> None:
     """Raise InputError if `simulator` is unknown or a tool that it needs is missing."""
     if simulator not in SIMULATORS:
         raise InputError(f"simulator: {simulator!r}, expected one of {', '.join(SIMULATORS)}")
-    with _tools(simulator):
+    with tools(simulator):
         pass
 
 

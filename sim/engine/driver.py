@@ -1,0 +1,160 @@
+"""The host's side of the engine: what software on a real system does, register writes and streams and nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...errors import InputError
+from ...golden.packing import Packed
+from ...hdl.config import EngineConfig
+from ...hdl.engine.registers import COUNTERS, EVENTS, IDENTIFICATION, MAP_VERSION, register
+from ..runner import SimulationError
+from .job import Job, field_value
+from .wire import activation_bytes, float_results, packed_results, weight_bytes
+
+__all__ = ["EngineDriver", "Port", "Result", "check_job", "cycle_limit"]
+
+
+class Port(Protocol):
+    """What the driver needs of a system: registers, two streams to the engine, one from it, and time."""
+
+    def write(self, address: int, value: int) -> int:
+        """Write a register."""
+
+    def read(self, address: int) -> int:
+        """Read a register."""
+
+    def send(self, stream: str, data: bytes) -> None:
+        """Hand a packet to the stream "weights" or "activations"; it ends with TLAST."""
+
+    def run(self, limit: int) -> int:
+        """Wait for the interrupt, at most `limit` cycles; returns how many passed."""
+
+    def packet(self) -> bytes | None:
+        """A packet from the result stream, if one is complete."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job left.
+
+    Attributes:
+        data: the bytes of the result stream.
+        value: the results: a tensor (M, N), or a packed one.
+        events: names of the events that were set.
+        counters: by name; of this job.
+        weight_bytes, activation_bytes: sent.
+    """
+
+    data: bytes
+    value: Tensor | Packed | None
+    events: frozenset[str]
+    counters: dict[str, int]
+    weight_bytes: int
+    activation_bytes: int
+
+    @property
+    def utilization(self) -> float:
+        """Cycles with a block pair in all lanes, over all cycles of the job."""
+        return self.counters["products"] / self.counters["cycles"]
+
+    @property
+    def inner_utilization(self) -> float:
+        """The same from the first block pair to the last."""
+        return self.counters["products"] / self.counters["span"]
+
+
+class EngineDriver:
+    """Runs jobs on an engine behind a `Port`."""
+
+    def __init__(self, port: Port, config: EngineConfig):
+        """Identify the engine; raises InputError if it is another one than `config` says."""
+        self._port = port
+        self.config = config
+        if (found := self.read("ID")) != IDENTIFICATION:
+            raise InputError(f"engine: ID {found:#010x}, expected {IDENTIFICATION:#010x}")
+        if (found := self.read("VERSION")) != MAP_VERSION:
+            raise InputError(f"engine: register map version {found}, expected {MAP_VERSION}")
+        shape = {"lanes": config.lanes, "rows": config.rows, "slots": config.slots, "k_tile_blocks": 16}
+        if (found := self.read("SHAPE")) != (expected := field_value("SHAPE", **shape)):
+            raise InputError(f"engine: SHAPE {found:#010x}, expected {expected:#010x}")
+
+    def read(self, name: str) -> int:
+        """Read a register by name."""
+        return self._port.read(register(name).offset)
+
+    def write(self, name: str, value: int) -> None:
+        """Write a register by name."""
+        self._port.write(register(name).offset, value)
+
+    def start(self, job: Job) -> tuple[int, int]:
+        """Program a job, send its streams and start it; returns the bytes of weights and of activations."""
+        check_job(job, self.config)
+        for address, value in job.register_writes():
+            self._port.write(address, value)
+        self.write("INTERRUPT_ENABLE", field_value("INTERRUPT_ENABLE", done=1))
+        self.write("CONTROL", field_value("CONTROL", start=1))
+        weights = weight_bytes(job.weight, self.config, job.rows)
+        activations = activation_bytes(job, self.config)
+        self._port.send("weights", weights)
+        self._port.send("activations", activations)
+        return len(weights), len(activations)
+
+    def finish(self, job: Job, sent: tuple[int, int], limit: int | None = None) -> Result:
+        """Wait for the job's end, collect its results and clear its events.
+
+        Raises SimulationError if it does not end within `limit` cycles.
+        """
+        limit = cycle_limit(job, self.config) if limit is None else limit
+        waited = self._port.run(limit)
+        events = self.events()
+        if "done" not in events:
+            raise SimulationError(f"engine: no end after {waited} cycles, events {sorted(events)}")
+        self.write("EVENTS", sum(1 << bit for bit, (name, _) in enumerate(EVENTS) if name in events))
+        counters = {name: self.read(name.upper()) for name, _ in COUNTERS}
+        data = self._port.packet()
+        if data is None:
+            raise SimulationError("engine: done, but the result stream did not end with TLAST")
+        value: Any = None
+        if not any(name.endswith("_short") for name in events):
+            decode = packed_results if job.output == "packed" else float_results
+            value = decode(data, job, self.config)
+        return Result(data, value, frozenset(events), counters, *sent)
+
+    def run(self, job: Job, limit: int | None = None) -> Result:
+        """Start a job and wait for its end."""
+        return self.finish(job, self.start(job), limit)
+
+    def events(self) -> set[str]:
+        """Names of the events that are set."""
+        return set(_names(self.read("EVENTS")))
+
+
+def _names(value: int) -> Iterator[str]:
+    return (name for bit, (name, _) in enumerate(EVENTS) if value >> bit & 1)
+
+
+def check_job(job: Job, config: EngineConfig) -> None:
+    """Raise InputError for what this engine cannot do."""
+    if job.columns > config.k_max:
+        raise InputError(f"K: {job.columns}, expected at most {config.k_max} in this engine")
+    if job.raw:
+        kind = str(job.activations.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+        if kind != config.raw_input:
+            raise InputError(f"raw activations: {kind}, expected {config.raw_input} in this engine")
+    if job.output == "packed" and not config.packed_output:
+        raise InputError("output: packed, expected float32 or bfloat16 in this engine")
+    if job.output == "packed" and job.outputs > config.n_max:
+        raise InputError(f"N: {job.outputs}, expected at most {config.n_max} for packed results")
+    for name, site in (("site", job.site), ("output_site", job.output_site)):
+        if site is not None and site.channel_codes is not None and not config.channel_codes:
+            raise InputError(f"{name}: channel codes given, expected none in this engine")
+
+
+def cycle_limit(job: Job, config: EngineConfig) -> int:
+    """Far more cycles than the job can need, unless its streams stall for most of the time."""
+    m_tiles, n_tiles = -(-job.rows // config.rows), -(-job.outputs // config.lanes)
+    steps = m_tiles * n_tiles * (-(-job.columns // 16) + 16)
+    return 20_000 + 40 * steps * (config.rows + 2 * config.lanes)

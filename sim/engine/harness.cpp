@@ -1,0 +1,216 @@
+// A loop around the Verilated engine: clock, AXI4-Lite master, stream sources and sink, as one C interface.
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "Vengine.h"
+#include "verilated.h"
+
+namespace {
+
+constexpr int kBytes = 16;
+
+struct Beat {
+    uint8_t data[kBytes];
+    uint16_t keep;
+    bool last;
+};
+
+struct Engine {
+    VerilatedContext context;
+    Vengine* top;
+    std::deque<Beat> sources[2];
+    std::vector<uint8_t> received;
+    std::vector<uint64_t> packets;  // bytes received when each TLAST came
+    uint32_t stall[3] = {0, 0, 0};  // probabilities in 1 / 65536: weights, activations, results
+    uint64_t random = 1;
+    uint64_t cycles = 0;
+    uint64_t faults = 0;  // breaches of the handshake at the result stream
+    bool offered[2] = {false, false};
+    bool waiting = false;
+    Beat held;
+
+    bool chance(uint32_t threshold) {
+        if (threshold == 0) return false;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        return (random >> 20 & 0xFFFF) < threshold;
+    }
+};
+
+void drive(Engine* e, int which, bool offer) {
+    const std::deque<Beat>& queue = e->sources[which];
+    uint32_t* data = which ? e->top->s_axis_activations_tdata.m_storage : e->top->s_axis_weights_tdata.m_storage;
+    CData& valid = which ? e->top->s_axis_activations_tvalid : e->top->s_axis_weights_tvalid;
+    SData& keep = which ? e->top->s_axis_activations_tkeep : e->top->s_axis_weights_tkeep;
+    CData& last = which ? e->top->s_axis_activations_tlast : e->top->s_axis_weights_tlast;
+    valid = offer;
+    if (offer) {
+        memcpy(data, queue.front().data, kBytes);
+        keep = queue.front().keep;
+        last = queue.front().last;
+    }
+}
+
+void tick(Engine* e) {
+    Vengine* top = e->top;
+    for (int i = 0; i < 2; i++) {
+        // Valid never falls before ready was seen.
+        bool offer = !e->sources[i].empty() && (e->offered[i] || !e->chance(e->stall[i]));
+        drive(e, i, offer);
+        e->offered[i] = offer;
+    }
+    bool ready = !e->chance(e->stall[2]);
+    top->m_axis_results_tready = ready;
+    top->aclk = 0;
+    top->eval();
+    if (e->offered[0] && top->s_axis_weights_tready) e->sources[0].pop_front(), e->offered[0] = false;
+    if (e->offered[1] && top->s_axis_activations_tready) e->sources[1].pop_front(), e->offered[1] = false;
+    if (top->m_axis_results_tvalid) {
+        Beat beat;
+        memcpy(beat.data, top->m_axis_results_tdata.m_storage, kBytes);
+        beat.keep = top->m_axis_results_tkeep;
+        beat.last = top->m_axis_results_tlast;
+        if (e->waiting && (memcmp(beat.data, e->held.data, kBytes) || beat.keep != e->held.keep || beat.last != e->held.last))
+            e->faults++;
+        e->held = beat;
+        e->waiting = !ready;
+        if (ready) {
+            for (int i = 0; i < kBytes; i++)
+                if (beat.keep >> i & 1) e->received.push_back(beat.data[i]);
+            if (beat.last) e->packets.push_back(e->received.size());
+        }
+    } else {
+        if (e->waiting) e->faults++;
+        e->waiting = false;
+    }
+    top->aclk = 1;
+    top->eval();
+    e->cycles++;
+}
+
+}  // namespace
+
+extern "C" {
+
+Engine* fgmp_create(uint64_t seed, int random_state) {
+    Engine* e = new Engine;
+    e->random = seed * 0x9E3779B97F4A7C15ull | 1;
+    e->context.randReset(random_state ? 2 : 0);
+    e->context.randSeed(static_cast<int>(seed & 0x3FFFFFFF) + 1);
+    e->top = new Vengine(&e->context);
+    e->top->aresetn = 0;
+    e->top->s_axi_awvalid = e->top->s_axi_wvalid = e->top->s_axi_arvalid = 0;
+    e->top->s_axi_bready = e->top->s_axi_rready = 1;
+    e->top->s_axis_weights_tvalid = e->top->s_axis_activations_tvalid = 0;
+    return e;
+}
+
+void fgmp_destroy(Engine* e) {
+    e->top->final();
+    delete e->top;
+    delete e;
+}
+
+// Reset, and forget what was queued and received.
+void fgmp_reset(Engine* e, int cycles) {
+    e->sources[0].clear();
+    e->sources[1].clear();
+    e->offered[0] = e->offered[1] = e->waiting = false;
+    e->top->aresetn = 0;
+    for (int i = 0; i < cycles; i++) tick(e);
+    e->top->aresetn = 1;
+    tick(e);
+    e->received.clear();
+    e->packets.clear();
+    e->waiting = false;
+}
+
+// Forget what is queued for a stream (as a DMA that is stopped).
+void fgmp_clear(Engine* e, int stream) {
+    e->sources[stream].clear();
+    e->offered[stream] = false;
+}
+
+void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = static_cast<uint32_t>(probability * 65536); }
+
+int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {
+    Vengine* top = e->top;
+    top->s_axi_awaddr = address;
+    top->s_axi_wdata = value;
+    top->s_axi_wstrb = strobes;
+    top->s_axi_awvalid = top->s_axi_wvalid = 1;
+    for (int i = 0; i < 100; i++) {
+        top->aclk = 0;
+        top->eval();
+        bool taken = top->s_axi_awready && top->s_axi_wready;
+        tick(e);
+        if (taken) {
+            top->s_axi_awvalid = top->s_axi_wvalid = 0;
+            int response = top->s_axi_bvalid ? top->s_axi_bresp : -1;
+            tick(e);
+            return response;
+        }
+    }
+    return -1;
+}
+
+int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
+    Vengine* top = e->top;
+    top->s_axi_araddr = address;
+    top->s_axi_arvalid = 1;
+    for (int i = 0; i < 100; i++) {
+        top->aclk = 0;
+        top->eval();
+        bool taken = top->s_axi_arready;
+        tick(e);
+        if (taken) {
+            top->s_axi_arvalid = 0;
+            int response = top->s_axi_rvalid ? top->s_axi_rresp : -1;
+            *value = top->s_axi_rdata;
+            tick(e);
+            return response;
+        }
+    }
+    return -1;
+}
+
+void fgmp_send(Engine* e, int stream, const uint8_t* data, size_t size, int last) {
+    for (size_t position = 0; position < size; position += kBytes) {
+        Beat beat;
+        size_t count = size - position < kBytes ? size - position : kBytes;
+        memset(beat.data, 0xA5, kBytes);  // what is not kept may be anything
+        memcpy(beat.data, data + position, count);
+        beat.keep = (1u << count) - 1;
+        beat.last = last && position + kBytes >= size;
+        e->sources[stream].push_back(beat);
+    }
+}
+
+// Until the interrupt is high, or `limit` cycles have gone by.
+uint64_t fgmp_run(Engine* e, uint64_t limit) {
+    uint64_t count = 0;
+    while (count < limit && !e->top->irq) tick(e), count++;
+    return count;
+}
+
+uint64_t fgmp_cycles(const Engine* e) { return e->cycles; }
+uint64_t fgmp_faults(const Engine* e) { return e->faults; }
+size_t fgmp_queued(const Engine* e, int stream) { return e->sources[stream].size(); }
+size_t fgmp_packets(const Engine* e) { return e->packets.size(); }
+size_t fgmp_received(const Engine* e) { return e->received.size(); }
+
+// The first packet's bytes, which are then forgotten; returns their number, or -1 if there is none.
+int64_t fgmp_packet(Engine* e, uint8_t* data, size_t room) {
+    if (e->packets.empty()) return -1;
+    size_t size = e->packets.front();
+    if (size > room) return static_cast<int64_t>(size);
+    if (size) memcpy(data, e->received.data(), size);
+    e->received.erase(e->received.begin(), e->received.begin() + size);
+    e->packets.erase(e->packets.begin());
+    for (uint64_t& end : e->packets) end -= size;
+    return static_cast<int64_t>(size);
+}
+}

@@ -1,0 +1,158 @@
+"""One linear layer for the engine: its operands, its registers, and what the golden model says must come out."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError
+from ...golden.blocks import MixedTensor
+from ...golden.formats import BLOCK_SIZE, MODES
+from ...golden.gemm import exact_gemm
+from ...golden.packing import Packed, pack, unpack
+from ...golden.selector import SiteRegisters, select
+from ...hdl.engine.registers import INPUT_SITE, OUTPUT_FORMATS, OUTPUT_SITE, SITE_STRIDE, register
+
+__all__ = ["Job", "Site", "field_value"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a selector is given: its registers, the pattern of mode "static" (bool, (B,)), channel codes ((B, 16))."""
+
+    registers: SiteRegisters
+    static_fp8: Tensor | None = None
+    channel_codes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """`activations` (M, K) times `weight` (N, K) transposed.
+
+    Attributes:
+        weight: packed, as it lies on disk.
+        activations: mixed blocks, or float32 or bfloat16 values that the engine quantizes at `site`.
+        site: of raw activations.
+        output: "float32", "bfloat16" or "packed".
+        output_site: of packed results.
+        relu: whether negative results become 0.
+    """
+
+    weight: Packed
+    activations: MixedTensor | Tensor
+    site: Site | None = None
+    output: str = "float32"
+    output_site: Site | None = None
+    relu: bool = False
+    _cache: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUT_FORMATS:
+            raise InputError(f"output: {self.output!r}, expected one of {', '.join(OUTPUT_FORMATS)}")
+        if self.raw != (self.site is not None):
+            raise InputError("site: expected one for raw activations and none for packed ones")
+        if (self.output == "packed") != (self.output_site is not None):
+            raise InputError("output_site: expected one for packed results and none for others")
+        if self.columns != self.weight.shape[1]:
+            raise InputError(f"K: {self.columns} and {self.weight.shape[1]}, expected the same for both operands")
+
+    @property
+    def raw(self) -> bool:
+        """Whether the activations come unquantized."""
+        return isinstance(self.activations, Tensor)
+
+    @property
+    def rows(self) -> int:
+        """M."""
+        return self.activations.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """K."""
+        return self.activations.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """N."""
+        return self.weight.shape[0]
+
+    def quantized(self) -> MixedTensor:
+        """The activations as the lanes see them."""
+        if isinstance(self.activations, MixedTensor):
+            return self.activations
+        assert self.site is not None
+        return _select(self.activations, self.site)
+
+    @property
+    def exponent(self) -> int:
+        """Sum of both tensor exponents."""
+        if isinstance(self.activations, MixedTensor):
+            return self.activations.exponent + self.weight.exponent
+        assert self.site is not None
+        return self.site.registers.exponent + self.weight.exponent
+
+    def expected(self) -> Tensor:
+        """The golden results (M, N), float32 or bfloat16 (float32 where they are then packed)."""
+        if "expected" not in self._cache:
+            dtype = torch.bfloat16 if self.output == "bfloat16" else torch.float32
+            result = exact_gemm(self.quantized().stored(), unpack(self.weight).stored(), self.exponent, dtype)
+            self._cache["expected"] = result.relu() if self.relu else result
+        return self._cache["expected"]
+
+    def expected_packed(self) -> Packed:
+        """The golden results of a job whose output is "packed"."""
+        assert self.output_site is not None
+        return pack(_select(self.expected(), self.output_site))
+
+    def register_writes(self) -> list[tuple[int, int]]:
+        """What software writes before START, as (address, value)."""
+        writes = [("M", self.rows), ("N", self.outputs), ("K", self.columns)]
+        settings = {
+            "output": OUTPUT_FORMATS.index(self.output),
+            "raw_input": int(self.raw),
+            "relu": int(self.relu),
+            "exponent": self.exponent,
+        }
+        writes.append(("FORMAT", field_value("FORMAT", **settings)))
+        result = []
+        for name, base, site in (
+            ("INPUT_SELECTOR", INPUT_SITE, self.site),
+            ("OUTPUT_SELECTOR", OUTPUT_SITE, self.output_site),
+        ):
+            if site is not None:
+                registers = site.registers
+                value = field_value(
+                    name,
+                    significand=registers.threshold.significand,
+                    exponent=registers.threshold.exponent,
+                    mode=MODES.index(registers.mode),
+                    tensor_exponent=registers.exponent,
+                )
+                writes.append((name, value))
+                result += _site_writes(base, site)
+        return result + [(register(name).offset, value) for name, value in writes]
+
+
+def field_value(name: str, **values: int) -> int:
+    """A register's value from its fields'."""
+    fields = {f.name: f for f in register(name).fields}
+    return sum((value & (1 << fields[n].bits) - 1) << fields[n].low for n, value in values.items())
+
+
+def _site_writes(base: int, site: Site) -> list[tuple[int, int]]:
+    words: list[tuple[int, int]] = []
+    if site.static_fp8 is not None:
+        words += [(base + SITE_STRIDE * i, int(bit)) for i, bit in enumerate(site.static_fp8.flatten().tolist())]
+    if site.channel_codes is not None:
+        shifted = site.channel_codes.long().view(-1, 2, 8) << torch.arange(0, 32, 4)
+        for i, halves in enumerate(shifted.sum(-1).tolist()):
+            words += [(base + SITE_STRIDE * i + 4 * (1 + h), value) for h, value in enumerate(halves)]
+    return words
+
+
+def _select(x: Tensor, site: Site) -> MixedTensor:
+    selected = select(x, site.registers, site.static_fp8, site.channel_codes)
+    return selected.tensor((x.shape[0], x.shape[1]), site.registers.exponent)
+
+
+assert BLOCK_SIZE == 2 * 8

@@ -1,0 +1,166 @@
+"""The engine compiled by Verilator into a library with a C++ loop around it: a fast stand-in for the real thing."""
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ...hdl.verilog import Design
+from ..runner import CACHE, SimulationError, tools
+
+__all__ = ["STREAMS", "VerilatedEngine", "build_library"]
+
+STREAMS = ("weights", "activations", "results")
+_HARNESS = Path(__file__).with_name("harness.cpp")
+_OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "-CFLAGS", "-O2 -fPIC -std=c++20 -march=native")
+
+
+def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
+    """Compile the engine and the harness, or find them compiled in `cache`; returns the library's path.
+
+    `random_state` lets registers and memories start with random values.
+    """
+    initial = ("--x-initial", "unique" if random_state else "fast")
+    with tools("verilator") as tool_version:
+        harness = _HARNESS.read_text()
+        key = json.dumps([design.verilog, harness, tool_version, _OPTIONS, initial, _processor()])
+        folder = cache.resolve() / f"{design.name}-fast-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        library = folder / "libengine.so"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not library.is_file():
+                partial = folder.with_name(folder.name + ".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                (partial / f"{design.name}.v").write_text(design.verilog)
+                command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *_OPTIONS]
+                command += [*initial, "--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
+                command += ["-LDFLAGS", "-shared", "-o", library.name, f"{design.name}.v", str(_HARNESS)]
+                done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    message = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+                    raise SimulationError(f"{design.name}: build failed\n{message}")
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.rename(folder)
+    return library
+
+
+class VerilatedEngine:
+    """A simulated engine: register accesses, streams and time. `driver.EngineDriver` makes jobs of them."""
+
+    def __init__(self, library: Path, *, seed: int = 1, random_state: bool = False):
+        self._c = _declare(ctypes.CDLL(str(library)))
+        self._handle = self._c.fgmp_create(seed, int(random_state))
+        self.reset()
+
+    def close(self) -> None:
+        """Free the simulation."""
+        if self._handle:
+            self._c.fgmp_destroy(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def reset(self, cycles: int = 1) -> None:
+        """Reset, and forget what streams hold on this side."""
+        self._c.fgmp_reset(self._handle, cycles)
+
+    def write(self, address: int, value: int, strobes: int = 15) -> int:
+        """Write a register; returns the response (0 OKAY, 2 SLVERR)."""
+        return self._answered(self._c.fgmp_write(self._handle, address, value & 0xFFFFFFFF, strobes), address)
+
+    def read(self, address: int) -> int:
+        """Read a register; raises SimulationError unless the response is OKAY."""
+        value, response = self.read_response(address)
+        if response:
+            raise SimulationError(f"read of {address:#06x}: response {response}")
+        return value
+
+    def read_response(self, address: int) -> tuple[int, int]:
+        """Read a register: value and response."""
+        value = ctypes.c_uint32()
+        response = self._answered(self._c.fgmp_read(self._handle, address, ctypes.byref(value)), address)
+        return value.value, response
+
+    def send(self, stream: str, data: bytes, *, last: bool = True) -> None:
+        """Queue a packet, or with `last` false the beginning of one."""
+        self._c.fgmp_send(self._handle, STREAMS.index(stream), data, len(data), int(last))
+
+    def clear(self, stream: str) -> None:
+        """Forget what is queued."""
+        self._c.fgmp_clear(self._handle, STREAMS.index(stream))
+
+    def stall(self, stream: str, probability: float) -> None:
+        """Let a stream pause at random."""
+        self._c.fgmp_stall(self._handle, STREAMS.index(stream), probability)
+
+    def run(self, limit: int) -> int:
+        """Until the interrupt is high, at most `limit` cycles; returns how many."""
+        return self._c.fgmp_run(self._handle, limit)
+
+    def packet(self) -> bytes | None:
+        """The oldest packet of results that has ended."""
+        room = self._c.fgmp_received(self._handle)
+        buffer = ctypes.create_string_buffer(max(room, 1))
+        size = self._c.fgmp_packet(self._handle, buffer, room)
+        return None if size < 0 else buffer.raw[:size]
+
+    def queued(self, stream: str) -> int:
+        """Beats that wait to be taken."""
+        return self._c.fgmp_queued(self._handle, STREAMS.index(stream))
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles since the beginning."""
+        return self._c.fgmp_cycles(self._handle)
+
+    @property
+    def handshake_faults(self) -> int:
+        """How often the result stream changed or withdrew a beat that waited."""
+        return self._c.fgmp_faults(self._handle)
+
+    @staticmethod
+    def _answered(response: int, address: int) -> int:
+        if response < 0:
+            raise SimulationError(f"register {address:#06x}: no answer")
+        return response
+
+
+def _declare(library: Any) -> Any:
+    handle, size = ctypes.c_void_p, ctypes.c_size_t
+    for name, result, arguments in (
+        ("create", handle, (ctypes.c_uint64, ctypes.c_int)),
+        ("destroy", None, (handle,)),
+        ("reset", None, (handle, ctypes.c_int)),
+        ("clear", None, (handle, ctypes.c_int)),
+        ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),
+        ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)),
+        ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))),
+        ("send", None, (handle, ctypes.c_int, ctypes.c_char_p, size, ctypes.c_int)),
+        ("run", ctypes.c_uint64, (handle, ctypes.c_uint64)),
+        ("cycles", ctypes.c_uint64, (handle,)),
+        ("faults", ctypes.c_uint64, (handle,)),
+        ("queued", size, (handle, ctypes.c_int)),
+        ("packets", size, (handle,)),
+        ("received", size, (handle,)),
+        ("packet", ctypes.c_int64, (handle, ctypes.c_char_p, size)),
+    ):
+        function = getattr(library, f"fgmp_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _processor() -> str:
+    """What `-march=native` compiled for: a cache may be shared by machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return ""

@@ -1,0 +1,132 @@
+"""Tensors to the bytes on the engine's streams and back: slices are put in order, no byte is rewritten."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...golden.blocks import MixedTensor
+from ...golden.formats import BLOCK_SIZE
+from ...golden.packing import Packed, pack
+from ...hdl.config import EngineConfig
+from ...hdl.engine.config import K_TILE, STREAM_BYTES, TILE_BLOCKS
+from .job import Job
+
+__all__ = ["activation_bytes", "float_results", "packed_results", "result_bytes", "weight_bytes"]
+
+
+def weight_bytes(packed: Packed, config: EngineConfig, rows: int) -> bytes:
+    """The weight stream for `rows` activation rows: (row tile, N tile, K tile, row); the file's bytes a row tile."""
+    order = _tiled(packed.shape[0], config.lanes, _k_tiles(packed.shape[1]), 1)
+    return _records(packed, order) * _tiles(rows, config.rows)
+
+
+def activation_bytes(job: Job, config: EngineConfig) -> bytes:
+    """The activation stream: (row tile, K tile, row), for each N tile again where K is beyond `resident_k`."""
+    columns = job.columns
+    repeats = 1 if columns <= config.resident_k else _tiles(job.outputs, config.lanes)
+    order = _tiled(job.rows, config.rows, _k_tiles(columns), repeats)
+    if isinstance(job.activations, MixedTensor):
+        return _records(pack(job.activations), order)
+    x = job.activations
+    padded = torch.nn.functional.pad(x, (0, -columns % BLOCK_SIZE)).contiguous()
+    size = x.element_size()
+    raw = padded.view(torch.uint8).view(len(x), -1).numpy()
+    starts = order[:, 0] * raw.shape[1] + order[:, 1] * K_TILE * size
+    lengths = np.minimum(raw.shape[1] - order[:, 1] * K_TILE * size, K_TILE * size)
+    return _gather(raw.ravel(), starts, lengths)
+
+
+def result_bytes(job: Job, config: EngineConfig) -> bytes:
+    """The result stream that the golden model predicts, bit for bit."""
+    if job.output == "packed":
+        packed = job.expected_packed()
+        return _records(packed, _tiled(job.rows, config.rows, _k_tiles(job.outputs), 1))
+    y = job.expected()
+    bits = y.view(torch.int32) if y.dtype == torch.float32 else y.view(torch.int16)
+    nan = 0x7FC00000 if y.dtype == torch.float32 else 0x7FC0
+    bits = torch.where(y.isnan(), nan, bits.long()).to(bits.dtype)
+    padded = torch.nn.functional.pad(bits, (0, -job.outputs % config.lanes)).numpy()
+    rows, n_tiles = job.rows, padded.shape[1] // config.lanes
+    order = _tiled(rows, config.rows, n_tiles, 1)
+    return padded.reshape(rows, n_tiles, config.lanes)[order[:, 0], order[:, 1]].tobytes()
+
+
+def float_results(data: bytes, job: Job, config: EngineConfig) -> Tensor:
+    """The result stream of a float32 or bfloat16 job as (M, N)."""
+    dtype = torch.bfloat16 if job.output == "bfloat16" else torch.float32
+    n_tiles = _tiles(job.outputs, config.lanes)
+    order = torch.from_numpy(_tiled(job.rows, config.rows, n_tiles, 1))
+    result = torch.empty(job.rows, n_tiles, config.lanes, dtype=dtype)
+    result[order[:, 0], order[:, 1]] = torch.frombuffer(bytearray(data), dtype=dtype).view(-1, config.lanes)
+    return result.flatten(1)[:, : job.outputs]
+
+
+def packed_results(data: bytes, job: Job, config: EngineConfig) -> Packed:
+    """The result stream of a packed job as a packed tensor (M, N)."""
+    assert job.output_site is not None
+    blocks = -(-job.outputs // BLOCK_SIZE)
+    parts: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
+    position = 0
+    for row, tile in _tiled(job.rows, config.rows, _k_tiles(job.outputs), 1).tolist():
+        count = min(blocks - tile * TILE_BLOCKS, TILE_BLOCKS)
+        mask_size = -(-count // 8)
+        mask = data[position : position + mask_size]
+        wide = int.from_bytes(mask, "little").bit_count()
+        scales_end = position + mask_size + count - wide
+        end = scales_end + BLOCK_SIZE // 2 * (count + wide)
+        parts[row, tile] = mask, data[position + mask_size : scales_end], data[scales_end:end]
+        position = end
+    ordered = [parts[key] for key in sorted(parts)]
+    mask, scale, payload = (
+        torch.frombuffer(bytearray(b"".join(p[i] for p in ordered) or b"\0"), dtype=torch.uint8) for i in range(3)
+    )
+    fp4 = sum(len(p[1]) for p in ordered)
+    shape = (job.rows, job.outputs)
+    return Packed(shape, job.output_site.registers.exponent, mask.view(job.rows, -1), scale[:fp4], payload)
+
+
+def _tiles(size: int, tile: int) -> int:
+    return -(-size // tile)
+
+
+def _k_tiles(columns: int) -> int:
+    return _tiles(columns, K_TILE)
+
+
+def _tiled(rows: int, tile: int, columns: int, repeats: int) -> np.ndarray:
+    """(row, column) pairs in the order: tile of rows, repeat, column, row of the tile."""
+    parts = []
+    for start in range(0, rows, tile):
+        here = np.arange(start, min(start + tile, rows))
+        pairs = np.stack((np.tile(here, columns), np.repeat(np.arange(columns), len(here))), 1)
+        parts.append(np.tile(pairs, (repeats, 1)))
+    return np.concatenate(parts)
+
+
+def _records(packed: Packed, order: np.ndarray) -> bytes:
+    """The records of (row, K tile) pairs: each a slice of the mask, one of the scales, one of the payload."""
+    rows, columns = packed.shape
+    blocks, tiles = -(-columns // BLOCK_SIZE), _k_tiles(columns)
+    mask_row = -(-blocks // 8)
+    mask = packed.mask.view(rows, mask_row).numpy()
+    bits = np.unpackbits(mask, axis=1, bitorder="little")[:, :blocks]
+    padded = np.pad(bits.astype(np.int64), ((0, 0), (0, tiles * TILE_BLOCKS - blocks)))
+    wide = padded.reshape(rows, tiles, TILE_BLOCKS).sum(-1)
+    counts = np.minimum(blocks - np.arange(tiles) * TILE_BLOCKS, TILE_BLOCKS)
+    narrow = counts - wide
+    lengths = np.stack((np.broadcast_to(-(-counts // 8), wide.shape), narrow, 8 * narrow + 16 * wide), -1)
+    offsets = np.cumsum(lengths.reshape(-1, 3), 0).reshape(lengths.shape) - lengths
+    offsets += np.array([0, mask.size, mask.size + packed.scale.numel()])
+    source = np.concatenate((mask.ravel(), packed.scale.numpy(), packed.payload.numpy()))
+    chosen = order[:, 0], order[:, 1]
+    return _gather(source, offsets[chosen].ravel(), lengths[chosen].ravel())
+
+
+def _gather(source: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> bytes:
+    """The slices `source[start : start + length]`, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return source[np.repeat(starts - before, lengths) + np.arange(lengths.sum())].tobytes()
+
+
+assert K_TILE == TILE_BLOCKS * BLOCK_SIZE
+assert STREAM_BYTES == BLOCK_SIZE

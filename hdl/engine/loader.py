@@ -218,7 +218,7 @@ class Loader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.skid = skid = Skid(BEAT_BITS + STREAM_BYTES + 1)
+        m.submodules.skid = skid = ResetInserter(self.abort)(Skid(BEAT_BITS + STREAM_BYTES + 1))
         m.submodules.window = window = ByteWindow()
         packet = Signal()  # a packet is open
         drop = Signal(2)  # packets of which the rest is to be dropped

@@ -134,6 +134,14 @@ void fgmp_clear(Engine* e, int stream) {
     e->offered[stream] = false;
 }
 
+// Forget everything queued and received (as DMAs that are stopped and emptied).
+void fgmp_discard(Engine* e) {
+    for (int i = 0; i < 2; i++) fgmp_clear(e, i);
+    e->received.clear();
+    e->packets.clear();
+    e->waiting = false;
+}
+
 void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = static_cast<uint32_t>(probability * 65536); }
 
 int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {

@@ -93,9 +93,9 @@ class VerilatedEngine:
         """Queue a packet, or with `last` false the beginning of one."""
         self._c.fgmp_send(self._handle, STREAMS.index(stream), data, len(data), int(last))
 
-    def clear(self, stream: str) -> None:
-        """Forget what is queued."""
-        self._c.fgmp_clear(self._handle, STREAMS.index(stream))
+    def discard(self) -> None:
+        """Forget what is queued and received."""
+        self._c.fgmp_discard(self._handle)
 
     def stall(self, stream: str, probability: float) -> None:
         """Let a stream pause at random."""
@@ -139,7 +139,7 @@ def _declare(library: Any) -> Any:
         ("create", handle, (ctypes.c_uint64, ctypes.c_int)),
         ("destroy", None, (handle,)),
         ("reset", None, (handle, ctypes.c_int)),
-        ("clear", None, (handle, ctypes.c_int)),
+        ("discard", None, (handle,)),
         ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),
         ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)),
         ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))),

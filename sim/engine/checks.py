@@ -1,0 +1,331 @@
+"""What the engine must do, on the fast harness: results bit for bit, and a defined answer to every breach of protocol."""
+
+import random
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from ...golden.packing import Packed
+from ...hdl.engine.registers import register
+from ..runner import CampaignResult, SimulationError
+from .driver import EngineDriver, Result, cycle_limit
+from .job import Job, field_value
+from .jobs import corner_sizes, random_job
+from .verilated import VerilatedEngine
+from .wire import activation_bytes, result_bytes, weight_bytes
+
+__all__ = ["CHECKS", "Bench", "expect_job", "run_checks"]
+
+_STALLS = (0.0, 0.0, 0.1, 0.5, 0.9)
+
+
+class Bench:
+    """An engine, its driver, and a count of what was compared."""
+
+    def __init__(self, engine: VerilatedEngine, driver: EngineDriver, seed: int):
+        self.engine = engine
+        self.driver = driver
+        self.config = driver.config
+        self.chance = random.Random(seed)
+        self.compared = 0
+        self.differences = 0
+        self.first: str | None = None
+
+    def expect(self, what: str, found: object, expected: object) -> None:
+        """Count a comparison, and keep the first difference."""
+        self.compared += 1
+        if found != expected:
+            self.differences += 1
+            self.first = self.first or f"{what}: {found}, expected {expected}"
+
+    def small_job(self) -> Job:
+        """A job of two tiles or fewer in each direction."""
+        config, chance = self.config, self.chance
+        sizes = chance.randint(1, config.rows + 1), chance.randint(1, config.lanes + 1), chance.randint(1, 300)
+        return random_job(sizes, chance, config)
+
+    def long_job(self) -> Job:
+        """A job that takes some hundred cycles at least."""
+        config = self.config
+        return random_job((config.rows + 3, 2 * config.lanes + 1, min(config.k_max, 600)), self.chance, config)
+
+    def recovers(self, after: str) -> None:
+        """The next job must be right, whatever was before."""
+        self.job(f"job after {after}", self.small_job())
+
+    def job(self, what: str, job: Job) -> Result | None:
+        """Run a job and compare its results, its events and the bytes of its streams."""
+        try:
+            result = self.driver.run(job)
+        except SimulationError as error:
+            self.expect(what, str(error), "a result")
+            self.engine.reset()
+            return None
+        expect_job(self, what, job, result)
+        return result
+
+    def clear_events(self) -> None:
+        """Write one to every event."""
+        self.driver.write("EVENTS", 0xFFFFFFFF)
+
+
+def expect_job(bench: Bench, what: str, job: Job, result: Result) -> None:
+    """Compare what a job left with the golden model, value by value; poisoned ones are in `job`'s expectation."""
+    name = f"{what} M={job.rows} N={job.outputs} K={job.columns} {'raw' if job.raw else 'packed'} to {job.output}"
+    expected = result_bytes(job, bench.config)
+    found = np.frombuffer(result.data, np.uint8)
+    wanted = np.frombuffer(expected, np.uint8)
+    bench.expect(f"{name}: result bytes", len(found), len(wanted))
+    size = min(len(found), len(wanted))
+    different = np.flatnonzero(found[:size] != wanted[:size])
+    bench.compared += job.rows * job.outputs
+    if len(different):
+        at = int(different[0])
+        bench.differences += len(different)
+        bench.first = bench.first or f"{name}: byte {at}: {found[at]:#04x}, expected {wanted[at]:#04x}"
+    bench.expect(f"{name}: events", sorted(result.events), ["done"])
+    beats = {
+        "weight_beats": -(-len(weight_bytes(job.weight, bench.config, job.rows)) // 16),
+        "activation_beats": -(-len(activation_bytes(job, bench.config)) // 16),
+        "result_beats": -(-len(expected) // 16),
+    }
+    for counter, value in beats.items():
+        bench.expect(f"{name}: {counter}", result.counters[counter], value)
+    bench.expect(f"{name}: handshake faults", bench.engine.handshake_faults, 0)
+
+
+def _corners(bench: Bench) -> None:
+    for sizes in corner_sizes(bench.config):
+        bench.job("corner", random_job(sizes, bench.chance, bench.config))
+
+
+def _kinds(bench: Bench) -> None:
+    config = bench.config
+    outputs = ("float32", "bfloat16", *(("packed",) if config.packed_output else ()))
+    for raw in (False, True) if config.raw_input != "none" else (False,):
+        for output in outputs:
+            sizes = config.rows + 1, 2 * config.lanes + 3, min(700, config.k_max)
+            bench.job("kind", random_job(sizes, bench.chance, config, kind=(raw, output)))
+
+
+def _stalls(bench: Bench) -> None:
+    chance, config = bench.chance, bench.config
+    try:
+        for _ in range(40):
+            for stream in ("weights", "activations", "results"):
+                bench.engine.stall(stream, chance.choice(_STALLS))
+            sizes = chance.randint(1, 2 * config.rows + 1), chance.randint(1, 3 * config.lanes), chance.randint(1, 600)
+            bench.job("stalls", random_job(sizes, chance, config))
+    finally:
+        for stream in ("weights", "activations", "results"):
+            bench.engine.stall(stream, 0)
+
+
+def _beyond_the_buffer(bench: Bench) -> None:
+    config = bench.config
+    for columns in sorted({min(config.resident_k, config.k_max), min(config.resident_k + 1, config.k_max), config.k_max}):
+        bench.job("long K", random_job((config.rows + 1, config.lanes + 1, columns), bench.chance, config))
+
+
+def _back_to_back(bench: Bench) -> None:
+    driver = bench.driver
+    for _ in range(5):
+        first, second = bench.long_job(), bench.small_job()
+        sent = driver.start(first)
+        again = driver.start(second)  # waits: its registers were written while the first job runs
+        bench.expect("waiting", driver.read("STATUS") & 3, 3)
+        driver.write("CONTROL", 1)
+        bench.expect("third START", driver.events(), {"start_rejected"})
+        bench.clear_events()
+        for job, counts in ((first, sent), (second, again)):
+            try:
+                result = driver.finish(job, counts, cycle_limit(first, bench.config) + cycle_limit(second, bench.config))
+            except SimulationError as error:
+                bench.expect("back to back", str(error), "a result")
+                bench.engine.reset()
+                return
+            found, expected = result.data == result_bytes(job, bench.config), True
+            bench.expect("back to back", found, expected)
+    bench.recovers("jobs back to back")
+
+
+def _wrong_lengths(bench: Bench) -> None:
+    """Too short: the job ends with an empty beat. Too long: its results are right, the surplus is dropped."""
+    engine, driver = bench.engine, bench.driver
+    for which, change in ((w, c) for w in ("weights", "activations") for c in ("one byte", "half", "one beat", "packet")):
+        for longer in (False, True):
+            job = bench.small_job()
+            data = {"weights": weight_bytes(job.weight, bench.config, job.rows), "activations": activation_bytes(job, bench.config)}
+            size = len(data[which])
+            amount = {"one byte": 1, "half": max(size // 2, 1), "one beat": 16, "packet": size - 1}[change]
+            amount = max(min(amount, size - 1), 0)
+            data[which] = data[which] + bytes(max(amount, 1)) if longer else data[which][: size - amount]
+            if not longer and amount == 0:
+                continue
+            _program(bench, job)
+            for stream, content in data.items():
+                engine.send(stream, content)
+            engine.run(cycle_limit(job, bench.config))
+            what = f"{which} {'longer' if longer else 'shorter'} by {amount} of {size} bytes"
+            bench.expect(what, driver.events(), {"done", f"{which}_{'long' if longer else 'short'}"})
+            packet = engine.packet()
+            if longer:
+                bench.expect(f"{what}: results", packet == result_bytes(job, bench.config), True)
+            else:
+                bench.expect(f"{what}: results end", packet is not None, True)
+            bench.clear_events()
+            bench.recovers(what)
+
+
+def _without_tlast(bench: Bench) -> None:
+    """A packet without an end: the job is right, the stream waits for TLAST, ABORT makes it forget."""
+    engine, driver = bench.engine, bench.driver
+    for which in ("weights", "activations"):
+        job = bench.small_job()
+        _program(bench, job)
+        engine.send("weights", weight_bytes(job.weight, bench.config, job.rows), last=which != "weights")
+        engine.send("activations", activation_bytes(job, bench.config), last=which != "activations")
+        engine.run(cycle_limit(job, bench.config))
+        bench.expect(f"{which} without TLAST", driver.events(), {"done", f"{which}_long"})
+        bench.expect(f"{which} without TLAST: results", engine.packet() == result_bytes(job, bench.config), True)
+        bench.clear_events()
+        driver.write("CONTROL", field_value("CONTROL", abort=1))
+        bench.recovers(f"{which} without TLAST and ABORT")
+
+
+def _interrupted(bench: Bench) -> None:
+    """Reset or ABORT at any moment leaves a usable engine."""
+    engine, driver, chance = bench.engine, bench.driver, bench.chance
+    for how in ("reset", "abort"):
+        for _ in range(15):
+            job = bench.long_job()
+            for stream in ("weights", "activations", "results"):
+                engine.stall(stream, chance.choice((0.0, 0.3)))
+            driver.start(job)
+            engine.run(chance.randint(1, 1500))
+            if how == "reset":
+                engine.reset()
+            else:
+                # As software must: stop the DMAs first, then forget what the engine already has.
+                engine.discard()
+                driver.write("CONTROL", field_value("CONTROL", abort=1))
+                bench.expect("busy after ABORT", driver.read("STATUS") & 3, 0)
+                bench.clear_events()
+                engine.discard()
+            for stream in ("weights", "activations", "results"):
+                engine.stall(stream, 0)
+            bench.recovers(how)
+
+
+def _poison(bench: Bench) -> None:
+    """NaN codes and illegal block scales poison their rows and set their flag, whatever else the row holds."""
+    for part, code, event in (("payload", 0x7F, "nan"), ("scale", 0, "format_error"), ("scale", 106, "format_error")):
+        job = random_job((5, bench.config.lanes + 2, 300), bench.chance, bench.config, kind=(False, "float32"))
+        weight, row = _spoiled(job.weight, part, code)
+        if row is None:
+            continue
+        expected = Job(job.weight, job.activations, relu=job.relu).expected().clone()
+        expected[:, row] = float("nan")
+        spoiled = Job(weight, job.activations, relu=job.relu, _cache={"expected": expected})
+        result = bench.driver.run(spoiled)
+        what = f"{part} {code:#04x}"
+        bench.expect(what, result.data == result_bytes(spoiled, bench.config), True)
+        bench.expect(f"{what}: events", result.events, {"done", event})
+    if bench.config.raw_input != "none":
+        job = random_job((5, 7, 100), bench.chance, bench.config, kind=(True, "float32"))
+        values = job.activations.clone()  # type: ignore[union-attr]
+        values[2, 33] = float("nan")
+        job = Job(job.weight, values, job.site, relu=job.relu)
+        result = bench.driver.run(job)
+        bench.expect("raw NaN", result.data == result_bytes(job, bench.config), True)
+        bench.expect("raw NaN: events", result.events, {"done", "nan"})
+    bench.recovers("poison")
+
+
+def _registers(bench: Bench) -> None:
+    """Read-only registers keep their value, unknown addresses answer SLVERR, strobes choose bytes, illegal jobs are refused."""
+    engine, driver, config = bench.engine, bench.driver, bench.config
+    for name in ("ID", "VERSION", "SHAPE", "FEATURES", "LIMITS", "STATUS", "CYCLES"):
+        before = driver.read(name)
+        bench.expect(f"write to {name}", engine.write(register(name).offset, ~before), 0)
+        bench.expect(f"{name} after a write", driver.read(name), before)
+    for address in (0x014, 0x3FC, 0x031, 0x3FFC):
+        bench.expect(f"write to {address:#x}", engine.write(address, 1), 2)
+        bench.expect(f"read of {address:#x}", engine.read_response(address), (0, 2))
+    engine.write(register("M").offset, 0x00ABCDEF)
+    engine.write(register("M").offset, 0xFFFFFFFF, strobes=0b0010)
+    bench.expect("byte strobes", driver.read("M"), 0x00ABFFEF)
+    illegal = [{"M": 0}, {"N": 0}, {"K": 0}, {"K": config.k_max + 1}, {"FORMAT": field_value("FORMAT", output=3)}]
+    illegal += [{"FORMAT": field_value("FORMAT", exponent=e)} for e in (95, -95)]
+    if not config.packed_output:
+        illegal.append({"FORMAT": field_value("FORMAT", output=2)})
+    if config.raw_input == "none":
+        illegal.append({"FORMAT": field_value("FORMAT", raw_input=1)})
+    else:
+        illegal.append(
+            {"FORMAT": field_value("FORMAT", raw_input=1), "INPUT_SELECTOR": field_value("INPUT_SELECTOR", tensor_exponent=48)}
+        )
+    for change in illegal:
+        if config.k_max == (1 << 16) - 1 and "K" in change:
+            continue
+        for name, value in ({"M": 1, "N": 1, "K": 16, "FORMAT": 0} | change).items():
+            driver.write(name, value)
+        driver.write("CONTROL", 1)
+        bench.expect(f"START with {change}", driver.events(), {"config_error"})
+        bench.expect(f"busy after {change}", driver.read("STATUS"), 0)
+        bench.clear_events()
+        bench.expect("events cleared", driver.events(), set())
+    driver.write("INPUT_SELECTOR", 0)
+    bench.recovers("illegal jobs")
+
+
+def _program(bench: Bench, job: Job) -> None:
+    for address, value in job.register_writes():
+        bench.engine.write(address, value)
+    bench.driver.write("INTERRUPT_ENABLE", 1)
+    bench.driver.write("CONTROL", 1)
+
+
+def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int | None]:
+    """A weight with one byte changed, and the row that it is in."""
+    rows, columns = weight.shape
+    bits = np.unpackbits(weight.mask.view(rows, -1).numpy(), axis=1, bitorder="little")[:, : -(-columns // 16)]
+    flat = bits.ravel()
+    wanted = 1 if part == "payload" else 0
+    where = np.flatnonzero(flat == wanted)
+    if not len(where):
+        return weight, None
+    block = int(where[len(where) // 2])
+    position = int((8 + 8 * flat[:block].astype(np.int64)).sum()) if part == "payload" else int((flat[:block] == 0).sum())
+    parts = {"payload": weight.payload.clone(), "scale": weight.scale.clone()}
+    parts[part][position] = code
+    return Packed(weight.shape, weight.exponent, weight.mask, parts["scale"], parts["payload"]), block // bits.shape[1]
+
+
+CHECKS: dict[str, Callable[[Bench], None]] = {
+    "corners of the tiles": _corners,
+    "every kind of input and output": _kinds,
+    "random stalls on all streams": _stalls,
+    "K beyond the buffer": _beyond_the_buffer,
+    "jobs back to back": _back_to_back,
+    "wrong stream lengths": _wrong_lengths,
+    "streams without TLAST": _without_tlast,
+    "reset and ABORT in the middle": _interrupted,
+    "NaN and illegal scales": _poison,
+    "registers": _registers,
+}
+
+
+def run_checks(bench: Bench, names: Iterable[str]) -> list[CampaignResult]:
+    """Run the named checks and return a result for each."""
+    results = []
+    for name in names:
+        compared, differences, cycles = bench.compared, bench.differences, bench.engine.cycles
+        bench.first = None
+        CHECKS[name](bench)
+        results.append(
+            CampaignResult(
+                name, bench.compared - compared, bench.differences - differences, bench.first, bench.engine.cycles - cycles
+            )
+        )
+    return results

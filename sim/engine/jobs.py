@@ -1,0 +1,78 @@
+"""Jobs with random operands, for benches and the regression."""
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...golden.blocks import MixedTensor, tensor_exponent
+from ...golden.formats import BLOCK_SIZE, MODES, TENSOR_EXPONENT_LIMIT
+from ...golden.packing import pack
+from ...golden.selector import SiteRegisters, Threshold, select
+from ...hdl.config import EngineConfig
+from ...hdl.engine.config import K_TILE
+from .job import Job, Site
+
+__all__ = ["corner_sizes", "random_job", "random_mixed", "random_site", "uniform_job"]
+
+_ANY = Threshold(0, 0)
+
+
+def random_mixed(rows: int, columns: int, fp4_fraction: float, generator: torch.Generator) -> MixedTensor:
+    """Heavy-tailed values whose blocks are FP4 with the given probability."""
+    x = torch.randn(rows, columns, generator=generator) * torch.randn(rows, 1, generator=generator).exp()
+    exponent = tensor_exponent(x)
+    fp4, fp8 = (select(x, SiteRegisters(exponent, _ANY, mode)) for mode in ("all_fp4", "all_fp8"))
+    mask = torch.rand(fp8.mask.shape, generator=generator, dtype=torch.float64) >= fp4_fraction
+    return MixedTensor.merge((rows, columns), exponent, mask, (fp4.codes, fp4.scales), fp8.codes)
+
+
+def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generator: torch.Generator) -> Site:
+    """Any registers for a selector that is to quantize `x` (rows, channels)."""
+    blocks = -(-x.shape[1] // BLOCK_SIZE)
+    exponent = min(max(tensor_exponent(x) + chance.randrange(-1, 2), -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
+    threshold = Threshold(chance.randrange(256), chance.randrange(8, 24))
+    registers = SiteRegisters(exponent, threshold, chance.choice(("dynamic", "dynamic", *MODES)))
+    static = torch.rand(blocks, generator=generator) >= 0.5
+    codes = torch.randint(0, 16, (blocks, BLOCK_SIZE), generator=generator, dtype=torch.uint8)
+    return Site(registers, static, codes if config.channel_codes else None)
+
+
+def random_job(
+    sizes: tuple[int, int, int], chance: random.Random, config: EngineConfig, *, kind: tuple[bool, str] | None = None
+) -> Job:
+    """A job of sizes (M, N, K) with random operands, formats and registers; `kind` fixes (raw input, output)."""
+    rows, outputs, columns = sizes
+    generator = torch.Generator().manual_seed(chance.randrange(1 << 30))
+    outs = ("float32", "bfloat16", *(("packed",) if config.packed_output else ()))
+    raw, output = kind or (config.raw_input != "none" and chance.random() < 0.5, chance.choice(outs))
+    weight = pack(random_mixed(outputs, columns, chance.choice((0, 0.5, 0.7, 1)), generator))
+    relu = chance.random() < 0.3
+    site = None
+    activations: MixedTensor | Tensor
+    if raw:
+        spread = torch.randn(1, columns, generator=generator).mul(2).exp()
+        activations = (torch.randn(rows, columns, generator=generator) * spread).to(getattr(torch, config.raw_input))
+        site = random_site(activations.float(), chance, config, generator)
+    else:
+        activations = random_mixed(rows, columns, chance.choice((0, 0.5, 0.7, 1)), generator)
+    if output != "packed":
+        return Job(weight, activations, site, output, relu=relu)
+    plain = Job(weight, activations, site, relu=relu).expected()
+    return Job(weight, activations, site, output, random_site(plain, chance, config, generator), relu)
+
+
+def uniform_job(rows: int, outputs: int, columns: int, fp4_fraction: float, seed: int) -> Job:
+    """Packed in, float32 out, one FP4 fraction for both operands: the job that performance is stated for."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = random_mixed(outputs, columns, fp4_fraction, generator)
+    return Job(pack(weight), random_mixed(rows, columns, fp4_fraction, generator))
+
+
+def corner_sizes(config: EngineConfig) -> Iterator[tuple[int, int, int]]:
+    """(M, N, K) from one to two tiles plus one, at and around every edge."""
+    edges = [{1, t - 1, t, t + 1, 2 * t - 1, 2 * t, 2 * t + 1} for t in (config.rows, config.lanes)]
+    columns = {1, BLOCK_SIZE, BLOCK_SIZE + 1, K_TILE - 1, K_TILE, K_TILE + 1, 2 * K_TILE, 2 * K_TILE + 1}
+    yield from itertools.product(*map(sorted, edges), sorted(k for k in columns if k <= config.k_max))

@@ -94,6 +94,7 @@ class Drain(wiring.Component):
         with m.Elif(step & group.last):
             m.d.sync += loaded.eq(0)
 
+        lane_final = wire(m, "lane_final", n_tiles.final(n_tile.last))
         # Two cycles of rounding, four lanes at once.
         values = []
         for lane in range(_GROUP):
@@ -103,7 +104,9 @@ class Drain(wiring.Component):
             with m.Switch(group.value):
                 for index in range(groups):
                     with m.Case(index):
-                        m.d.comb += chosen.eq(sums.word_select(_GROUP * index + lane, bits + 1))
+                        # Beyond N a NaN among the activations would show: those lanes give +0.
+                        with m.If(lane_final >= _GROUP * index + lane if index + lane else 1):
+                            m.d.comb += chosen.eq(sums.word_select(_GROUP * index + lane, bits + 1))
             m.d.comb += [
                 rounder.advance.eq(move),
                 rounder.raw.eq(chosen[:bits]),

@@ -20,7 +20,7 @@ _PASSES = ((42, 22), (21, 21), (0, 21))
 
 def check_fraction(fraction: float, name: str = "FP4 fraction") -> float:
     """Return `fraction` if it lies in [0, 1], else raise InputError."""
-    if not 0 <= fraction <= 1:
+    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise InputError(f"{name}: {fraction}, expected a number from 0 to 1")
     return fraction
 

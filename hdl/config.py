@@ -80,9 +80,7 @@ class SelectorConfig:
     pipeline: int = 4
 
     def __post_init__(self) -> None:
-        check(
-            "selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16"
-        )
+        check("selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16")
         check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
         check("selector", "pipeline", self.pipeline, whole(self.pipeline, 6), "0 to 5")
 
@@ -156,7 +154,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "the same with a sensitivity code per channel in both selectors",
         EngineConfig(channel_codes=True),
     ),
-    "engine-8": ("8 lanes, 32 rows, packed input only, float results only", EngineConfig(8, 32, 4, raw_input="none", packed_output=False)),
+    "engine-8": (
+        "8 lanes, 32 rows, packed input only, float results only",
+        EngineConfig(8, 32, 4, raw_input="none", packed_output=False),
+    ),
     "engine-4": (
         "4 lanes, 8 rows, small buffers, packed input only: for tests and small FPGAs",
         EngineConfig(4, 8, 2, k_max=1024, raw_input="none", packed_output=False),

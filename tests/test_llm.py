@@ -318,7 +318,7 @@ def test_packed_size_is_what_the_format_says(folders):
     weights = sum(math.prod(e["shape"]) for e in manifest["linears"].values())
     fp4 = sum(e["fp4_blocks"] for e in manifest["linears"].values())
     assert fp4 == math.floor(0.7 * weights / 16 + 0.5)
-    tensors = {k: v for f in manifest["shards"] for k, v in load_file(folders / "llama" / f).items()}
+    tensors = {k: v for f in manifest["files"] if f.endswith("s") for k, v in load_file(folders / "llama" / f).items()}
     packed = [n for n in tensors if n.rsplit(".", 1)[0] in manifest["linears"] and tensors[n].dtype == torch.uint8]
     size = sum(tensors[n].numel() for n in packed)
     assert len(packed) == 3 * len(manifest["linears"])
@@ -339,11 +339,95 @@ def edit(folder, change):
     path.write_text(json.dumps(settings))
 
 
+def sign(settings, **changes):
+    """Change settings, or keys of quantization_config, and make the digests true again."""
+    from fgmp.golden.llm.checkpoint import _json_digest
+
+    manifest = settings["quantization_config"]
+    for key, value in changes.items():
+        (manifest if key in manifest else settings)[key] = value
+    manifest["settings"] = _json_digest(settings)
+    manifest["sha256"] = _json_digest(manifest)
+
+
+def test_weights_that_are_not_its_own_are_refused(folders, tmp_path):
+    """transformers would prefer model.safetensors to the shards."""
+    folder = damaged(folders, tmp_path)
+    shutil.copy(sorted(folder.glob("*.safetensors"))[0], folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.safetensors is none of its files"):
+        load(folder)
+
+
+def test_altered_index_is_refused(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("00001-of", "00002-of", 1))
+    with pytest.raises(InputError, match=f"checksum of {index.name} does not match"):
+        load(folder)
+
+
+def test_altered_settings_are_refused_by_transformers_too(folders, tmp_path):
+    import fgmp.golden.llm.hf  # noqa: F401
+
+    folder = damaged(folders, tmp_path)
+    edit(folder, lambda s: s.update(num_hidden_layers=3))
+    with pytest.raises(InputError, match=r"checksum of config\.json"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_inspection_opens_every_tensor(folders, tmp_path):
+    from fgmp.golden.llm.checkpoint import _file_digest
+    from fgmp.golden.llm.job import describe_folder
+
+    folder = damaged(folders, tmp_path)
+    path = sorted(folder.glob("*.safetensors"))[0]
+    tensors = load_file(path)
+    name = next(n for n in tensors if n.endswith("weight_scale"))
+    tensors[name][3] = 120
+    save_file(tensors, path, {"format": "pt"})
+    edit(folder, lambda s: sign(s, files=s["quantization_config"]["files"] | {path.name: _file_digest(path)}))
+    with pytest.raises(InputError, match=f"{name.rpartition('.')[0]}: block scale 3 has code 120"):
+        describe_folder(folder)
+
+
+def test_a_model_that_does_not_compute_is_refused():
+    model = make("llama")
+    model.model.norm.weight.data[3] = float("nan")
+    with pytest.raises(InputError, match="loss of calibration sample 0: nan, expected a finite number"):
+        quantize(model, FGMPConfig(activations="none"), SAMPLES, progress=False)
+    with pytest.raises(InputError, match="loss of calibration sample 0"):
+        quantize(make("llama"), FGMPConfig(), SAMPLES[:, :1], progress=False)  # nothing to predict
+
+
+def test_sites_are_named_alike_before_and_after_saving(folders):
+    """OPT calls q, k and v in another order than it lists them."""
+    for name in ("opt", "gpt2", "mixtral"):
+        sites = {s.name for s in Study(make(name), SAMPLES, progress=False).sites}
+        assert sites == set(read_manifest(folders / name)["sites"])
+
+
+def test_inference_mode(folders):
+    model = load(folders / "llama", exact=True)
+    with torch.inference_mode():
+        inside = model(input_ids=SAMPLES[:2]).logits
+    assert torch.equal(inside, logits(model))
+
+
+def test_checkpointing_does_not_drop_out():
+    from fgmp.golden.llm.quantize import causal_loss, checkpointed
+
+    torch.manual_seed(0)
+    model = OPTForCausalLM(OPTConfig(**_OPT, dropout=0.5)).eval()
+    plain = causal_loss(model)(SAMPLES[0])
+    checkpointed(model)
+    assert all(torch.equal(causal_loss(model)(SAMPLES[0]), plain) for _ in range(3))
+
+
 def test_missing_shard(folders, tmp_path):
     folder = damaged(folders, tmp_path)
     gone = sorted(folder.glob("*.safetensors"))[1]
     gone.unlink()
-    with pytest.raises(InputError, match=f"shard {gone.name} is missing"):
+    with pytest.raises(InputError, match=f"file {gone.name} is missing"):
         load(folder)
 
 
@@ -368,9 +452,15 @@ def test_every_flipped_bit_is_found(folders, tmp_path):
         (lambda s: s["quantization_config"].update(quant_method="gptq"), "quant_method 'gptq', expected 'fgmp'"),
         (lambda s: s["quantization_config"]["sites"].popitem(), "checksum of quantization_config does not match"),
         (lambda s: s.pop("quantization_config"), "quant_method None"),
-        (lambda s: s.update(architectures=["Nothing"]), "architecture 'Nothing' is not known"),
-        (lambda s: s.update(num_hidden_layers=1), "linear model.layers.1.self_attn.q_proj: None, expected"),
-        (lambda s: s.update(hidden_size=128), "expected a linear of shape"),
+        (lambda s: s.update(rms_norm_eps=1e-2), "checksum of config.json does not match"),
+        (lambda s: s.update(num_hidden_layers=3), "checksum of config.json does not match"),
+        (lambda s: sign(s, architectures=["Nothing"]), "architecture 'Nothing' is not known"),
+        (lambda s: sign(s, architectures={"a": 1}), "architecture None is not known"),
+        (lambda s: sign(s, num_hidden_layers=1), "linear model.layers.1.self_attn.q_proj: None, expected"),
+        (lambda s: sign(s, hidden_size=128), "expected a linear of shape"),
+        (lambda s: sign(s, linears={}), "lacks what version 1 has"),
+        (lambda s: sign(s, files=None), "lacks what version 1 has"),
+        (lambda s: sign(s, base_model=5), "lacks what version 1 has"),
     ],
 )
 def test_wrong_settings(folders, tmp_path, change, message):
@@ -382,7 +472,7 @@ def test_wrong_settings(folders, tmp_path, change, message):
 
 def test_shard_of_another_model_with_true_checksums_is_refused(folders, tmp_path):
     """Whoever rewrites a shard and its checksum by hand still meets sizes that do not fit."""
-    from fgmp.golden.llm.checkpoint import _file_digest, _manifest_digest
+    from fgmp.golden.llm.checkpoint import _file_digest
 
     folder = damaged(folders, tmp_path)
     path = sorted(folder.glob("*.safetensors"))[0]
@@ -391,12 +481,7 @@ def test_shard_of_another_model_with_true_checksums_is_refused(folders, tmp_path
     tensors[name] = tensors[name][:-1]
     save_file(tensors, path, {"format": "pt"})
 
-    def sign(settings):
-        manifest = settings["quantization_config"]
-        manifest["shards"][path.name] = _file_digest(path)
-        manifest["sha256"] = _manifest_digest(manifest)
-
-    edit(folder, sign)
+    edit(folder, lambda s: sign(s, files=s["quantization_config"]["files"] | {path.name: _file_digest(path)}))
     with pytest.raises(InputError, match=r"cannot be loaded|mismatched"):
         load(folder)
 
@@ -416,7 +501,7 @@ def test_configuration_is_checked_and_survives_json():
         ({"fp4_weights": 1.2}, "fp4_weights: 1.2, expected a number from 0 to 1"),
         ({"policy": "best"}, "policy: 'best', expected one of fisher"),
         ({"activations": "maybe"}, "activations: 'maybe', expected one of dynamic"),
-        ({"samples": 0}, "samples: 0, expected a whole number of at least 1"),
+        ({"samples": 0}, "samples: 0, expected a whole number from 1 to"),
         ({"ignore": "lm_head"}, "ignore: lm_head, expected a tuple of globs"),
     ):
         with pytest.raises(InputError, match=message):

@@ -13,6 +13,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
@@ -227,11 +228,11 @@ def test_evaluate_without_the_original(quantized, texts, tmp_path, capsys):
     out, _, _ = quantized
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)
-    from fgmp.golden.llm.checkpoint import _manifest_digest
+    from fgmp.golden.llm.checkpoint import _json_digest
 
     settings = json.loads((moved / "config.json").read_text())
     settings["quantization_config"]["base_model"] = "/nowhere"
-    settings["quantization_config"]["sha256"] = _manifest_digest(settings["quantization_config"])
+    settings["quantization_config"]["sha256"] = _json_digest(settings["quantization_config"])
     (moved / "config.json").write_text(json.dumps(settings))
     arguments = ["evaluate", str(moved), "--text", str(texts / "test.txt"), "--window", "128"]
     assert main(arguments) == 0
@@ -239,6 +240,35 @@ def test_evaluate_without_the_original(quantized, texts, tmp_path, capsys):
     assert main([*arguments, "--original", "/nowhere"]) == 2
     assert main([*arguments, "--original", str(SHIPPED_MODEL)]) == 0
     assert "FGMP 0.7" in capsys.readouterr().out
+    other = tmp_path / "other"
+    shutil.copytree(SHIPPED_MODEL, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] *= 0.7
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    assert main([*arguments, "--original", str(other)]) == 2
+    assert "model.norm.weight differs from that of" in capsys.readouterr().err
+
+
+def test_evaluate_what_is_in_the_folder(texts, tmp_path, capsys):
+    """OPT calls its linears in another order than it lists them; and windows of no tokens are refused."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = OPTConfig(**sizes, word_embed_proj_dim=32, vocab_size=1024, max_position_embeddings=128)
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    for path in SHIPPED_MODEL.glob("token*"):
+        shutil.copy(path, tmp_path / "opt")
+    out = tmp_path / "out"
+    calibration = ["--calibration", str(texts / "train.txt"), "--samples", "2", "--window", "64"]
+    assert main(["quantize", str(tmp_path / "opt"), str(out), *calibration]) == 0
+    arguments = ["evaluate", str(out), "--text", str(texts / "test.txt"), "--max-tokens", "300"]
+    capsys.readouterr()
+    assert main([*arguments, "--json", "--window", "64"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]][-1] == "FGMP 0.7"
+    assert main([*arguments, "--window", "0"]) == 2
+    assert "window: 0, expected at least 2" in capsys.readouterr().err
 
 
 def test_evaluate_formats_side_by_side_with_a_plot(texts, tmp_path, capsys):

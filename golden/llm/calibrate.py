@@ -119,6 +119,8 @@ def calibrate(
             if count <= done:
                 continue
             value = loss(samples[index])
+            if not torch.isfinite(value):
+                raise InputError(f"loss of calibration sample {index}: {value.item()}, expected a finite number")
             if sensitivity is not None:
                 value.backward()
             if checkpoint:
@@ -127,6 +129,9 @@ def calibrate(
     if checkpoint and done < len(mine):
         checkpoint.save(totals, len(mine), force=True)
     for name, total in totals.items():
+        if not torch.isfinite(total).all():
+            kind, _, of = name.partition("/")
+            raise InputError(f"calibration: {kind} of {of} is not finite, expected a model that computes in range")
         distributed.combine_(total, "max" if name.startswith("amax/") else "sum")
     return _means(linears, sites, totals, len(samples), sensitivity)
 

@@ -6,16 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import InputError
 from ..formats import TENSOR_EXPONENT_LIMIT
-from ..packing import packed_sizes
+from ..packing import Packed, packed_sizes, unpack
 from ..selector import SiteRegisters, Threshold
 from .config import FGMPConfig
 from .layers import FGMPLinear
@@ -25,6 +27,7 @@ __all__ = [
     "FOLDER_VERSION",
     "QUANT_METHOD",
     "LayerInfo",
+    "check_linears",
     "check_manifest",
     "read_manifest",
     "save",
@@ -36,12 +39,13 @@ __all__ = [
 QUANT_METHOD = "fgmp"
 FOLDER_VERSION = "1"
 _MAX_SHARD = 4 << 30
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _verified: set[tuple[str, int, int, str]] = set()
 
 
 def save(
     model: Any,
-    folder: Path,
+    folder: Path | str,
     *,
     tokenizer: Any = None,
     base_model: str | None = None,
@@ -52,6 +56,7 @@ def save(
     Everything is written beside it first and renamed at the end. Raises InputError if the folder exists or the model
     holds no quantized layer.
     """
+    folder = Path(folder)
     if folder.exists():
         raise InputError(f"output {folder}: exists already, expected the name of a new folder")
     partial = folder.with_name(folder.name + ".writing")
@@ -77,17 +82,7 @@ def write_folder(
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FGMPLinear)}
     if not layers:
         raise InputError(f"model {type(model).__name__}: holds no quantized layer, expected one that quantize() made")
-    shards = _write_shards(model, folder, max_shard_bytes)
-    manifest = {
-        "quant_method": QUANT_METHOD,
-        "version": FOLDER_VERSION,
-        "config": model.fgmp_config.as_dict(),
-        "base_model": base_model,
-        "calibration": calibration,
-        **_structure(layers),
-        "shards": shards,
-    }
-    manifest["sha256"] = _manifest_digest(manifest)
+    files = _write_shards(model, folder, max_shard_bytes)
     settings: dict[str, Any] = {"architectures": [type(model).__name__]}
     if hasattr(model, "config"):
         config = copy.deepcopy(model.config)
@@ -95,6 +90,17 @@ def write_folder(
         config.__dict__.pop("quantization_config", None)
         config.save_pretrained(folder)
         settings = json.loads((folder / "config.json").read_text())
+    manifest = {
+        "quant_method": QUANT_METHOD,
+        "version": FOLDER_VERSION,
+        "config": model.fgmp_config.as_dict(),
+        "base_model": base_model,
+        "calibration": calibration,
+        **_structure(layers),
+        "files": files,
+        "settings": _json_digest(settings),
+    }
+    manifest["sha256"] = _json_digest(manifest)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
     if tokenizer is not None:
@@ -128,9 +134,19 @@ def check_manifest(manifest: Any, folder: Path | str) -> None:
         raise InputError(f"model folder {folder}: quant_method {found!r}, expected {QUANT_METHOD!r}")
     if manifest.get("version") != FOLDER_VERSION:
         raise InputError(f"model folder {folder}: version {manifest.get('version')!r}, expected {FOLDER_VERSION!r}")
-    if _manifest_digest(manifest) != manifest.get("sha256"):
+    if _json_digest(manifest) != manifest.get("sha256"):
         raise InputError(f"model folder {folder}: the checksum of quantization_config does not match, it was altered")
     try:
+        texts = [*manifest["files"], *manifest["files"].values(), manifest["settings"]]
+        whole = [s["readers"] for s in manifest["sites"].values()]
+        whole += [
+            n for li in manifest["linears"].values() for n in (*li["shape"], li["fp4_blocks"], li["tensor_exponent"])
+        ]
+        base = manifest["base_model"]
+        if not (manifest["linears"] and manifest["files"] and (base is None or isinstance(base, str))):
+            raise ValueError
+        if not all(isinstance(t, str) for t in texts) or not all(type(n) is int for n in whole):
+            raise ValueError
         for name, linear in manifest["linears"].items():
             rows, columns = linear["shape"]
             legal = rows > 0 < columns and 0 <= linear["fp4_blocks"] <= rows * -(-columns // 16)
@@ -144,11 +160,20 @@ def check_manifest(manifest: Any, folder: Path | str) -> None:
 
 
 def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise InputError unless every shard is there, and is the one that was written, to the last bit."""
-    for file, digest in manifest["shards"].items():
+    """Raise InputError unless every file is there, is the one that was written to the last bit, and no others are."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _WEIGHT_SUFFIXES and path.name not in manifest["files"]:
+            raise InputError(f"model folder {folder}: {path.name} is none of its files, expected only those")
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise InputError(f"model folder {folder}: config.json is not JSON, expected a model's settings") from None
+    if _json_digest(settings) != manifest["settings"]:
+        raise InputError(f"model folder {folder}: the checksum of config.json does not match, it was altered")
+    for file, digest in manifest["files"].items():
         path = folder / file
         if Path(file).name != file or not path.is_file():
-            raise InputError(f"model folder {folder}: shard {file} is missing, expected the files that were written")
+            raise InputError(f"model folder {folder}: file {file} is missing, expected those that were written")
         stat = path.stat()
         seen = (str(path.absolute()), stat.st_size, stat.st_mtime_ns, digest)
         if seen in _verified:  # in this process, and untouched since
@@ -157,6 +182,25 @@ def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
             _verified.add(seen)
         else:
             raise InputError(f"model folder {folder}: the checksum of {file} does not match, the file was altered")
+
+
+def check_linears(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError unless every linear's three tensors are there and follow all rules of docs/packed-format.md."""
+    files = sorted(file for file in manifest["files"] if file.endswith(".safetensors"))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(folder / file, "pt")) for file in files]
+        where = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        for name, entry in manifest["linears"].items():
+            info = LayerInfo(name, entry)
+            parts = {}
+            for part in ("weight_mask", "weight_scale", "weight"):
+                if f"{name}.{part}" not in where:
+                    raise InputError(f"model folder {folder}: tensor {name}.{part} is missing")
+                parts[part] = where[f"{name}.{part}"].get_tensor(f"{name}.{part}")
+            tensor = unpack(Packed(info.shape, info.exponent, *parts.values()), f"model folder {folder}: {name}")
+            found = int((~tensor.mask).sum())
+            if found != info.fp4_blocks:
+                raise InputError(f"model folder {folder}: {name} has {found} FP4 blocks, expected {info.fp4_blocks}")
 
 
 def site_plans(manifest: Mapping[str, Any]) -> dict[str, SitePlan]:
@@ -233,7 +277,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _write_shards(model: nn.Module, folder: Path, limit: int) -> dict[str, str]:
-    """Write the shards one after the other; returns the digest of each file."""
+    """Write the shards one after the other; returns the digest of each file, the index included."""
     groups: list[list[str]] = [[]]
     size = 0
     tensors = _tensors(model)
@@ -251,7 +295,9 @@ def _write_shards(model: nn.Module, folder: Path, limit: int) -> dict[str, str]:
         where.update(dict.fromkeys(names, file))
     if len(groups) > 1:
         index_file = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": where}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1) + "\n")
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index_file, indent=1) + "\n")
+        digests[path.name] = _file_digest(path)
     return digests
 
 
@@ -260,6 +306,7 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest_digest(manifest: Mapping[str, Any]) -> str:
-    text = json.dumps({k: v for k, v in manifest.items() if k != "sha256"}, sort_keys=True)
+def _json_digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of an object as JSON, without what cannot be in it: its own digest, the object that holds it."""
+    text = json.dumps({k: v for k, v in values.items() if k not in ("sha256", "quantization_config")}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -66,8 +66,11 @@ class FGMPConfig:
             choose(name, getattr(self, name), allowed)
         for name, minimum in (("samples", 1), ("window", 2), ("threshold_samples", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
-                raise InputError(f"{name}: {value}, expected a whole number of at least {minimum}")
+            if not isinstance(value, int) or not minimum <= value < 1 << 63:
+                raise InputError(f"{name}: {value}, expected a whole number from {minimum} to {(1 << 63) - 1}")
+        given: object = self.ignore
+        if isinstance(given, list):
+            object.__setattr__(self, "ignore", tuple(given))
         if not isinstance(self.ignore, tuple) or not all(isinstance(glob, str) for glob in self.ignore):
             raise InputError(f"ignore: {self.ignore}, expected a tuple of globs")
 

@@ -5,7 +5,7 @@ import os
 import torch
 from torch import Tensor
 
-__all__ = ["combine_", "is_main", "join", "share"]
+__all__ = ["combine_", "is_main", "join", "share", "wait"]
 
 
 def join(device: str) -> None:
@@ -31,6 +31,12 @@ def combine_(total: Tensor, operation: str) -> None:
     if _together():
         operations = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
         torch.distributed.all_reduce(total, operations[operation])
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if _together():
+        torch.distributed.barrier()
 
 
 def _together() -> bool:

@@ -99,7 +99,9 @@ def evaluate(
             own = _log_probabilities(model, ids)
             for name, variant in zip(names, (None, *variants), strict=True):
                 logs = own
-                if variant is not None:
+                if variant is not None and variant.model is not None:
+                    logs = _log_probabilities(variant.model, ids)
+                elif variant is not None:
                     with apply(model, sites, variant):
                         logs = _log_probabilities(model, ids)
                 nll = -logs.gather(-1, ids[:, 1:, None])[..., 0]

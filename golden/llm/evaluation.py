@@ -1,11 +1,12 @@
 """What `fgmp evaluate` does: find out what it was given, make the formats, measure them on the text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ...errors import InputError
 from .checkpoint import read_manifest
@@ -18,6 +19,7 @@ from .quantize import Study
 from .spec import ablation, parse_formats
 from .targets import DEFAULT_IGNORE
 from .text import read_text
+from .thresholds import SitePlan
 
 __all__ = ["EvaluateJob", "Evaluation", "run_evaluation"]
 
@@ -87,28 +89,33 @@ def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
     layers = {n: m for n, m in quantized.model.named_modules() if isinstance(m, FGMPLinear)}
     tokens, parts, header = _windows(job, quantized, text)
     manifest = read_manifest(Path(job.model))
-    original = job.original or manifest["base_model"]
-    language_model = None
-    if original is not None:
-        try:
-            language_model = load_model(original, dtype=job.dtype, device=job.device)
-        except InputError:
-            if job.original is not None:  # one that is only remembered may be gone
-                raise
+    set_exact(quantized.model, job.exact)
+    own = _own(quantized.model, layers, FGMPConfig.from_dict(manifest["config"]), job.exact)
+    original = job.original
+    if original is None and manifest["base_model"] is not None and Path(manifest["base_model"]).is_dir():
+        original = manifest["base_model"]  # one that is only remembered is not looked for on a hub
     tasks = _tasks(job, quantized)
-    if language_model is None:
-        set_exact(quantized.model, job.exact)
-        losses = evaluate(quantized.model, [], [], parts, reference=job.model, batch=job.batch, progress=progress)
-        comparison = summarize([], losses, {}, job.model)
+    if original is None:
+        losses = evaluate(quantized.model, [], [], parts, reference=own.name, batch=job.batch, progress=progress)
+        plain = summarize([], losses, {}, own.name)
+        size = sum(p.bytes for p in own.weights.values())
+        bits = 8 * size / sum(la.in_features * la.out_features for la in layers.values())
+        row = replace(
+            plain.rows[0],
+            weight_fp4_share=own.weight_fp4_share,
+            activation_fp4_share=own.activation_fp4_share,
+            weight_bytes=size,
+            bits_per_weight=bits,
+            weight_bytes_vs_fp8=bits / 8.0625,
+        )
         footer = ["", "name the model it was made from by --original to see float32, FP8 and NVFP4 beside it"]
-        return _evaluation(comparison, job, parts, tokens, header, footer, tasks)
-    config = FGMPConfig.from_dict(manifest["config"])
-    first = parts[0].ids
-    study = Study(language_model.model, first[None, :2], ignore=config.ignore, progress=progress)
+        return _evaluation(replace(plain, rows=[row]), job, parts, tokens, header, footer, tasks)
+    language_model = load_model(original, dtype=job.dtype, device=job.device)
+    study = Study(language_model.model, parts[0].ids[None, :2], ignore=manifest["config"]["ignore"], progress=progress)
     if set(study.linears) != set(layers):
         raise InputError(f"original {original}: other linears than {job.model}, expected the model it was made from")
-    variants = [_uniform(study, layers, fp4, job.exact) for fp4 in (False, True)]
-    variants.append(_own(layers, config, job.exact))
+    _check_same(language_model.model, quantized.model, original, job.model)
+    variants = [*(_uniform(study, layers, fp4, job.exact) for fp4 in (False, True)), own]
     losses = {}
     for variant in variants:
         losses |= evaluate(
@@ -118,34 +125,37 @@ def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
     return _evaluation(summarize(variants, losses, {}, job.dtype), job, parts, tokens, header, [], tasks)
 
 
-def _own(layers: dict[str, FGMPLinear], config: FGMPConfig, exact: bool) -> Variant:
-    """The quantized model's layers as a variant of the original."""
+def _own(model: nn.Module, layers: dict[str, FGMPLinear], config: FGMPConfig, exact: bool) -> Variant:
+    """The quantized model itself."""
     name = f"FGMP {config.fp4_weights:g}"
     if config.fp4_weights != config.fp4_activations and config.activations != "none":
         name += f"/{config.fp4_activations:g}"
-    return Variant(name, {n: la.packed for n, la in layers.items()}, _site_quantizers(layers), exact)
+    sites = {n: la.site for n, la in layers.items() if la.site is not None}
+    return Variant(name, {n: la.packed for n, la in layers.items()}, sites or None, exact, model=model)
+
+
+def _check_same(original: nn.Module, quantized: nn.Module, name: str, folder: str) -> None:
+    """Raise InputError unless everything that is not quantized is the same in both."""
+    theirs = dict(quantized.named_parameters())
+    for key, parameter in original.named_parameters():
+        mine = theirs.get(key)
+        if mine is not None and not torch.equal(mine, parameter.to(mine.device, mine.dtype)):
+            raise InputError(
+                f"original {name}: {key} differs from that of {folder}, expected the model it was made from"
+            )
 
 
 def _uniform(study: Study, layers: dict[str, FGMPLinear], fp4: bool, exact: bool) -> Variant:
     """All NVFP4 or all FP8, with the tensor exponents that the quantized model's sites have."""
-    from dataclasses import replace
-
     config = uniform(fp4, FGMPConfig(ignore=("",), activations="none"))
     weights = dict(study.pack(config))
-    sites = _site_quantizers(layers)
-    for site in (sites or {}).values():
-        registers = replace(site.registers, mode="all_fp4" if fp4 else "all_fp8")
-        site.plan = replace(site.plan, registers=registers, static_fp8=None, channel_codes=None, four_over_six=False)
-    return Variant(NVFP4 if fp4 else FP8, weights, sites, exact)
-
-
-def _site_quantizers(layers: dict[str, FGMPLinear]) -> dict[str, SiteQuantizer] | None:
-    """Fresh quantizers like those of the layers, by the name of the site's first linear."""
-    sites: dict[int, tuple[str, SiteQuantizer]] = {}
-    for name, layer in layers.items():
-        if layer.site is not None and id(layer.site) not in sites:
-            sites[id(layer.site)] = (name, SiteQuantizer(layer.site.plan, layer.site.readers))
-    return dict(sites.values()) or None
+    sites = {}
+    for site in study.sites:
+        like = layers[site.linears[0]].site
+        if like is not None:
+            registers = replace(like.registers, mode="all_fp4" if fp4 else "all_fp8")
+            sites[site.name] = SiteQuantizer(SitePlan(registers), like.readers)
+    return Variant(NVFP4 if fp4 else FP8, weights, sites or None, exact)
 
 
 def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
@@ -184,8 +194,8 @@ def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
 
 def _windows(job: EvaluateJob, language_model: LanguageModel, text: str) -> tuple[Tensor, list[Window], list[str]]:
     positions = getattr(language_model.model.config, "max_position_embeddings", _LONGEST_WINDOW)
-    window = job.window or min(positions, _LONGEST_WINDOW)
-    stride = job.stride or window
+    window = min(positions, _LONGEST_WINDOW) if job.window is None else job.window
+    stride = window if job.stride is None else job.stride
     language_model.check_window(window)
     tokens = language_model.tokens(text)
     if job.max_tokens is not None:
@@ -212,7 +222,9 @@ def _evaluation(
     window = len(parts[0].ids) if job.window is None else job.window
     for task, numbers in (tasks or {}).items():
         footer = [*footer, f"{task}: " + ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())]
-    return Evaluation(comparison, window, job.stride or window, len(parts), header, footer, tasks)
+    return Evaluation(
+        comparison, window, window if job.stride is None else job.stride, len(parts), header, footer, tasks
+    )
 
 
 def _tasks(job: EvaluateJob, language_model: LanguageModel) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ one rename turns into `OUT`.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,17 +15,20 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
 from ...errors import InputError
 from . import distributed
 from .calibrate import Checkpoint, fingerprint
-from .checkpoint import LayerInfo, read_manifest, verify, write_folder
+from .checkpoint import LayerInfo, check_linears, read_manifest, verify, write_folder
 from .config import FGMPConfig
-from .models import load_model, model_digest, windows
+from .models import is_quantized, load_model, model_digest, windows
 from .quantize import checkpointed, quantize
 from .text import read_text
 
 __all__ = ["QuantizeJob", "describe_folder", "run_job"]
+
+_STACKED = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
     _check_place(out)
     distributed.join(job.device)
     text = read_text(job.calibration, "calibration")
-    if out.exists() and not (out / "config.json").is_file():
+    if out.exists() and not is_quantized(out):
         raise InputError(f"output {job.out}: exists already, expected the name of a new folder")
     work = out.with_name(out.name + ".partial")
     work.mkdir(parents=True, exist_ok=True)
@@ -81,12 +85,14 @@ def _locked(
     digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
     if out.exists():
         manifest = read_manifest(out)
-        made = (manifest["config"], manifest["base_model"], manifest["calibration"])
-        if made != (config.as_dict(), job.model, digest):
+        settings = json.loads((out / "config.json").read_text())
+        made = (manifest["config"], manifest["base_model"], manifest["calibration"], settings.get("dtype", job.dtype))
+        distributed.wait()
+        if distributed.is_main():
             shutil.rmtree(work)
+        if made != (config.as_dict(), job.model, digest, job.dtype):
             raise InputError(f"output {job.out}: exists and was made otherwise, expected the name of a new folder")
-        say(f"{job.out} is there already, made from the same model, calibration and options")
-        shutil.rmtree(work)
+        say(f"{job.out} is there already, made from a model of that name with this calibration and these options")
         return describe_folder(out)
     for left in ("scores", "model"):
         if distributed.is_main():
@@ -103,6 +109,10 @@ def _locked(
     )
     if not distributed.is_main():
         return {}
+    stacked = _left_alone(model)
+    if stacked:
+        total = sum(stacked.values())
+        say(f"left as they are: {len(stacked)} tensors of {total:,} weights that no linear holds, first {min(stacked)}")
     (work / "model").mkdir()
     write_folder(
         model,
@@ -121,6 +131,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     """Verify a quantized folder and describe it: totals, and per linear what its packed weight and site are."""
     manifest = read_manifest(folder)
     verify(folder, manifest)
+    check_linears(folder, manifest)
     layers = []
     for name, entry in manifest["linears"].items():
         info = LayerInfo(name, entry)
@@ -150,8 +161,13 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "bytes": size,
         "bits_per_weight": 8 * size / weights,
         "below_fp8": 1 - size / weights,  # plain FP8: one byte a weight
-        "file_bytes": sum((folder / file).stat().st_size for file in manifest["shards"]),
+        "file_bytes": sum((folder / file).stat().st_size for file in manifest["files"]),
     }
+
+
+def _left_alone(model: nn.Module) -> dict[str, int]:
+    """Stacked matrices that were not recognized as linears, with their sizes: experts of a kind that is not known."""
+    return {n: p.numel() for n, p in model.named_parameters() if p.dim() == _STACKED and min(p.shape) > 1}
 
 
 def _checkpoint(job: QuantizeJob, work: Path, digest: str) -> Checkpoint:

@@ -68,13 +68,13 @@ class SiteQuantizer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Stored values (M, K), float32, of `x` (..., K)."""
-        if self._last is None or self._last[0]() is not x or self._last[1] != x._version:
+        if self._last is None or self._last[0]() is not x or self._last[1] != _version(x):
             rows = x.reshape(-1, x.shape[-1])
             tensor = self._tensor(rows)
             self.blocks += tensor.mask.numel()
             self.fp8_blocks += int(tensor.mask.sum())
             stored = tensor.stored()
-            self._last, self._uses = (weakref.ref(x), x._version, stored), 0
+            self._last, self._uses = (weakref.ref(x), _version(x), stored), 0
         stored = self._last[2]
         self._uses += 1
         if self._uses >= self.readers:
@@ -204,13 +204,17 @@ class FGMPLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to quantize a model: its packed weights and what each site does (None: activations stay as they are)."""
+    """One way to quantize a model: its packed weights and what each site does (None: activations stay as they are).
+
+    `model` is the quantized model itself where there is one, otherwise the layers are put into the original.
+    """
 
     name: str
     weights: dict[str, Packed]
     quantizers: dict[str, SiteQuantizer] | None
     exact: bool = True
     modules: dict[str, FGMPLinear] = field(default_factory=dict)
+    model: nn.Module | None = None
 
     @property
     def activation_fp4_share(self) -> float | None:
@@ -225,6 +229,11 @@ class Variant:
         """Share of the weight blocks that are FP4."""
         blocks = sum(p.shape[0] * -(-p.shape[1] // BLOCK_SIZE) for p in self.weights.values())
         return sum(p.scale.numel() for p in self.weights.values()) / blocks
+
+
+def _version(x: Tensor) -> int:
+    """Changes when `x` is written to; under inference mode tensors have none."""
+    return 0 if x.is_inference() else x._version
 
 
 def quantizers(sites: Sequence[Site], plans: Mapping[str, SitePlan]) -> dict[str, SiteQuantizer]:

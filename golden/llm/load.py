@@ -44,7 +44,8 @@ def load(
     importlib.import_module(".hf", __package__)  # registers itself
     verify(folder, manifest)
     settings = json.loads((folder / "config.json").read_text())
-    architecture = (settings.get("architectures") or [None])[0]
+    named = settings.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else None
     kind: Any = getattr(transformers, str(architecture), None)
     if "model_type" not in settings or kind is None:
         raise InputError(
@@ -79,7 +80,9 @@ def _load_into(model: nn.Module, folder: Path, manifest: dict[str, Any], exact: 
     verify(folder, manifest)
     make_skeleton(model, manifest)
     state: dict[str, torch.Tensor] = {}
-    for file in manifest["shards"]:
+    for file in manifest["files"]:
+        if not file.endswith(".safetensors"):
+            continue
         state.update(load_file(folder / file))
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     shared = {n for n in missing if n not in dict(model.named_parameters())}  # tied to one that was saved

@@ -111,7 +111,8 @@ def _check_folder(folder: Path) -> None:
     if index.is_file():
         try:
             files = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
+            assert all(isinstance(file, str) for file in files)
+        except (ValueError, KeyError, AttributeError, TypeError, AssertionError):
             raise InputError(f"model folder {folder}: {index.name} is broken, expected a weight_map") from None
         for file in sorted(files):
             if not (folder / file).is_file():
@@ -123,7 +124,7 @@ def _check_folder(folder: Path) -> None:
 def model_digest(name: str) -> str:
     """What tells one model's files from another's: SHA-256 of config, file names, sizes and times of change."""
     digest = hashlib.sha256(str(name).encode())
-    for path in sorted(Path(name).glob("*")) if Path(name).is_dir() else []:
+    for path in sorted(p for p in Path(name).glob("*") if p.is_file()) if Path(name).is_dir() else []:
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

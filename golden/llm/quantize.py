@@ -1,5 +1,6 @@
 """Quantize a model: measure it once, then make any number of quantized variants of it, or turn it into one."""
 
+import functools
 import shutil
 import tempfile
 import weakref
@@ -75,7 +76,7 @@ class Study:
             weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._calibrations: dict[str | None, Calibration] = {}
         self._scales: dict[str | None, dict[str, np.ndarray]] = {}
-        self._scores: dict[tuple[bool, bool], ActivationScores] = {}
+        self._scores: dict[tuple[bool, bool, int], ActivationScores] = {}
 
     def calibration(self, config: FGMPConfig) -> Calibration:
         """What calibration measures for `config`, measured when first asked for."""
@@ -103,7 +104,7 @@ class Study:
         """Scores of the activation blocks under the recipe of `config`, or None where none are needed."""
         if config.fp4_activations in (0, 1):
             return None
-        recipe = (config.four_over_six, config.channel_codes)
+        recipe = (config.four_over_six, config.channel_codes, config.threshold_samples)
         if recipe not in self._scores:
             self._scores[recipe] = activation_scores(
                 self.linears,
@@ -179,7 +180,9 @@ def quantize(
         checkpoint=checkpoint,
         progress=progress,
     )
+    study.calibration(config)  # all processes together
     plans = study.plans(config)
+    distributed.wait()
     sites = {} if plans is None else quantizers(study.sites, plans)
     site_of = {name: site.name for site in study.sites for name in site.linears}
     if not distributed.is_main():
@@ -222,3 +225,19 @@ def checkpointed(model: Any) -> None:
         names = {kind.__name__ for kind in type(module).__mro__}
         if getattr(module, "gradient_checkpointing", False) or "GradientCheckpointingLayer" in names:
             module.training = True  # of this module alone: only then it checkpoints
+            module.forward = _without_dropout(module.forward)
+
+
+def _without_dropout(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward`, in which the functions that some layers call directly do not drop anything."""
+
+    @functools.wraps(forward)
+    def calm(*args: Any, **kwargs: Any) -> Any:
+        dropout = nn.functional.dropout
+        nn.functional.dropout = lambda x, *_, **__: x
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            nn.functional.dropout = dropout
+
+    return calm

@@ -39,6 +39,8 @@ def find_sites(model: nn.Module, linears: Mapping[str, nn.Linear], run: Callable
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if not inputs:
+                raise InputError(f"linear {name}: called by keyword, expected its input as first argument")
             kept.append(inputs[0])
             names = readers.setdefault(id(inputs[0]), [])
             if name not in names:
@@ -60,6 +62,8 @@ def find_sites(model: nn.Module, linears: Mapping[str, nn.Linear], run: Callable
     sites = []
     seen: set[str] = set()
     order = {name: index for index, name in enumerate(linears)}
+    for names in readers.values():
+        names.sort(key=order.__getitem__)  # named after the first in the model, in whatever order they are called
     for key, names in sorted(readers.items(), key=lambda item: order[item[1][0]]):
         if names[0] in seen:
             continue  # a linear that is called several times in one pass keeps its first site

@@ -56,7 +56,9 @@ class EngineConfig:
             value = getattr(self, name)
             check("engine", name, value, isinstance(value, bool), "True or False")
         legal = not self.packed_output or self.lanes >= BLOCK_SIZE
-        check("engine", "packed_output", self.packed_output, legal, f"False with {self.lanes} lanes (it needs 16 or 32)")
+        check(
+            "engine", "packed_output", self.packed_output, legal, f"False with {self.lanes} lanes (it needs 16 or 32)"
+        )
         legal = not self.channel_codes or self.packed_output or self.raw_input != "none"
         check("engine", "channel_codes", self.channel_codes, legal, "False without a selector")
 

@@ -27,6 +27,7 @@ AXI_LITE_PORTS = (
     "awaddr", "awvalid", "awready", "wdata", "wstrb", "wvalid", "wready", "bresp", "bvalid", "bready",
     "araddr", "arvalid", "arready", "rdata", "rresp", "rvalid", "rready",
 )  # fmt: skip
+SITE_FIELDS = ("significand", "exponent", "mode", "tensor_exponent")
 STREAMS = {"s_axis_weights": In, "s_axis_activations": In, "m_axis_results": Out}
 
 
@@ -96,7 +97,7 @@ class Engine(wiring.Component):
         ended = Signal()
         copied = (
             "m_value", "n_value", "k_value", "format_output", "format_raw_input", "format_relu", "format_exponent",
-            *(f"{s}_selector_{f}" for s in ("input", "output") for f in ("significand", "exponent", "mode", "tensor_exponent")),
+            *(f"{s}_selector_{f}" for s in ("input", "output") for f in SITE_FIELDS),
         )  # fmt: skip
         sources = {name: getattr(regs, name) for name in copied}
         waiting_for = {name: Signal.like(s, name=f"waiting_{name}", reset_less=True) for name, s in sources.items()}

@@ -1,6 +1,6 @@
 """Results on their way out: from the result buffer through four rounders to beats, or to rows for the selector."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -104,9 +104,10 @@ class Drain(wiring.Component):
             with m.Switch(group.value):
                 for index in range(groups):
                     with m.Case(index):
+                        here = _GROUP * index + lane
                         # Beyond N a NaN among the activations would show: those lanes give +0.
-                        with m.If(lane_final >= _GROUP * index + lane if index + lane else 1):
-                            m.d.comb += chosen.eq(sums.word_select(_GROUP * index + lane, bits + 1))
+                        inside = lane_final >= here if here else Const(1, 1)
+                        m.d.comb += chosen.eq(Mux(inside, sums.word_select(here, bits + 1), 0))
             m.d.comb += [
                 rounder.advance.eq(move),
                 rounder.raw.eq(chosen[:bits]),
@@ -131,7 +132,7 @@ class Drain(wiring.Component):
         single = self.bfloat16 & ~half_valid
         m.d.comb += [
             self.beat.data.eq(
-                Mux(self.bfloat16, Mux(half_valid, Cat(half, brains), Cat(brains, Value.cast(0).replicate(64))), floats)
+                Mux(self.bfloat16, Mux(half_valid, Cat(half, brains), Cat(brains, Const(0, 64))), floats)
             ),
             self.beat.keep.eq(Mux(single, (1 << STREAM_BYTES // 2) - 1, (1 << STREAM_BYTES) - 1)),
             self.beat.last.eq(at_last),

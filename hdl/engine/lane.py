@@ -1,4 +1,4 @@
-"""A lane of the engine: holds a weight block while activation blocks stream past, and adds each term to its row's sum."""
+"""A lane of the engine: holds a weight block while activation blocks stream past, adds each term to its row's sum."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring

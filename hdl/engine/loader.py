@@ -1,6 +1,6 @@
 """Fills a buffer from an AXI stream: takes records (or raw values) apart into blocks, one K tile after the other."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

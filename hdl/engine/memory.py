@@ -62,9 +62,9 @@ class BlockBuffer(wiring.Component):
     """Blocks in fixed slots: scale and mask bit in one memory, the 16 bytes in two 64-bit banks.
 
     A read goes through three cycles, all of which move only while `advance` is high: the mask bit first, so that the
-    second bank is read for FP8 blocks alone; then the banks; then `codes`, `scale` and `fp8` are out. `meta_only` leaves
-    the banks alone; `meta_scale` and `meta_fp8` are out a cycle after the read either way. The upper half of `codes` is
-    whatever it was where a block is FP4.
+    second bank is read for FP8 blocks alone; then the banks; then `codes`, `scale` and `fp8` are out. `meta_only`
+    leaves the banks alone; `meta_scale` and `meta_fp8` are out a cycle after the read either way. The upper
+    half of `codes` is whatever it was where a block is FP4.
     """
 
     def __init__(self, prefix: str, depth: int):

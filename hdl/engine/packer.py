@@ -41,7 +41,9 @@ class BytePacker(wiring.Component):
         kept = Signal(BEAT_BITS)  # bytes beyond `fill` are 0
         fill = Signal(range(STREAM_BYTES))
         flush = Signal()
-        piece = Cat(Mux(i < self.count if i else self.count.any(), self.data.word_select(i, 8), 0) for i in range(STREAM_BYTES))
+        piece = Cat(
+            Mux(i < self.count if i else self.count.any(), self.data.word_select(i, 8), 0) for i in range(STREAM_BYTES)
+        )
         joined = wire(m, "joined", kept | (piece << Cat(Const(0, 3), fill)))
         total = wire(m, "total", fill + self.count)
         whole = wire(m, "whole", total >= STREAM_BYTES)
@@ -55,9 +57,8 @@ class BytePacker(wiring.Component):
         ]
         used = wire(m, "used", Mux(flush, fill, Mux(whole, STREAM_BYTES, total)))
         m.d.comb += self.beat.keep.eq(Cat(i < used if i else used.any() for i in range(STREAM_BYTES)))
-        with m.If(flush):
-            with m.If(self.beat_ready):
-                m.d.sync += [flush.eq(0), kept.eq(0), fill.eq(0)]
+        with m.If(flush), m.If(self.beat_ready):
+            m.d.sync += [flush.eq(0), kept.eq(0), fill.eq(0)]
         with m.Elif(self.valid & self.ready):
             with m.If(ends):
                 m.d.sync += [kept.eq(0), fill.eq(0)]

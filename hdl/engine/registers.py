@@ -88,55 +88,94 @@ def _selector(prefix: str, offset: int, whose: str) -> tuple[Register, ...]:
 
 
 REGISTERS: tuple[Register, ...] = (
-    Register("ID", 0x000, "ro", "identification", _bits("value", 32, f"{IDENTIFICATION:#010x}, \"FGMP\"")),
+    Register("ID", 0x000, "ro", "identification", _bits("value", 32, f'{IDENTIFICATION:#010x}, "FGMP"')),
     Register(
-        "VERSION", 0x004, "ro", "version", (Field("map", 0, 16, f"of this register map, {MAP_VERSION}"),),
+        "VERSION",
+        0x004,
+        "ro",
+        "version",
+        (Field("map", 0, 16, f"of this register map, {MAP_VERSION}"),),
     ),
     Register(
-        "SHAPE", 0x008, "ro", "parameters of this engine",
+        "SHAPE",
+        0x008,
+        "ro",
+        "parameters of this engine",
         (
-            Field("lanes", 0, 8, "lanes"), Field("rows", 8, 8, "rows of a row tile"),
-            Field("slots", 16, 8, "K tiles in the activation buffer"), Field("k_tile_blocks", 24, 8, "blocks of a K tile"),
+            Field("lanes", 0, 8, "lanes"),
+            Field("rows", 8, 8, "rows of a row tile"),
+            Field("slots", 16, 8, "K tiles in the activation buffer"),
+            Field("k_tile_blocks", 24, 8, "blocks of a K tile"),
         ),
     ),
     Register(
-        "FEATURES", 0x00C, "ro", "parameters of this engine",
+        "FEATURES",
+        0x00C,
+        "ro",
+        "parameters of this engine",
         (
-            Field("raw_input", 0, 2, "0 none, 1 float32, 2 bfloat16"), Field("packed_output", 2, 1, "1 if built in"),
-            Field("channel_codes", 3, 1, "1 if built in"), Field("accumulator_bits", 8, 8, "width of an accumulator"),
+            Field("raw_input", 0, 2, "0 none, 1 float32, 2 bfloat16"),
+            Field("packed_output", 2, 1, "1 if built in"),
+            Field("channel_codes", 3, 1, "1 if built in"),
+            Field("accumulator_bits", 8, 8, "width of an accumulator"),
         ),
     ),
     Register(
-        "LIMITS", 0x010, "ro", "parameters of this engine",
-        (Field("k_max", 0, 16, "longest K, in values"), Field("n_max_blocks", 16, 16, "largest N of packed results, in blocks of 16")),
+        "LIMITS",
+        0x010,
+        "ro",
+        "parameters of this engine",
+        (
+            Field("k_max", 0, 16, "longest K, in values"),
+            Field("n_max_blocks", 16, 16, "largest N of packed results, in blocks of 16"),
+        ),
     ),
     Register(
-        "CONTROL", 0x020, "wo", "control",
+        "CONTROL",
+        0x020,
+        "wo",
+        "control",
         (
             Field("start", 0, 1, "start a job with the job registers as they are; one may wait while another runs"),
             Field("abort", 1, 1, "forget the jobs and all data inside at once, as a reset would; registers stay"),
         ),
     ),
     Register(
-        "STATUS", 0x024, "ro", "status",
-        (Field("busy", 0, 1, "a job is running"), Field("waiting", 1, 1, "a job waits for the running one"),
-         Field("irq", 2, 1, "level of the interrupt output")),
+        "STATUS",
+        0x024,
+        "ro",
+        "status",
+        (
+            Field("busy", 0, 1, "a job is running"),
+            Field("waiting", 1, 1, "a job waits for the running one"),
+            Field("irq", 2, 1, "level of the interrupt output"),
+        ),
     ),
     Register(
-        "EVENTS", 0x028, "w1c", "sticky events; write one to clear, an event in the same cycle wins",
+        "EVENTS",
+        0x028,
+        "w1c",
+        "sticky events; write one to clear, an event in the same cycle wins",
         tuple(Field(name, bit, 1, text) for bit, (name, text) in enumerate(EVENTS)),
     ),
     Register(
-        "INTERRUPT_ENABLE", 0x02C, "rw", "the interrupt is high while an event is set whose bit is set here",
+        "INTERRUPT_ENABLE",
+        0x02C,
+        "rw",
+        "the interrupt is high while an event is set whose bit is set here",
         tuple(Field(name, bit, 1, f"enables `{name}`") for bit, (name, _) in enumerate(EVENTS)),
     ),
     Register("M", 0x030, "rw", "rows of the activations", _bits("value", 24, "1 to 2**24 - 1")),
     Register("N", 0x034, "rw", "rows of the weight", _bits("value", 16, "1 to 65535; packed results: to n_max")),
     Register("K", 0x038, "rw", "columns of both", _bits("value", 16, "1 to k_max; the last block is padded")),
     Register(
-        "FORMAT", 0x03C, "rw", "formats",
+        "FORMAT",
+        0x03C,
+        "rw",
+        "formats",
         (
-            Field("output", 0, 2, "0 float32, 1 bfloat16, 2 packed"), Field("raw_input", 2, 1, "activations come unquantized"),
+            Field("output", 0, 2, "0 float32, 1 bfloat16, 2 packed"),
+            Field("raw_input", 2, 1, "activations come unquantized"),
             Field("relu", 3, 1, "negative results become +0, after rounding; NaN stays"),
             Field("exponent", 8, 8, "sum of both tensor exponents, -94 to 94", True),
         ),
@@ -165,7 +204,10 @@ def c_header() -> str:
         lines.append(f"#define FGMP_{item.name} {item.offset:#05x}u /* {item.access}: {item.text} */")
         for field in item.fields:
             name = f"FGMP_{item.name}_{field.name.upper()}"
-            lines += [f"#define {name}_SHIFT {field.low}u", f"#define {name}_MASK {(1 << field.bits) - 1 << field.low:#010x}u"]
+            lines += [
+                f"#define {name}_SHIFT {field.low}u",
+                f"#define {name}_MASK {(1 << field.bits) - 1 << field.low:#010x}u",
+            ]
     return "\n".join([*lines, "", "#endif", ""])
 
 

@@ -34,5 +34,3 @@ def _top(name: str, ports: list[tuple[str, str, int]]) -> str:
     rest = [port for port, _, _ in ports[2:]]
     lines += [f"    .{port}({port}){',' if port != rest[-1] else ''}" for port in rest]
     return "\n".join([*lines, "  );", "endmodule", ""])
-
-

@@ -1,4 +1,4 @@
-"""What the engine must do, on the fast harness: results bit for bit, and a defined answer to every breach of protocol."""
+"""What the engine must do: results bit for bit, and a defined answer to every breach of protocol."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -123,7 +123,9 @@ def _stalls(bench: Bench) -> None:
 
 def _beyond_the_buffer(bench: Bench) -> None:
     config = bench.config
-    for columns in sorted({min(config.resident_k, config.k_max), min(config.resident_k + 1, config.k_max), config.k_max}):
+    for columns in sorted(
+        {min(config.resident_k, config.k_max), min(config.resident_k + 1, config.k_max), config.k_max}
+    ):
         bench.job("long K", random_job((config.rows + 1, config.lanes + 1, columns), bench.chance, config))
 
 
@@ -139,7 +141,9 @@ def _back_to_back(bench: Bench) -> None:
         bench.clear_events()
         for job, counts in ((first, sent), (second, again)):
             try:
-                result = driver.finish(job, counts, cycle_limit(first, bench.config) + cycle_limit(second, bench.config))
+                result = driver.finish(
+                    job, counts, cycle_limit(first, bench.config) + cycle_limit(second, bench.config)
+                )
             except SimulationError as error:
                 bench.expect("back to back", str(error), "a result")
                 bench.engine.reset()
@@ -152,10 +156,15 @@ def _back_to_back(bench: Bench) -> None:
 def _wrong_lengths(bench: Bench) -> None:
     """Too short: the job ends with an empty beat. Too long: its results are right, the surplus is dropped."""
     engine, driver = bench.engine, bench.driver
-    for which, change in ((w, c) for w in ("weights", "activations") for c in ("one byte", "half", "one beat", "packet")):
+    for which, change in (
+        (w, c) for w in ("weights", "activations") for c in ("one byte", "half", "one beat", "packet")
+    ):
         for longer in (False, True):
             job = bench.small_job()
-            data = {"weights": weight_bytes(job.weight, bench.config, job.rows), "activations": activation_bytes(job, bench.config)}
+            data = {
+                "weights": weight_bytes(job.weight, bench.config, job.rows),
+                "activations": activation_bytes(job, bench.config),
+            }
             size = len(data[which])
             amount = {"one byte": 1, "half": max(size // 2, 1), "one beat": 16, "packet": size - 1}[change]
             amount = max(min(amount, size - 1), 0)
@@ -243,7 +252,7 @@ def _poison(bench: Bench) -> None:
 
 
 def _registers(bench: Bench) -> None:
-    """Read-only registers keep their value, unknown addresses answer SLVERR, strobes choose bytes, illegal jobs are refused."""
+    """What is read-only stays, unknown addresses answer SLVERR, strobes choose bytes, illegal jobs are refused."""
     engine, driver, config = bench.engine, bench.driver, bench.config
     for name in ("ID", "VERSION", "SHAPE", "FEATURES", "LIMITS", "STATUS", "CYCLES"):
         before = driver.read(name)
@@ -263,7 +272,10 @@ def _registers(bench: Bench) -> None:
         illegal.append({"FORMAT": field_value("FORMAT", raw_input=1)})
     else:
         illegal.append(
-            {"FORMAT": field_value("FORMAT", raw_input=1), "INPUT_SELECTOR": field_value("INPUT_SELECTOR", tensor_exponent=48)}
+            {
+                "FORMAT": field_value("FORMAT", raw_input=1),
+                "INPUT_SELECTOR": field_value("INPUT_SELECTOR", tensor_exponent=48),
+            }
         )
     for change in illegal:
         if config.k_max == (1 << 16) - 1 and "K" in change:
@@ -296,7 +308,9 @@ def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int | None]:
     if not len(where):
         return weight, None
     block = int(where[len(where) // 2])
-    position = int((8 + 8 * flat[:block].astype(np.int64)).sum()) if part == "payload" else int((flat[:block] == 0).sum())
+    position = (
+        int((8 + 8 * flat[:block].astype(np.int64)).sum()) if part == "payload" else int((flat[:block] == 0).sum())
+    )
     parts = {"payload": weight.payload.clone(), "scale": weight.scale.clone()}
     parts[part][position] = code
     return Packed(weight.shape, weight.exponent, weight.mask, parts["scale"], parts["payload"]), block // bits.shape[1]
@@ -325,7 +339,11 @@ def run_checks(bench: Bench, names: Iterable[str]) -> list[CampaignResult]:
         CHECKS[name](bench)
         results.append(
             CampaignResult(
-                name, bench.compared - compared, bench.differences - differences, bench.first, bench.engine.cycles - cycles
+                name,
+                bench.compared - compared,
+                bench.differences - differences,
+                bench.first,
+                bench.engine.cycles - cycles,
             )
         )
     return results

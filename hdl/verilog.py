@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
 from .config import Config, DecoderConfig, EngineConfig, LaneConfig, SelectorConfig, parameters, preset
 from .decoder import Decoder
 from .emit import to_verilog
-from .engine.verilog import engine_verilog
+from .engine.registers import REGISTERS, c_header, markdown
+from .engine.verilog import engine_verilog, fusesoc_core
 from .lane import Lane
 from .selector import Selector
 
 __all__ = ["Design", "Port", "build", "build_preset", "port_table", "sidecar", "write_design"]
 
+_CLOCKS: dict[type, tuple[str | None, str | None]] = {
+    DecoderConfig: (None, None),
+    EngineConfig: ("aclk", "aresetn (synchronous, active low)"),
+}
 _UNITS: dict[type, type] = {LaneConfig: Lane, SelectorConfig: Selector, DecoderConfig: Decoder}
 
 
@@ -70,13 +75,18 @@ def build(config: Config, name: str, *, faults: bool = False) -> Design:
 
 
 def write_design(design: Design, out: Path) -> list[Path]:
-    """Write `NAME.v`, `NAME.json` and `NAME.md` into `out`, each whole or not at all; returns the paths."""
+    """Write `NAME.v`, `NAME.json`, `NAME.md` and, for an engine, a C header and a FuseSoC core file into `out`.
+
+    Each is written whole or not at all; returns the paths.
+    """
     out.mkdir(parents=True, exist_ok=True)
     contents = {
         ".v": design.verilog,
         ".json": json.dumps(sidecar(design), indent=2) + "\n",
         ".md": port_table(design),
     }
+    if isinstance(design.config, EngineConfig):
+        contents |= {"_registers.h": c_header(), ".core": fusesoc_core(design.name, str(__version__))}
     paths = []
     for suffix, content in contents.items():
         path = out / (design.name + suffix)
@@ -90,10 +100,15 @@ def write_design(design: Design, out: Path) -> list[Path]:
 def sidecar(design: Design) -> dict[str, Any]:
     """What an integrator needs to know beyond the Verilog, for machines."""
     config = design.config
+    clock, reset = _CLOCKS.get(type(config), ("clk", "rst (synchronous, active high)"))
     derived: dict[str, Any] = {"latency_cycles": config.latency, "throughput": config.throughput}
     if isinstance(config, LaneConfig):
         derived["accumulator_bits"] = config.accumulator_bits
         derived["accumulator_unit"] = f"2**-{ACCUMULATOR_FRACTION_BITS}"
+    if isinstance(config, EngineConfig):
+        derived["accumulator_bits"] = config.accumulator_bits
+        derived["resident_k"] = config.resident_k
+        derived["registers"] = [asdict(item) for item in REGISTERS]
     if isinstance(config, SelectorConfig):
         derived["score_bits"] = config.score_bits
         derived["score_unit"] = f"2**-{ACCUMULATOR_FRACTION_BITS}"
@@ -107,8 +122,8 @@ def sidecar(design: Design) -> dict[str, Any]:
             "elements": {f.name: f.source for f in (E2M1, E4M3)},
             "contract": "docs/numerics.md",
         },
-        "clock": None if isinstance(config, DecoderConfig) else "clk",
-        "reset": None if isinstance(config, DecoderConfig) else "rst (synchronous, active high)",
+        "clock": clock,
+        "reset": reset,
         "ports": [
             {
                 "name": p.name,
@@ -133,6 +148,8 @@ def port_table(design: Design) -> str:
         lines.append(f"| `{port.name}` | {port.direction} | {port.width} | |")
         for name, (offset, width) in port.fields.items():
             lines.append(f"| `{name}` | {port.direction} | {offset + width - 1}:{offset} | `{port.name}` |")
+    if isinstance(design.config, EngineConfig):
+        lines += ["", "# Registers", "", markdown().rstrip()]
     return "\n".join(lines) + "\n"
 
 

@@ -131,7 +131,8 @@ class Simulator:
             plusargs = [f"+verilator+rand+reset+{2 if self._random_state else 0}", f"+verilator+seed+{seed}"]
             with _watch(job / "progress", on_campaign), tools(self._simulator):
                 try:
-                    self._simulate(job, environment, plusargs if self._simulator == "verilator" else [])
+                    extra = plusargs if self._simulator == "verilator" else []
+                    self._simulate(job, environment, extra, "fgmp.sim.bench", lambda: self._only_differences(job))
                 finally:  # a failed run is when waveforms are wanted
                     if waves_to is not None:
                         waves_to.parent.mkdir(parents=True, exist_ok=True)
@@ -180,12 +181,22 @@ class Simulator:
         shutil.rmtree(self.folder, ignore_errors=True)
         partial.rename(self.folder)
 
-    def _simulate(self, job: Path, environment: dict[str, str], plusargs: list[str]) -> None:
+    def run_module(self, module: str, job: Path, *, may_fail: Callable[[], bool] = lambda: False) -> None:
+        """Run the cocotb tests of `module` with the folder `job` as FGMP_JOB.
+
+        Raises SimulationError unless at least one test ran and all passed, or, where some did not, `may_fail()`.
+        """
+        with tools(self._simulator):
+            self._simulate(job, {"FGMP_JOB": str(job)}, [], module, may_fail)
+
+    def _simulate(
+        self, job: Path, environment: dict[str, str], plusargs: list[str], module: str, may_fail: Callable[[], bool]
+    ) -> None:
         log = job / "run.log"
         results = job / "results.xml"
         try:
             get_runner(self._simulator).test(
-                test_module="fgmp.sim.bench",
+                test_module=module,
                 hdl_toplevel=self.design.name,
                 hdl_toplevel_lang="verilog",
                 build_dir=self.folder,
@@ -205,7 +216,7 @@ class Simulator:
             raise SimulationError(f"{self.design.name}: {error}\n{_tail(log)}") from None
         if tests == 0:
             raise SimulationError(f"{self.design.name}: the simulator ran no test\n{_tail(log)}")
-        if failed and not self._only_differences(job):
+        if failed and not may_fail():
             raise SimulationError(f"{self.design.name}: the bench failed\n{_tail(log)}")
 
     @staticmethod

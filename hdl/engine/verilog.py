@@ -6,7 +6,7 @@ from .core import STREAMS, Engine
 from .lane import EngineLane
 from .memory import RAM_VERILOG
 
-__all__ = ["engine_verilog"]
+__all__ = ["engine_verilog", "fusesoc_core"]
 
 
 def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
@@ -18,6 +18,35 @@ def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str
     for port, member in core.signature.members.items():
         ports.append((port, "output" if member.flow.name == "Out" else "input", member.shape))
     return "\n".join([_top(name, ports), *modules, RAM_VERILOG]), ports
+
+
+def fusesoc_core(name: str, version: str) -> str:
+    """A FuseSoC core description (CAPI2) of the Verilog in the same folder."""
+    return f"""\
+CAPI=2:
+name: fgmp::{name}:{version}
+description: FGMP engine, linear layers on mixed NVFP4 and FP8 blocks
+
+filesets:
+  rtl:
+    files: [{name}.v]
+    file_type: verilogSource
+  software:
+    files: [{name}_registers.h: {{is_include_file: true}}]
+    file_type: cSource
+
+targets:
+  default: &default
+    filesets: [rtl]
+    toplevel: {name}
+  lint:
+    <<: *default
+    default_tool: verilator
+    tools:
+      verilator:
+        mode: lint-only
+        verilator_options: [-Wall]
+"""
 
 
 def _top(name: str, ports: list[tuple[str, str, int]]) -> str:

@@ -1,0 +1,60 @@
+"""The standard performance job: how much of the time the lanes multiply, and how fast that is simulated."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...errors import InputError
+from .driver import EngineDriver
+from .jobs import uniform_job
+from .verilated import VerilatedEngine
+from .wire import result_bytes
+
+__all__ = ["FRACTIONS", "SIZES", "measure"]
+
+SIZES = (64, 256, 1024)
+"""M, N, K."""
+
+FRACTIONS = (0.0, 0.5, 0.7, 1.0)
+
+
+def measure(
+    engine: VerilatedEngine,
+    driver: EngineDriver,
+    *,
+    sizes: tuple[int, int, int] = SIZES,
+    fractions: Sequence[float] = FRACTIONS,
+    on_job: Callable[[float], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run the job at each FP4 fraction, packed in and float32 out, streams never stalling.
+
+    `utilization` counts every cycle from START to the last result, `inner_utilization` those from the first to the last
+    block pair; `cycles_per_second` is the simulation's speed.
+    """
+    if sizes[2] > driver.config.k_max:
+        raise InputError(f"K: {sizes[2]}, expected at most {driver.config.k_max} in this engine")
+    rows = []
+    for fraction in fractions:
+        job = uniform_job(*sizes, fraction, seed=1)
+        sent = driver.start(job)
+        begin, cycles = time.perf_counter(), engine.cycles
+        result = driver.finish(job, sent)
+        seconds = time.perf_counter() - begin
+        expected = result_bytes(job, driver.config)
+        different = sum(a != b for a, b in zip(result.data, expected, strict=False))
+        rows.append(
+            {
+                "fp4_fraction": fraction,
+                "utilization": result.utilization,
+                "inner_utilization": result.inner_utilization,
+                **result.counters,
+                "weight_bytes": result.weight_bytes,
+                "activation_bytes": result.activation_bytes,
+                "compared": sizes[0] * sizes[1],
+                "differences": different + abs(len(result.data) - len(expected)),
+                "cycles_per_second": (engine.cycles - cycles) / seconds,
+            }
+        )
+        if on_job:
+            on_job(fraction)
+    return rows

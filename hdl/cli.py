@@ -38,7 +38,8 @@ def _verilog(args: argparse.Namespace) -> int:
 COMMANDS = {
     "verilog": (
         "generate a unit's Verilog, its JSON sidecar and its port table",
-        "Writes DIR/NAME.v, NAME.json and NAME.md for a preset, for an engine also a C header and a FuseSoC core file. The same call gives the same bytes.",
+        "Writes DIR/NAME.v, NAME.json and NAME.md for a preset, for an engine also a C header and a FuseSoC core file. "
+        "The same call gives the same bytes.",
         _add_verilog,
         _verilog,
     )

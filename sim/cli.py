@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 __all__ = ["COMMANDS"]
 
@@ -52,7 +53,16 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("presets", nargs="*", metavar="PRESET", help="default: lane selector")
+    parser.add_argument(
+        "presets", nargs="*", metavar="PRESET", help="lanes, selectors, engines; default: lane selector"
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="instead: run a folder that fgmp quantize wrote on the engine"
+    )
+    parser.add_argument("--tokens", type=int, default=32, metavar="N", help="model: tokens of text, default 32")
+    parser.add_argument("--generate", type=int, default=8, metavar="N", help="model: tokens to generate, default 8")
+    parser.add_argument("--text", metavar="FILE", help="model: text (default: the running Python's own)")
+    parser.add_argument("--engine", default="engine", metavar="PRESET", help="model: default engine")
     parser.add_argument("--count", type=int, default=2000, help="random rows or blocks per campaign, default 2000")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--k", type=int, help="lane: length of the random rows (default: 16 to 192)")
@@ -63,12 +73,12 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from ..errors import InputError
-    from .regression import regress
-    from .runner import summarize
 
+    if args.model is not None:
+        if args.presets:
+            raise InputError(f"--model: given with {', '.join(args.presets)}, expected one of them")
+        return _simulate_model(args)
     presets = args.presets or ["lane", "selector"]
     if args.count < 1:
         raise InputError(f"count: {args.count}, expected at least 1")
@@ -78,18 +88,43 @@ def _simulate(args: argparse.Namespace) -> int:
         raise InputError(f"k: {args.k} given for {', '.join(presets)}, expected a lane (others work block by block)")
     if args.waves is not None and len(presets) != 1:
         raise InputError(f"waves: {len(presets)} presets given, expected one")
-    summary = {}
-    for preset in presets:
-        bar = tqdm(desc=preset, unit="campaign", disable=not sys.stderr.isatty(), leave=False)
+    summary = {preset: _simulate_preset(args, preset) for preset in presets}
+    compared = sum(s["compared"] for s in summary.values())
+    differences = sum(s["differences"] for s in summary.values())
+    if args.json:
+        print(json.dumps({"compared": compared, "differences": differences, "presets": summary}, indent=2))
+    else:
+        print(f"results compared {compared:,}, differences {differences}")
+    return 1 if differences else 0
 
-        def announce(name: str, total: int, bar: "tqdm[None]" = bar) -> None:
+
+def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
+    """The regression of one preset; prints its campaigns unless JSON is asked for."""
+    from tqdm import tqdm
+
+    from ..errors import InputError
+    from ..hdl.config import EngineConfig
+    from ..hdl.config import preset as preset_config
+    from .engine.regression import regress_engine
+    from .engine.report import engine_lines
+    from .regression import regress
+    from .runner import summarize
+
+    engine = isinstance(preset_config(preset), EngineConfig)
+    if engine and (args.waves is not None or args.simulator != "verilator"):
+        raise InputError(f"preset {preset}: an engine runs in verilator and without waveforms")
+    with tqdm(desc=preset, unit="campaign", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def announce(name: str, total: int) -> None:
             bar.reset(total)
 
-        def done(name: str, bar: "tqdm[None]" = bar) -> None:
+        def done(name: str) -> None:
             bar.set_postfix_str(name)
             bar.update()
 
-        with bar:
+        if engine:
+            summary = regress_engine(preset, seed=args.seed, announce=announce, on_check=done)
+        else:
             results = regress(
                 preset,
                 count=args.count,
@@ -101,19 +136,42 @@ def _simulate(args: argparse.Namespace) -> int:
                 announce=announce,
                 on_campaign=done,
             )
-        summary[preset] = summarize(results)
-        if not args.json:
-            for result in results:
-                print(f"{preset}  {result.name:48} {result.compared:8,} compared  {result.differences:6,} different")
-                if result.first:
-                    print(result.first)
-    compared = sum(s["compared"] for s in summary.values())
-    differences = sum(s["differences"] for s in summary.values())
+            summary = summarize(results)
     if args.json:
-        print(json.dumps({"compared": compared, "differences": differences, "presets": summary}, indent=2))
-    else:
-        print(f"results compared {compared:,}, differences {differences}")
-    return 1 if differences else 0
+        return summary
+    if engine:
+        print("\n".join(engine_lines(preset, summary)))
+        return summary
+    for result in results:
+        print(f"{preset}  {result.name:48} {result.compared:8,} compared  {result.differences:6,} different")
+        if result.first:
+            print(result.first)
+    return summary
+
+
+def _simulate_model(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .engine.model import run_model
+    from .engine.report import model_lines
+
+    with tqdm(desc="engine", unit="linear", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def done(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        run = run_model(
+            args.model,
+            tokens=args.tokens,
+            generate=args.generate,
+            text=args.text,
+            engine=args.engine,
+            announce=bar.reset,
+            on_layer=done,
+        )
+    print(json.dumps(run.as_dict(), indent=2) if args.json else "\n".join(model_lines(run)))
+    return 1 if run.differences else 0
 
 
 COMMANDS = {
@@ -124,7 +182,7 @@ COMMANDS = {
         _demo,
     ),
     "simulate": (
-        "run the regression of lanes and selectors in a Verilog simulator",
+        "run the regression of lanes, selectors and engines, or a whole model, in a Verilog simulator",
         "Compares every result bit for bit with the golden model. Exit code 1 if any differs.",
         _add_simulate,
         _simulate,

@@ -51,7 +51,10 @@ def run_axi_jobs(
             path = work / f"{index:04}"
             path.mkdir()
             still = title == "only FP4"
-            pause = {s: chance.choice(_PAUSES) if pauses and not still else 0.0 for s in ("weights", "activations", "results")}
+            pause = {
+                s: chance.choice(_PAUSES) if pauses and not still else 0.0
+                for s in ("weights", "activations", "results")
+            }
             settings = {
                 "name": title,
                 "seed": chance.randrange(1 << 30),
@@ -64,7 +67,7 @@ def run_axi_jobs(
             (path / "weights.bin").write_bytes(weight_bytes(job.weight, config, job.rows))
             (path / "activations.bin").write_bytes(activation_bytes(job, config))
             (path / "results.bin").write_bytes(result_bytes(job, config))
-        simulator.run_module(_MODULE, work, may_fail=lambda: (work / "summary.json").is_file())
+        simulator.run_module(_MODULE, work, may_fail=(work / "summary.json").is_file)
         summary = json.loads((work / "summary.json").read_text())
     wrong = [entry["wrong"] for entry in summary if entry["wrong"]]
     missing = len(jobs) - len(summary)

@@ -31,7 +31,9 @@ async def jobs(dut: Any) -> None:
     dut.aresetn.value = 0
     streams = {
         "weights": AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_weights"), dut.aclk, dut.aresetn, False),
-        "activations": AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_activations"), dut.aclk, dut.aresetn, False),
+        "activations": AxiStreamSource(
+            AxiStreamBus.from_prefix(dut, "s_axis_activations"), dut.aclk, dut.aresetn, False
+        ),
         "results": AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_results"), dut.aclk, dut.aresetn, False),
     }
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), dut.aclk, dut.aresetn, reset_active_level=False)
@@ -78,9 +80,13 @@ async def _job(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> di
     wrong = []
     if bytes(frame.tdata) != expected:
         where = next((i for i, (a, b) in enumerate(zip(frame.tdata, expected, strict=False)) if a != b), -1)
-        wrong.append(f"{job['name']}: {len(frame.tdata)} result bytes, expected {len(expected)}; first difference {where}")
+        wrong.append(
+            f"{job['name']}: {len(frame.tdata)} result bytes, expected {len(expected)}; first difference {where}"
+        )
     if events != 1:
-        wrong.append(f"{job['name']}: events {[n for b, (n, _) in enumerate(EVENTS) if events >> b & 1]}, expected done")
+        wrong.append(
+            f"{job['name']}: events {[n for b, (n, _) in enumerate(EVENTS) if events >> b & 1]}, expected done"
+        )
     if int(dut.irq.value):
         wrong.append(f"{job['name']}: the interrupt stayed")
     return {"name": job["name"], "bytes": len(expected), "counters": counters, "wrong": wrong[0] if wrong else None}
@@ -109,5 +115,3 @@ async def _only_fp4(dut: Any) -> None:
 def _pauses(chance: random.Random, probability: float) -> Iterator[bool]:
     while True:
         yield chance.random() < probability
-
-

@@ -1,0 +1,228 @@
+"""A quantized language model whose linears run on the simulated engine, each result held against the golden model."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...golden.llm.layers import FGMPLinear, set_exact
+from ...golden.llm.models import is_quantized, load_model
+from ...golden.llm.text import read_text
+from ...golden.packing import unpack
+from ...golden.tinylm.corpus import read_corpus
+from ...hdl.config import EngineConfig, preset
+from ...hdl.verilog import build_preset
+from ..runner import CACHE, check_tools
+from .driver import EngineDriver, Result, check_job
+from .job import Job, Site
+from .verilated import VerilatedEngine, build_library
+
+__all__ = ["LayerTally", "ModelRun", "run_model"]
+
+_MODES = ("fp4xfp4", "fp4xfp8", "fp8xfp4", "fp8xfp8")
+
+
+@dataclass
+class LayerTally:
+    """What one linear did on the engine, over all its calls.
+
+    `modes` counts block pairs by the formats of activation and weight, `bytes` what its streams carried.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    calls: int = 0
+    rows: int = 0
+    compared: int = 0
+    differences: int = 0
+    cycles: int = 0
+    products: int = 0
+    weight_bytes: int = 0
+    activation_bytes: int = 0
+    modes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_MODES, 0))
+
+    def add(self, job: Job, result: Result, golden: Tensor) -> None:
+        """Count one job, and how many of its results differ from the golden ones in any bit."""
+        assert isinstance(result.value, Tensor)
+        bits = torch.int32 if golden.dtype == torch.float32 else torch.int16
+        same = (result.value.view(bits) == golden.view(bits)) | (result.value.isnan() & golden.isnan())
+        self.calls += 1
+        self.rows += job.rows
+        self.compared += golden.numel()
+        self.differences += int((~same).sum())
+        self.cycles += result.counters["cycles"]
+        self.products += result.counters["products"]
+        self.weight_bytes += result.weight_bytes
+        self.activation_bytes += result.activation_bytes
+        a8, w8 = job.quantized().mask.double(), unpack(job.weight).mask.double()
+        for (a, w), mode in zip(((1 - a8, 1 - w8), (1 - a8, w8), (a8, 1 - w8), (a8, w8)), _MODES, strict=True):
+            self.modes[mode] += int(a.sum(0) @ w.sum(0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, with shares of the modes."""
+        pairs = max(sum(self.modes.values()), 1)
+        return {
+            **{k: v for k, v in vars(self).items() if k != "modes"},
+            "utilization": self.products / max(self.cycles, 1),
+            "modes": {mode: count / pairs for mode, count in self.modes.items()},
+        }
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """What `run_model` found. Perplexities are over `tokens` - 1 predictions; `generated` is greedy."""
+
+    tokens: int
+    perplexity: float
+    golden_perplexity: float
+    generated: str
+    golden_generated: str
+    layers: list[LayerTally]
+    cycles: int
+    seconds: float
+
+    @property
+    def differences(self) -> int:
+        """Results that differ, and perplexity or text if they do."""
+        return (
+            sum(layer.differences for layer in self.layers)
+            + (self.perplexity != self.golden_perplexity)
+            + (self.generated != self.golden_generated)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for machines."""
+        return {
+            **{k: v for k, v in vars(self).items() if k != "layers"},
+            "compared": sum(layer.compared for layer in self.layers),
+            "differences": self.differences,
+            "cycles_per_second": self.cycles / self.seconds,
+            "layers": [layer.as_dict() for layer in self.layers],
+        }
+
+
+def run_model(
+    folder: Path,
+    *,
+    tokens: int = 32,
+    generate: int = 8,
+    text: str | None = None,
+    engine: str = "engine",
+    cache: Path = CACHE,
+    announce: Callable[[int], None] | None = None,
+    on_layer: Callable[[str], None] | None = None,
+) -> ModelRun:
+    """Run `tokens` tokens of text, then `generate` more of its own, through a folder that `fgmp quantize` wrote.
+
+    All linears that are quantized run on the engine, activations going in as float32 through its selector; everything
+    else is torch. Every result is compared with the golden model's, bit for bit, and the model goes on with the RTL's.
+    `announce` is told how many linears will be run, `on_layer` the name of each that is done.
+    """
+    check_tools("verilator")
+    if not is_quantized(folder):
+        raise InputError(f"model folder {folder}: is not quantized, expected a folder that fgmp quantize wrote")
+    config = preset(engine)
+    if not isinstance(config, EngineConfig):
+        raise InputError(f"preset: {engine!r}, expected an engine")
+    for name, value, least in (("tokens", tokens, 2), ("generate", generate, 0)):
+        if value < least:
+            raise InputError(f"{name}: {value}, expected at least {least}")
+    language_model = load_model(folder, quantized=True)
+    language_model.check_window(tokens + generate)
+    model = language_model.model
+    set_exact(model, True)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FGMPLinear)}
+    ids = language_model.tokens(read_corpus().held_out[:20_000] if text is None else read_text(text, "text"))[:tokens]
+    if len(ids) < tokens:
+        raise InputError(f"text: {len(ids)} tokens, expected at least {tokens}")
+    tallies = {name: LayerTally(name, (la.out_features, la.in_features)) for name, la in layers.items()}
+    for name, layer in layers.items():
+        _check_layer(name, layer, config)
+    if announce:
+        announce(len(layers) * (1 + generate))
+    with torch.no_grad():
+        golden = _perplexity(model, ids)
+        golden_text = _generate(language_model, ids, generate)
+        simulated = VerilatedEngine(build_library(build_preset(engine), cache=cache))
+        driver = EngineDriver(simulated, config)
+        begin, cycles = time.perf_counter(), simulated.cycles
+        with _on_engine(layers, tallies, driver, on_layer or (lambda name: None)):
+            perplexity = _perplexity(model, ids)
+            generated = _generate(language_model, ids, generate)
+        seconds = time.perf_counter() - begin
+    return ModelRun(
+        tokens, perplexity, golden, generated, golden_text, list(tallies.values()), simulated.cycles - cycles, seconds
+    )
+
+
+def _check_layer(name: str, layer: FGMPLinear, config: EngineConfig) -> None:
+    if layer.site is None:
+        raise InputError(f"linear {name}: its activations are not quantized, expected a model quantized with them")
+    if layer.in_features > config.k_max:
+        raise InputError(f"linear {name}: K is {layer.in_features}, expected at most {config.k_max} in this engine")
+
+
+def _perplexity(model: Any, ids: Tensor) -> float:
+    logits = model(input_ids=ids[None]).logits[0, :-1].double()
+    return float(nn.functional.cross_entropy(logits, ids[1:]).exp())
+
+
+def _generate(language_model: Any, ids: Tensor, count: int) -> str:
+    if not count:
+        return ""
+    out = language_model.model.generate(ids[None], max_new_tokens=count, min_new_tokens=count, do_sample=False)
+    return language_model.tokenizer.decode(out[0, len(ids) :])
+
+
+@contextmanager
+def _on_engine(
+    layers: dict[str, FGMPLinear], tallies: dict[str, LayerTally], driver: EngineDriver, done: Callable[[str], None]
+) -> Iterator[None]:
+    """Let the layers' results come from the engine inside the `with` block."""
+
+    def replaced(name: str, layer: FGMPLinear) -> Callable[[Tensor], Tensor]:
+        tally = tallies[name]
+
+        def forward(x: Tensor) -> Tensor:
+            job = _job(layer, x.reshape(-1, x.shape[-1]), driver.config)
+            result = driver.run(job)
+            tally.add(job, result, job.expected())
+            done(name)
+            assert isinstance(result.value, Tensor)
+            y = result.value.view(*x.shape[:-1], -1).to(x.dtype)
+            return y if layer.bias is None else y + layer.bias
+
+        return forward
+
+    for name, layer in layers.items():
+        layer.forward = replaced(name, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.forward  # the class's own again
+
+
+def _job(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Job:
+    """One call of a layer. What the engine's selector cannot do, the golden one does, and its blocks are sent."""
+    assert layer.site is not None
+    plan = layer.site.plan
+    output = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
+    in_hardware = config.raw_input == "float32" and not plan.four_over_six
+    if in_hardware and (plan.channel_codes is None or config.channel_codes):
+        site = Site(plan.registers, plan.static_fp8, plan.channel_codes)
+        if config.channel_codes and plan.channel_codes is None:
+            codes = torch.zeros(-(-x.shape[1] // 16), 16, dtype=torch.uint8)
+            site = Site(plan.registers, plan.static_fp8, codes)
+        job = Job(layer.packed, x.float(), site, output)
+    else:
+        blocks = layer.site.select(x).tensor((x.shape[0], x.shape[1]), plan.registers.exponent)
+        job = Job(layer.packed, blocks, None, output)
+    check_job(job, config)
+    return job

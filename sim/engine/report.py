@@ -1,0 +1,60 @@
+"""What `fgmp simulate` prints of engines and of models on them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .model import ModelRun
+
+__all__ = ["engine_lines", "model_lines"]
+
+
+def engine_lines(preset: str, summary: dict[str, Any]) -> Iterator[str]:
+    """The campaigns and the performance job of one engine."""
+    for campaign in summary["campaigns"]:
+        yield (
+            f"{preset}  {campaign['name']:32} {campaign['compared']:9,} compared"
+            f"  {campaign['differences']:6,} different  {campaign['cycles']:11,} cycles"
+        )
+        if campaign["first"]:
+            yield campaign["first"]
+    rows = summary["performance"]
+    if rows:
+        yield ""
+        yield "M=64, N=256, K=1024, packed in, float32 out, no stalls from outside"
+        yield "  FP4   whole job   first to last pair   cycles   waits: weights  activations  results   cycles/s"
+        for row in rows:
+            yield (
+                f"{row['fp4_fraction']:5.0%}   {row['utilization']:9.2%}   {row['inner_utilization']:18.2%}"
+                f"   {row['cycles']:6,}   {row['stall_weights']:14,}  {row['stall_activations']:11,}"
+                f"  {row['stall_results']:7,}   {row['cycles_per_second']:8,.0f}"
+            )
+        yield ""
+
+
+def model_lines(run: ModelRun) -> Iterator[str]:
+    """A line for each linear, then the model."""
+    width = max(len(layer.name) for layer in run.layers)
+    yield (
+        f"{'linear':{width}}  {'N x K':>11}   rows     cycles  utilization  weight bytes  "
+        "FP4xFP4  FP4xFP8  FP8xFP4  FP8xFP8   compared  different"
+    )
+    for layer in run.layers:
+        values = layer.as_dict()
+        shares = "  ".join(f"{share:7.1%}" for share in values["modes"].values())
+        yield (
+            f"{layer.name:{width}}  {layer.shape[0]:5}x{layer.shape[1]:<5}  {layer.rows:5}  {layer.cycles:9,}"
+            f"  {values['utilization']:11.1%}  {layer.weight_bytes:12,}  {shares}"
+            f"  {layer.compared:9,}  {layer.differences:9,}"
+        )
+    totals = run.as_dict()
+    yield ""
+    yield "pairs of formats are activation x weight"
+    yield f"perplexity of {run.tokens} tokens: {run.perplexity:.6f} from the RTL, {run.golden_perplexity:.6f} golden"
+    if run.generated:
+        yield f"generated: {run.generated!r}" + (
+            " (the golden model too)" if run.generated == run.golden_generated else ""
+        )
+        if run.generated != run.golden_generated:
+            yield f"golden:    {run.golden_generated!r}"
+    yield f"{run.cycles:,} cycles in {run.seconds:.1f} s, {totals['cycles_per_second']:,.0f} a second"
+    yield f"results compared {totals['compared']:,}, differences {totals['differences']}"

@@ -1,0 +1,290 @@
+"""The engine in simulation: layers of every size, breaches of protocol, reset, its driver, its speed in cycles."""
+
+import dataclasses
+import itertools
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fgmp.__main__ import main
+from fgmp.errors import InputError
+from fgmp.golden import FGMPConfig, quantize, save
+from fgmp.golden.blocks import MixedTensor
+from fgmp.golden.exact import StoredBlock, lane_row
+from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
+from fgmp.golden.packing import pack, unpack
+from fgmp.golden.selector import SiteRegisters, Threshold
+from fgmp.golden.tinylm.corpus import read_corpus
+from fgmp.hdl.config import EngineConfig, preset
+from fgmp.hdl.verilog import build, build_preset
+from fgmp.sim.engine.axi import run_axi_bench, run_axi_jobs
+from fgmp.sim.engine.checks import CHECKS, Bench, run_checks
+from fgmp.sim.engine.driver import EngineDriver
+from fgmp.sim.engine.job import Job, Site
+from fgmp.sim.engine.jobs import random_job, random_mixed, uniform_job
+from fgmp.sim.engine.model import run_model
+from fgmp.sim.engine.performance import measure
+from fgmp.sim.engine.verilated import VerilatedEngine, build_library
+from fgmp.sim.engine.wire import activation_bytes, packed_results, result_bytes, weight_bytes
+from fgmp.sim.runner import SimulationError
+
+# The big engine's library is compiled once: its tests stay with one worker.
+ENGINE = pytest.mark.xdist_group("engine")
+SMALL = pytest.mark.xdist_group("engine-4")
+ODD = EngineConfig(32, 8, 2, k_max=1024, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True)
+
+
+def bench(design, cache, seed=1, random_state=False):
+    engine = VerilatedEngine(build_library(design, cache=cache, random_state=random_state), seed=seed)
+    return Bench(engine, EngineDriver(engine, design.config), seed)
+
+
+@pytest.fixture(scope="module")
+def small(cache):
+    return bench(build_preset("engine-4"), cache)
+
+
+@pytest.fixture(scope="module")
+def big(cache):
+    return bench(build_preset("engine"), cache)
+
+
+def assert_right(results):
+    assert [r.first for r in results if r.differences] == []
+    assert all(r.compared for r in results)
+
+
+@SMALL
+@pytest.mark.parametrize("name", CHECKS)
+def test_small_engine(name, small):
+    assert_right(run_checks(small, [name]))
+
+
+@ENGINE
+@pytest.mark.parametrize("name", CHECKS)
+def test_engine(name, big):
+    assert_right(run_checks(big, [name]))
+
+
+def test_other_parameters(cache):
+    """32 lanes, so two blocks a row; bfloat16 in; a sensitivity code per channel; no registers in the dot product."""
+    assert_right(run_checks(bench(build(ODD, "odd"), cache), CHECKS))
+
+
+@SMALL
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 17), st.integers(1, 9), st.integers(1, 513), st.integers(1, 1 << 20))
+def test_layers_of_any_size(small, rows, outputs, columns, seed):
+    """One tile to two tiles plus one, in each direction."""
+    job = random_job((rows, outputs, columns), random.Random(seed), small.config)
+    assert small.driver.run(job).data == result_bytes(job, small.config)
+
+
+@SMALL
+def test_results_are_those_of_the_scalar_arbiter(small):
+    """A third, exact implementation agrees, so that driver and golden model do not share a mistake of order."""
+    job = random_job((11, 6, 40), random.Random(4), small.config, kind=(False, "float32"))
+    job = dataclasses.replace(job, relu=False)
+    value = small.driver.run(job).value.view(torch.int32)
+    assert isinstance(job.activations, MixedTensor)
+    a, w = (_arbiters(t) for t in (job.activations, unpack(job.weight)))
+    for row, column in itertools.product(range(11), range(6)):
+        expected = lane_row(list(zip(a[row], w[column], strict=True)), job.exponent, small.config.k_max)
+        assert int(value[row, column]) & 0xFFFFFFFF == expected.float32
+
+
+def _arbiters(tensor):
+    """Rows of blocks as the arbiter takes them."""
+    mask, scales, codes = (part.tolist() for part in (tensor.mask, tensor.scales, tensor.codes))
+    return [
+        [StoredBlock(f, s, tuple(c)) for f, s, c in zip(*row, strict=True)]
+        for row in zip(mask, scales, codes, strict=True)
+    ]
+
+
+@SMALL
+def test_reset_from_a_random_state(cache):
+    """Registers and memories hold anything before reset."""
+    design = build_preset("engine-4")
+    for seed in range(1, 9):
+        unit = bench(design, cache, seed, random_state=True)
+        assert_right(run_checks(unit, ["every kind of input and output", "registers"]))
+
+
+@SMALL
+def test_a_missing_reset_is_found(cache):
+    design = build_preset("engine-4")
+    broken = dataclasses.replace(design, verilog=design.verilog.replace(".rst(~aresetn)", ".rst(aresetn & ~aresetn)"))
+
+    def fails(seed):
+        try:
+            return any(r.differences for r in run_checks(bench(broken, cache, seed, random_state=True), ["registers"]))
+        except (SimulationError, InputError):
+            return True
+
+    assert any(fails(seed) for seed in range(1, 4))
+
+
+@SMALL
+def test_the_checks_see_a_wrong_engine(cache):
+    """Connections of the generated Verilog are cut; the comparison must notice."""
+    design = build_preset("engine-4")
+    text = design.verilog
+    assert ".swap(" in text
+    cut = [
+        text.replace(".term_first(", ".term_first(1'h0 & "),
+        text.replace(".swap(", ".swap(1'h0 & "),
+        text.replace("= memory[read_address]", "= memory[read_address ^ 1'b1]").replace(
+            ": memory[read_address]", ": memory[read_address ^ 1'b1]"
+        ),
+    ]
+    for verilog in cut:
+        assert verilog != text
+        unit = bench(dataclasses.replace(design, verilog=verilog), cache)
+        try:
+            results = run_checks(unit, ["every kind of input and output"])
+        except (SimulationError, InputError):
+            continue
+        assert any(r.differences for r in results)
+
+
+@SMALL
+def test_axi_models_that_are_not_ours(cache):
+    assert_right([run_axi_bench(build_preset("engine-4"), "AXI", jobs=8, seed=3, cache=cache)])
+
+
+@SMALL
+def test_the_axi_bench_sees_differences_and_fp8_reads(cache):
+    design = build_preset("engine-4")
+    job = uniform_job(4, 4, 64, 0.5, 1)
+    with pytest.raises(SimulationError, match="reads for an FP4 block"):
+        run_axi_jobs(design, "AXI", {"only FP4": job}, cache=cache)
+    wrong = dataclasses.replace(job, _cache={"expected": job.expected() + 1})
+    assert run_axi_jobs(design, "AXI", {"wrong": wrong}, cache=cache).differences == 1
+
+
+@ENGINE
+def test_utilization(big):
+    """The numbers that the design promises, on the standard job."""
+    rows = {row["fp4_fraction"]: row for row in measure(big.engine, big.driver)}
+    assert set(rows) == {0.0, 0.5, 0.7, 1.0}
+    for row in rows.values():
+        assert row["differences"] == 0
+        assert row["products"] == 64 * 256 // 16 * 1024 // 16
+        assert row["inner_utilization"] >= 0.99
+    assert rows[0.0]["utilization"] >= 0.93
+    assert rows[0.7]["utilization"] >= 0.95
+
+
+@ENGINE
+def test_weight_stream_carries_the_bytes_of_the_file(big):
+    for rows, tiles in ((1, 1), (64, 1), (65, 2), (200, 4)):
+        packed = pack(random_mixed(40, 600, 0.7, torch.Generator().manual_seed(rows)))
+        assert len(weight_bytes(packed, big.config, rows)) == packed.bytes * tiles
+
+
+@ENGINE
+def test_packed_results_are_the_next_layers_activations(big):
+    """Two layers without the host touching a byte: the result stream of one is the activation stream of the next."""
+    generator = torch.Generator().manual_seed(5)
+    site = Site(SiteRegisters(3, Threshold(100, 14)))
+    weights = [pack(random_mixed(n, k, 0.7, generator)) for n, k in ((300, 96), (20, 300))]
+    first = Job(weights[0], random_mixed(70, 96, 0.5, generator), output="packed", output_site=site)
+    between = big.driver.run(first)
+    packed = packed_results(between.data, first, big.config)
+    assert torch.equal(packed.payload, first.expected_packed().payload)
+    second = Job(weights[1], unpack(packed))
+    assert activation_bytes(second, big.config) == between.data
+    assert torch.equal(big.driver.run(second).value, second.expected())
+
+
+@ENGINE
+def test_interrupt_and_events(big):
+    driver, engine = big.driver, big.engine
+    job = big.small_job()
+    driver.write("INTERRUPT_ENABLE", 0)
+    sent = driver.start(job)
+    driver.write("INTERRUPT_ENABLE", 0)
+    assert engine.run(5000) == 5000  # nobody is told
+    assert driver.read("STATUS") == 0
+    assert "done" in driver.events()
+    driver.write("INTERRUPT_ENABLE", 1)
+    assert driver.read("STATUS") == 4
+    assert driver.finish(job, sent).data == result_bytes(job, big.config)
+    assert driver.read("STATUS") == 0
+
+
+def test_driver_refuses_what_the_engine_cannot_do(cache):
+    unit = bench(build_preset("engine-4"), cache)
+    packed = pack(random_mixed(4, 1040, 0.5, torch.Generator().manual_seed(1)))
+    blocks = random_mixed(2, 1040, 0.5, torch.Generator().manual_seed(2))
+    with pytest.raises(InputError, match="K: 1040, expected at most 1024 in this engine"):
+        unit.driver.run(Job(packed, blocks))
+    site = Site(SiteRegisters(0, Threshold(1, 1)))
+    with pytest.raises(InputError, match="raw activations: float32, expected none"):
+        unit.driver.run(Job(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site))
+    with pytest.raises(InputError, match="output: packed, expected float32 or bfloat16"):
+        unit.driver.run(uniform_like("packed", site))
+    with pytest.raises(InputError, match="SHAPE"):
+        EngineDriver(unit.engine, preset("engine-8"))
+    with pytest.raises(SimulationError, match="no end after 100 cycles"):
+        unit.driver.run(uniform_job(8, 64, 1024, 0.5, 1), limit=100)
+
+
+def uniform_like(output, site):
+    job = uniform_job(2, 4, 16, 0.5, 1)
+    return Job(job.weight, job.activations, output=output, output_site=site)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"output": "int8"}, "output: 'int8', expected one of float32, bfloat16, packed"),
+        ({"output": "packed"}, "output_site: expected one for packed results"),
+        ({"site": Site(SiteRegisters(0, Threshold(0, 0)))}, "site: expected one for raw activations"),
+        ({"weight": pack(random_mixed(2, 32, 0.5, torch.Generator()))}, "K: 16 and 32, expected the same"),
+    ],
+)
+def test_wrong_jobs(values, message):
+    job = uniform_job(2, 4, 16, 0.5, 1)
+    with pytest.raises(InputError, match=message):
+        Job(**{"weight": job.weight, "activations": job.activations, **values})
+
+
+@pytest.fixture(scope="module")
+def quantized_model(tmp_path_factory):
+    language_model = load_model(SHIPPED_MODEL)
+    samples = windows(language_model, read_corpus().train, 4, "training text")
+    model = quantize(language_model.model, FGMPConfig(threshold_samples=2), samples, progress=False)
+    folder = tmp_path_factory.mktemp("model") / "quantized"
+    save(model, folder, tokenizer=language_model.tokenizer)
+    return folder
+
+
+@ENGINE
+def test_model_in_the_loop(quantized_model, cache):
+    run = run_model(quantized_model, tokens=32, generate=2, cache=cache)
+    assert run.differences == 0
+    assert run.perplexity == run.golden_perplexity
+    assert len(run.layers) == 21
+    assert all(layer.compared >= 3 * 32 * layer.shape[0] or layer.calls == 3 for layer in run.layers)
+    totals = run.as_dict()
+    assert totals["compared"] == sum((2 * 32 + 1) * layer.shape[0] for layer in run.layers)
+    for layer in totals["layers"]:
+        assert sum(layer["modes"].values()) == pytest.approx(1)
+        assert 0 < layer["utilization"] < 1
+
+
+@ENGINE
+def test_commands(quantized_model, capsys, monkeypatch):
+    assert main(["simulate", "--model", str(SHIPPED_MODEL)]) == 2
+    assert "is not quantized, expected a folder that fgmp quantize wrote" in capsys.readouterr().err
+    assert main(["simulate", "lane", "--model", str(quantized_model)]) == 2
+    assert main(["simulate", "--model", str(quantized_model), "--tokens", "1"]) == 2
+    assert "tokens: 1, expected at least 2" in capsys.readouterr().err
+    assert main(["simulate", "--model", str(quantized_model), "--engine", "lane"]) == 2
+    assert "preset: 'lane', expected an engine" in capsys.readouterr().err
+    assert main(["simulate", "engine-4", "--simulator", "icarus"]) == 2

@@ -120,7 +120,10 @@ class EngineDriver:
         value: Any = None
         if not any(name.endswith("_short") for name in events):
             decode = packed_results if job.output == "packed" else float_results
-            value = decode(data, job, self.config)
+            try:
+                value = decode(data, job, self.config)
+            except (RuntimeError, ValueError):
+                raise SimulationError(f"engine: {len(data)} bytes of results do not hold what was asked for") from None
         return Result(data, value, frozenset(events), counters, *sent)
 
     def run(self, job: Job, limit: int | None = None) -> Result:

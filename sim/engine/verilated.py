@@ -18,18 +18,20 @@ __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
 
 STREAMS = ("weights", "activations", "results")
 _HARNESS = Path(__file__).with_name("harness.cpp")
-_OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "-CFLAGS", "-O2 -fPIC -std=c++20 -march=native")
+_OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "-CFLAGS", "-fPIC -std=c++20")
 
 
-def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
+def build_library(design: Design, *, random_state: bool = False, optimize: bool = True, cache: Path = CACHE) -> Path:
     """Compile the engine and the harness, or find them compiled in `cache`; returns the library's path.
 
-    `random_state` lets registers and memories start with random values.
+    `random_state` lets registers and memories start with random values; without `optimize` it is compiled sooner and
+    runs slower.
     """
+    options = (*_OPTIONS, "-CFLAGS", "-O2 -march=native" if optimize else "-O0")
     initial = ("--x-initial", "unique" if random_state else "fast")
     with tools("verilator") as tool_version:
         harness = _HARNESS.read_text()
-        key = json.dumps([design.verilog, harness, tool_version, _OPTIONS, initial, _processor()])
+        key = json.dumps([design.verilog, harness, tool_version, options, initial, _processor()])
         folder = cache.resolve() / f"{design.name}-fast-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         library = folder / "libengine.so"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +41,7 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 (partial / f"{design.name}.v").write_text(design.verilog)
-                command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *_OPTIONS]
+                command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
                 command += [*initial, "--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
                 command += ["-LDFLAGS", "-shared", "-o", library.name, f"{design.name}.v", str(_HARNESS)]
                 done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)

@@ -91,7 +91,7 @@ def test_hdl_and_command_need_no_torch(module):
 def test_every_module_names_what_it_exports(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
-    if path.name not in {"__init__.py", "bench.py"}:
+    if path.name not in {"__init__.py", "bench.py", "axi_bench.py"}:
         assert any(
             isinstance(n, ast.Assign) and n.targets[0].id == "__all__" for n in tree.body if hasattr(n, "targets")
         )

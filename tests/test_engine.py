@@ -1,8 +1,11 @@
 """The engine in simulation: layers of every size, breaches of protocol, reset, its driver, its speed in cycles."""
 
 import dataclasses
+import importlib.util
 import itertools
+import json
 import random
+import subprocess
 
 import pytest
 import torch
@@ -30,6 +33,8 @@ from fgmp.sim.engine.performance import measure
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.engine.wire import activation_bytes, packed_results, result_bytes, weight_bytes
 from fgmp.sim.runner import SimulationError
+
+from .conftest import ROOT
 
 # The big engine's library is compiled once: its tests stay with one worker.
 ENGINE = pytest.mark.xdist_group("engine")
@@ -283,6 +288,19 @@ def test_model_in_the_loop(quantized_model, cache):
         assert 0 < layer["utilization"] < 1
 
 
+@SMALL
+def test_board_example(tmp_path):
+    """The self-test's LED says "pass" with the right results in ROM, "fail" with a wrong one."""
+    spec = importlib.util.spec_from_file_location("selftest", ROOT / "examples" / "board" / "selftest.py")
+    selftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(selftest)
+    selftest.write(tmp_path)
+    assert selftest.simulate(tmp_path) == 0
+    rom = tmp_path / "results.hex"
+    rom.write_text(rom.read_text().replace("a", "b", 1))
+    assert subprocess.run([tmp_path / "build" / "Vselftest"], cwd=tmp_path, check=False).returncode == 1
+
+
 @ENGINE
 def test_commands(quantized_model, capsys, monkeypatch):
     assert main(["simulate", "--model", str(SHIPPED_MODEL)]) == 2
@@ -293,3 +311,5 @@ def test_commands(quantized_model, capsys, monkeypatch):
     assert main(["simulate", "--model", str(quantized_model), "--engine", "lane"]) == 2
     assert "preset: 'lane', expected an engine" in capsys.readouterr().err
     assert main(["simulate", "engine-4", "--simulator", "icarus"]) == 2
+    assert main(["simulate", "--model", str(quantized_model), "--tokens", "8", "--generate", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"] == 0

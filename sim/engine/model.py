@@ -201,7 +201,7 @@ def _on_engine(
         return forward
 
     for name, layer in layers.items():
-        layer.forward = replaced(name, layer)  # type: ignore[method-assign]
+        layer.forward = replaced(name, layer)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from ..pipeline import wire
 __all__ = ["RAM_VERILOG", "BlockBuffer", "ram"]
 
 RAM_VERILOG = """\
-// The only memory of the engine: one write port, one synchronous read port that holds its output, nothing in it at the start.
+// The only memory of the engine: one write port, one synchronous read port that holds its output, empty at first.
 // Replace it by a macro of your technology. A word is never read in the cycle in which it is written.
 module fgmp_ram_1r1w #(
   parameter WIDTH = 64,

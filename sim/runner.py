@@ -75,11 +75,13 @@ class Simulator:
         simulator: str = "verilator",
         waves: bool = False,
         random_state: bool = False,
+        optimize: bool = True,
         cache: Path = CACHE,
     ):
         """Compile `design`, or find it compiled in `cache`.
 
         `waves` records an FST file in every run; `random_state` starts every register with a random value (Verilator).
+        Without `optimize` it is compiled sooner and runs slower.
         Raises InputError for a missing tool, with the line that installs it.
         """
         check_tools(simulator)
@@ -91,6 +93,7 @@ class Simulator:
         self._simulator = simulator
         self._waves = waves
         self._random_state = random_state
+        self._optimize = optimize
         with tools(simulator) as tool_version:
             if waves and simulator == "verilator":
                 _check_fst_headers()
@@ -152,7 +155,7 @@ class Simulator:
     def _build_arguments(self) -> list[str]:
         if self._simulator != "verilator":
             return []
-        arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"]
+        arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1" if self._optimize else "-O0"]
         # cocotb makes every signal public; compilers choke on the functions that result unless they are split.
         arguments += ["--output-split", "5000", "--output-split-cfuncs", "500"]
         arguments += ["--x-initial", "unique" if self._random_state else "fast"]

@@ -31,17 +31,17 @@ class FGMPEngine(LiteXModule):
 
     def __init__(self, soc, verilog: str, origin: int = 0x9000_0000):
         self.bus = control = axi.AXILiteInterface(data_width=32, address_width=32)
-        soc.bus.add_slave("engine_registers", control, SoCRegion(origin=origin, size=0x10000, cached=False))
+        soc.bus.add_slave("engine_registers", control, SoCRegion(origin=origin, size=0x40000, cached=False))
         self.ev = EventManager()
         self.ev.done = EventSourceLevel()
         self.ev.finalize()
 
         ports = {
             "i_aclk": ClockSignal("sys"), "i_aresetn": ~ResetSignal("sys"), "o_irq": self.ev.done.trigger,
-            "i_s_axi_awaddr": control.aw.addr[:16], "i_s_axi_awvalid": control.aw.valid, "o_s_axi_awready": control.aw.ready,
+            "i_s_axi_awaddr": control.aw.addr[:18], "i_s_axi_awvalid": control.aw.valid, "o_s_axi_awready": control.aw.ready,
             "i_s_axi_wdata": control.w.data, "i_s_axi_wstrb": control.w.strb, "i_s_axi_wvalid": control.w.valid,
             "o_s_axi_wready": control.w.ready, "o_s_axi_bresp": control.b.resp, "o_s_axi_bvalid": control.b.valid,
-            "i_s_axi_bready": control.b.ready, "i_s_axi_araddr": control.ar.addr[:16], "i_s_axi_arvalid": control.ar.valid,
+            "i_s_axi_bready": control.b.ready, "i_s_axi_araddr": control.ar.addr[:18], "i_s_axi_arvalid": control.ar.valid,
             "o_s_axi_arready": control.ar.ready, "o_s_axi_rdata": control.r.data, "o_s_axi_rresp": control.r.resp,
             "o_s_axi_rvalid": control.r.valid, "i_s_axi_rready": control.r.ready,
         }  # fmt: skip

@@ -40,7 +40,7 @@ from .conftest import ROOT
 ENGINE = pytest.mark.xdist_group("engine")
 SMALL = pytest.mark.xdist_group("engine-4")
 _QUICK = ["every kind of input and output", "registers"]
-ODD = EngineConfig(32, 8, 2, k_max=1024, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True)
+ODD = EngineConfig(32, 8, 2, k_max=42_784, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True)
 
 
 def bench(design, cache, seed=1, *, random_state=False, optimize=True):
@@ -82,6 +82,15 @@ def test_other_parameters(cache):
     assert_right(
         run_checks(unit, [*_QUICK, "random stalls on all streams", "jobs back to back", "NaN and illegal scales"])
     )
+    # A static pattern with its last entries where few models reach.
+    generator = torch.Generator().manual_seed(1)
+    columns = 17_000
+    x = torch.randn(3, columns, generator=generator).bfloat16()
+    pattern = torch.rand(-(-columns // 16), generator=generator) > 0.5
+    codes = torch.zeros(len(pattern), 16, dtype=torch.uint8)
+    site = Site(SiteRegisters(0, Threshold(0, 0), "static"), pattern, codes)
+    job = Job(pack(random_mixed(5, columns, 0.7, generator)), x, site)
+    assert torch.equal(unit.driver.run(job).value, job.expected())
 
 
 @SMALL

@@ -8,7 +8,8 @@ import pytest
 
 from fgmp.errors import InputError
 from fgmp.hdl.config import EngineConfig
-from fgmp.hdl.engine.registers import REGISTERS, c_header, markdown, register
+from fgmp.hdl.engine.axi_lite import ADDRESS_BITS
+from fgmp.hdl.engine.registers import INPUT_SITE, OUTPUT_SITE, REGISTERS, SITE_STRIDE, c_header, markdown, register
 from fgmp.hdl.verilog import build, build_preset, write_design
 from fgmp.synth.memories import block_memories
 
@@ -70,6 +71,12 @@ def test_c_header_compiles_and_says_what_the_registers_are(tmp_path):
     subprocess.run(["cc", "-Wall", "-Werror", "main.c", "-o", "main"], cwd=tmp_path, check=True)
     done = subprocess.run(["./main"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert [int(line) for line in done.stdout.split()] == wanted
+
+
+def test_site_memories_hold_every_channel():
+    """The longest K and the largest packed N have their entries inside their windows."""
+    for values, base, after in ((42_784, INPUT_SITE, OUTPUT_SITE), (65_536, OUTPUT_SITE, 1 << ADDRESS_BITS)):
+        assert base + values // 16 * SITE_STRIDE <= after
 
 
 def test_docs_hold_the_register_map():

@@ -103,10 +103,10 @@ module selftest (
 
   engine_4 engine (
     .aclk(clk), .aresetn(aresetn), .irq(),
-    .s_axi_awaddr(write_now[47:32]), .s_axi_awvalid(write_valid), .s_axi_awready(awready),
+    .s_axi_awaddr({2'b00, write_now[47:32]}), .s_axi_awvalid(write_valid), .s_axi_awready(awready),
     .s_axi_wdata(write_now[31:0]), .s_axi_wstrb(4'hf), .s_axi_wvalid(write_valid), .s_axi_wready(wready),
     .s_axi_bresp(), .s_axi_bvalid(bvalid), .s_axi_bready(1'b1),
-    .s_axi_araddr(16'h0), .s_axi_arvalid(1'b0), .s_axi_arready(),
+    .s_axi_araddr(18'h0), .s_axi_arvalid(1'b0), .s_axi_arready(),
     .s_axi_rdata(), .s_axi_rresp(), .s_axi_rvalid(), .s_axi_rready(1'b1),
     .s_axis_weights_tdata(weight_beat[127:0]), .s_axis_weights_tkeep(weight_beat[143:128]),
     .s_axis_weights_tlast(weight_beat[144]), .s_axis_weights_tvalid(weights_valid), .s_axis_weights_tready(weights_ready),

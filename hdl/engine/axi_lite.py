@@ -9,7 +9,8 @@ from .registers import EVENTS, INPUT_SITE, OUTPUT_SITE, REGISTERS, Register
 
 __all__ = ["ADDRESS_BITS", "RegisterFile", "register_file_ports"]
 
-ADDRESS_BITS = 16
+ADDRESS_BITS = 18
+_WINDOW_BITS = 16
 _OKAY, _SLVERR = 0, 2
 
 
@@ -76,7 +77,7 @@ class RegisterFile(wiring.Component):
         m.d.comb += [
             self.site_write.eq(write & site & self.wstrb.all()),
             self.site_output.eq(output_site),
-            self.site_index.eq(Mux(output_site, self.awaddr[4:15], self.awaddr[4:14])),
+            self.site_index.eq(self.awaddr[4:_WINDOW_BITS]),
             self.site_word.eq(self.awaddr[2:4]),
             self.site_data.eq(self.wdata),
         ]
@@ -133,6 +134,5 @@ class RegisterFile(wiring.Component):
 
 
 def _in_window(address: Value, base: int) -> Value:
-    """Whether `address` lies in the 16 KB (or for the upper half of the space, 32 KB) that begin at `base`."""
-    low = base.bit_length() - 1
-    return address[low:] == base >> low
+    """Whether `address` lies in the 64 KB that begin at `base`."""
+    return address[_WINDOW_BITS:] == base >> _WINDOW_BITS

@@ -31,7 +31,6 @@ class Drain(wiring.Component):
         bits = config.accumulator_bits
         super().__init__(
             {
-                "begin": In(1),
                 "m_final": In(JOB["m_final"]),
                 "n_final": In(JOB["n_final"]),
                 "exponent": In(signed(8)),

@@ -2,7 +2,7 @@
 
 from ..errors import InputError
 
-__all__ = ["check", "whole"]
+__all__ = ["check", "check_datapath", "whole"]
 
 
 def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> None:
@@ -14,3 +14,11 @@ def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> 
 def whole(value: object, limit: int) -> bool:
     """Whether `value` is an integer from 0 to `limit` - 1, and not a bool or a float that looks like one."""
     return type(value) is int and 0 <= value < limit
+
+
+def check_datapath(kind: str, formats: str, sharing: str, pipeline: int) -> None:
+    """Check the parameters that every unit with a dot product has."""
+    check(kind, "formats", formats, formats in ("mixed", "fp8"), "mixed or fp8")
+    check(kind, "sharing", sharing, sharing in ("split", "merged"), "split or merged")
+    deepest = 5 if formats == "mixed" else 4
+    check(kind, "pipeline", pipeline, whole(pipeline, deepest + 1), f"0 to {deepest}")

@@ -19,10 +19,10 @@ from ..golden.formats import (
     MiniFloat,
     accumulator_bits,
 )
-from .checks import check, whole
-from .engine.config import EngineConfig
+from .checks import check, check_datapath, whole
+from .engine.config import EngineConfig, EngineLaneConfig
 
-__all__ = ["PRESETS", "Config", "DecoderConfig", "EngineConfig", "LaneConfig", "SelectorConfig", "parameters", "preset"]
+__all__ = ["PRESETS", "Config", "DecoderConfig", "DotConfig", "EngineConfig", "EngineLaneConfig", "LaneConfig", "SelectorConfig", "parameters", "preset"]
 
 _INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
@@ -34,17 +34,21 @@ class LaneConfig:
 
     Attributes:
         k_max: longest row, in values; sets the accumulator's width. A multiple of 16, at most 42,784.
-        pipeline: registers between input and accumulator, 0 to 4.
+        pipeline: registers between input and accumulator, 0 to 5; 0 to 4 with formats "fp8".
+        formats: "mixed", or "fp8" for a lane of E4M3 blocks only (what mixed precision is compared with).
+        sharing: "split" (FP4 pairs have an adder tree of their own: least energy) or "merged" (one tree: least area).
     """
 
     k_max: int = 4096
-    pipeline: int = 3
+    pipeline: int = 4
+    formats: str = "mixed"
+    sharing: str = "split"
 
     def __post_init__(self) -> None:
         limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
         legal = isinstance(self.k_max, int) and 0 < self.k_max <= limit and self.k_max % BLOCK_SIZE == 0
         check("lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
-        check("lane", "pipeline", self.pipeline, whole(self.pipeline, 5), "0 to 4")
+        check_datapath("lane", self.formats, self.sharing, self.pipeline)
 
     @property
     def accumulator_bits(self) -> int:
@@ -106,6 +110,33 @@ class SelectorConfig:
 
 
 @dataclass(frozen=True)
+class DotConfig:
+    """The dot product of one block pair by itself, without accumulator, exact.
+
+    Attributes:
+        formats, sharing: as in a lane.
+        pipeline: registers, 0 to 5; none makes it combinational.
+    """
+
+    formats: str = "mixed"
+    sharing: str = "split"
+    pipeline: int = 0
+
+    def __post_init__(self) -> None:
+        check_datapath("dot", self.formats, self.sharing, self.pipeline)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a block pair to its term."""
+        return self.pipeline
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 block pair per cycle" if self.pipeline else "combinational"
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """A combinational element decoder: "E4M3" or "E2M1"."""
 
@@ -130,13 +161,17 @@ class DecoderConfig:
         return "combinational"
 
 
-Config = LaneConfig | SelectorConfig | DecoderConfig | EngineConfig
+Config = LaneConfig | DotConfig | SelectorConfig | DecoderConfig | EngineConfig | EngineLaneConfig
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "lane": ("dot-product lane, K up to 4,096", LaneConfig()),
     "lane-1k": ("dot-product lane, K up to 1,024", LaneConfig(k_max=1024)),
-    "lane-11k": ("dot-product lane, K up to 11,008 (Llama-2-7B), deepest pipeline", LaneConfig(11_008, 4)),
+    "lane-11k": ("dot-product lane, K up to 11,008 (Llama-2-7B), deepest pipeline", LaneConfig(11_008, 5)),
     "lane-flat": ("dot-product lane without registers before the accumulator", LaneConfig(pipeline=0)),
+    "lane-merged": ("dot-product lane, one adder tree for all pairings", LaneConfig(sharing="merged")),
+    "lane-fp8": ("lane of FP8 blocks only, to compare with", LaneConfig(pipeline=3, formats="fp8")),
+    "dot-fp8": ("combinational dot product of 16 E4M3 pairs, exact", DotConfig("fp8")),
+    "dot-mixed": ("combinational dot product of 16 pairs of any precision, exact", DotConfig("mixed")),
     "selector": ("activation selector, float32 input", SelectorConfig()),
     "selector-bf16": ("activation selector, bfloat16 input", SelectorConfig("bfloat16")),
     "selector-channel": (
@@ -161,6 +196,12 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "engine-4": (
         "4 lanes, 8 rows, small buffers, packed input only: for tests and small FPGAs",
         EngineConfig(4, 8, 2, k_max=1024, raw_input="none", packed_output=False),
+    ),
+    "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
+    "engine-lane-merged": ("the same with one adder tree for all pairings", EngineLaneConfig(sharing="merged")),
+    "engine-lane-fp8": (
+        "the lane of an engine for FP8 blocks only, to compare with",
+        EngineLaneConfig(pipeline=3, formats="fp8"),
     ),
 }
 

@@ -18,11 +18,12 @@ __all__ = ["Decoder", "Element", "decode_e2m1", "decode_e4m3"]
 
 @dataclass(frozen=True)
 class Element:
-    """A decoded element: magnitude = significand << shift; zero for NaN."""
+    """A decoded element: magnitude = significand << shift; zero for NaN. `exponent` is shift + 1, without a subtractor."""
 
     sign: Value
     significand: Value
     shift: Value
+    exponent: Value
     nan: Value
 
 
@@ -33,8 +34,9 @@ def decode_e4m3(code: Value, faults: Faults = NO_FAULTS) -> Element:
     normal = exponent.any()
     nan = code[: E4M3.bits - 1] == E4M3.nan_codes.start
     significand = Mux(nan, 0, Cat(mantissa, normal))
-    shift = Mux(normal, exponent - faults.pick("wrong E4M3 bias", 1, 0), 0)[: E4M3.exponent_bits]
-    return Element(code[-1], significand, shift, nan)
+    counted = faults.pick("wrong E4M3 bias", Cat(exponent[0] | ~normal, exponent[1:]), exponent)
+    shift = Mux(normal, exponent - 1, 0)[: E4M3.exponent_bits]
+    return Element(code[-1], significand, shift, counted, nan)
 
 
 def decode_e2m1(code: Value) -> Element:
@@ -43,7 +45,7 @@ def decode_e2m1(code: Value) -> Element:
     exponent = code[E2M1.mantissa_bits : E2M1.bits - 1]
     normal = exponent.any()
     significand = (Cat(mantissa, normal) << Mux(normal, exponent - 1, 0)[: E2M1.exponent_bits])[:4]
-    return Element(code[-1], significand, Value.cast(0), Value.cast(0))
+    return Element(code[-1], significand, Value.cast(0), Value.cast(1), Value.cast(0))
 
 
 class Decoder(wiring.Component):

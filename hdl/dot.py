@@ -1,44 +1,97 @@
 """The dot product of one block pair, exact, in units of 2**-20: what a lane does before it accumulates.
 
-All four precision pairings share one set of sixteen 4x4-bit multipliers. Where an operand is FP4, its elements' shifts
-are zero and its block scale multiplies the sum of the sixteen products instead.
+All four precision pairings share sixteen 4x4-bit multipliers. FP4 pairs have an adder tree of their own unless sharing is
+"merged"; what a pairing does not need is held at zero, and a product's sign never reaches further than the twelve bits of
+the digits it is placed in, so that little toggles in vain (docs/hardware.md, docs/decisions/0007-silicon.md).
 """
 
-from amaranth.hdl import Cat, Module, Mux, Value, signed
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Const, Module, Mux, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
+from .columns import Columns
+from .config import DotConfig
 from .decoder import decode_e2m1, decode_e4m3
 from .faults import NO_FAULTS, Faults
-from .pipeline import Pipeline
+from .pipeline import Pipeline, wire
 
-__all__ = ["STORED_BLOCK", "TERM_BITS", "DotProduct", "tree_sum"]
+__all__ = ["STORED_BLOCK", "TERM_BITS", "Dot", "DotProduct", "stored_block", "tree_sum"]
 
 STORED_BLOCK = data.StructLayout({"codes": 8 * BLOCK_SIZE, "scale": 8, "fp8": 1})
 """A block in a fixed slot: FP8 uses 16 bytes, FP4 the low 8 (even element in the low nibble)."""
 
+FP8_BLOCK = data.StructLayout({"codes": 8 * BLOCK_SIZE})
+"""What is left of it where every block is FP8."""
+
 TERM_BITS = 1 + (BLOCK_SIZE * MAX_STORED**2 << 20).bit_length()
 
-_CUTS = ("product", "sum", "scale", "align")
-_CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {0: (), 1: ("sum",), 2: ("product", "sum"), 3: _CUTS[:3], 4: _CUTS}
-# Mixed pairs: products of 4x4 bits shifted by up to 14, sixteen of them, and a sign.
-_SCALED_SUM_BITS = 8 + 14 + 4 + 1
+_CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
+    0: (),
+    1: ("sum",),
+    2: ("product", "sum"),
+    3: ("product", "sum", "scale"),
+    4: ("product", "rows", "sum", "scale"),
+    5: ("product", "rows", "sum", "scale", "align"),
+}
+_FP8_CUTS_BY_DEPTH = {**_CUTS_BY_DEPTH, 3: ("product", "rows", "sum"), 4: ("product", "rows", "sum", "align")}
+"""Without block scales there is nothing to do between the sum and the accumulator."""
+
+_DIGIT = 4
+_PLACES = 8
+_PLACED_BITS = 3 * _DIGIT
+"""A product of 8 bits shifted by 0..3 fills three digits of 4 bits; it is then placed at one of 8 digits."""
+
+_OFFSET = 2
+"""Exponents count from 1, so that a pair's shift begins at 2: the tree's unit is a quarter of the products'."""
+
+# Widths of the signed sums of sixteen products, in units of the products: FP8 pairs, mixed pairs, FP4 pairs.
+_SUM_BITS = 8 + 28 + 4 + 1
+_MIXED_BITS = 8 + 14 + 4 + 1
+_NARROW_BITS = 8 + 4 + 1
+
+
+_FP8_SHIFT = 2
+"""From products of E4M3 elements, whose unit is 2**-18, to terms."""
+
+
+def stored_block(formats: str) -> data.StructLayout:
+    """The layout of a block for formats "mixed" or "fp8"."""
+    return STORED_BLOCK if formats == "mixed" else FP8_BLOCK
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """Sixteen elements of one operand: significand, and shift counted from 1; the block's NaN and scale."""
+
+    signs: list[Value]
+    significands: list[Value]
+    shifts: list[Value]
+    nan: Value
 
 
 class DotProduct(wiring.Component):
     """`term` = dot product of `a` and `w`, `depth` cycles later, moving only while `advance` is high.
 
-    A NaN element counts 0 and raises `nan`; an illegal block scale makes the term 0 and raises `format_error`.
+    A NaN element counts 0 and raises `nan`; an illegal block scale makes the term 0 and raises `format_error`. With
+    formats "fp8" blocks are sixteen E4M3 codes and nothing else, and nothing of FP4 is built.
     """
 
-    def __init__(self, depth: int, faults: Faults = NO_FAULTS):
-        self._cuts = _CUTS_BY_DEPTH[depth]
+    def __init__(self, depth: int, formats: str = "mixed", sharing: str = "split", faults: Faults = NO_FAULTS):
+        self._mixed = formats == "mixed"
+        self._split = sharing == "split"
+        self._cuts = (_CUTS_BY_DEPTH if self._mixed else _FP8_CUTS_BY_DEPTH)[depth]
         self._faults = faults
+        block = stored_block(formats)
         super().__init__(
             {
-                "a": In(STORED_BLOCK),
-                "w": In(STORED_BLOCK),
+                "a": In(block),
+                "w": In(block),
                 "advance": In(1),
                 "term": Out(signed(TERM_BITS)),
                 "nan": Out(1),
@@ -48,55 +101,108 @@ class DotProduct(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        return self._mixed_pairs(m) if self._mixed else self._fp8_pairs(m)
+
+    def _products(self, m: Module, a: "_Operand", w: "_Operand") -> tuple[list[Value], list[Value], list[Value]]:
+        products = [wire(m, "product", x * y) for x, y in zip(a.significands, w.significands, strict=True)]
+        shifts = [wire(m, "shift", x + y) for x, y in zip(a.shifts, w.shifts, strict=True)]
+        pairs = zip(a.signs, w.signs, strict=True)
+        return products, shifts, [self._faults.pick("product sign dropped", x ^ y, x) for x, y in pairs]
+
+    def _fp8_pairs(self, m: Module) -> Module:
+        pipeline = Pipeline(m, self.advance, self._cuts)
+        a, w = (_elements(m, name, port.codes, None, self._faults) for name, port in (("a", self.a), ("w", self.w)))
+        products, shifts, signs = self._products(m, a, w)
+        *cut, nan = pipeline.cut("product", *products, *shifts, *signs, a.nan | w.nan)
+        tree = _wide_tree(m, cut[:16], cut[16:32], cut[32:48], {})
+        first, second, nan = pipeline.cut("rows", *tree.rows(), nan)
+        total, nan = pipeline.cut("sum", tree.join(first, second).as_signed(), nan)
+        term, nan = pipeline.cut("align", total << _FP8_SHIFT, nan)
+        m.d.comb += [self.term.eq(term), self.nan.eq(nan)]
+        return m
+
+    def _mixed_pairs(self, m: Module) -> Module:
         faults = self._faults
         pipeline = Pipeline(m, self.advance, self._cuts)
-        w_fp8 = faults.pick("mask bit inverted", self.w.fp8, ~self.w.fp8)
-        a, nan_a = _elements(self.a.codes, self.a.fp8, faults)
-        w, nan_w = _elements(self.w.codes, w_fp8, faults)
-        scale_a, shift_a, illegal_a = _block_scale(self.a.scale, self.a.fp8, faults)
+        a_fp8, w_fp8 = self.a.fp8, faults.pick("mask bit inverted", self.w.fp8, ~self.w.fp8)
+        a, w = _elements(m, "a", self.a.codes, a_fp8, faults), _elements(m, "w", self.w.codes, w_fp8, faults)
+        scale_a, shift_a, illegal_a = _block_scale(self.a.scale, a_fp8, faults)
         scale_w, shift_w, illegal_w = _block_scale(self.w.scale, w_fp8, faults)
         illegal = illegal_a | illegal_w
         scale_w = faults.pick("weight block scale missing", scale_w, 8)
-
-        products = [x[1] * y[1] for x, y in zip(a, w, strict=True)]
-        shifts = [x[2] + y[2] for x, y in zip(a, w, strict=True)]
-        signs = [faults.pick("product sign dropped", x[0] ^ y[0], x[0]) for x, y in zip(a, w, strict=True)]
         side = (
-            self.a.fp8 & w_fp8,
+            ~(a_fp8 | w_fp8),
+            a_fp8 ^ w_fp8,
             Mux(illegal, 0, (scale_a * scale_w)[:8]),
             (shift_a + shift_w)[:5],
-            nan_a | nan_w,
+            a.nan | w.nan,
             illegal,
         )
+        products, shifts, signs = self._products(m, a, w)
         cut = pipeline.cut("product", *products, *shifts, *signs, *side)
-        products, shifts, signs = cut[:16], cut[16:32], cut[32:48]
-        aligned = [(p << s)[:36] for p, s in zip(products, shifts, strict=True)]
-        total = tree_sum([Mux(n, -x, x) for x, n in zip(aligned, signs, strict=True)])
-        total, both_fp8, scale, shift, nan, illegal = pipeline.cut("sum", total, *cut[48:])
-        scaled = total[:_SCALED_SUM_BITS].as_signed() * scale
-        scaled = Mux(both_fp8, total, scaled)
-        scaled, shift, nan, illegal = pipeline.cut("scale", scaled, shift, nan, illegal)
-        term, nan, illegal = pipeline.cut("align", (scaled << shift)[:TERM_BITS], nan, illegal)
+        products, shifts, signs, (fp4, mixed) = cut[:16], cut[16:32], cut[32:48], cut[48:50]
+        if self._split:
+            small = _narrow_tree(m, products, signs, fp4)
+            products = [wire(m, "wide_product", p & (~fp4).replicate(len(p))) for p in products]
+            signs = [wire(m, "wide_sign", n & ~fp4) for n in signs]
+            tree = _wide_tree(m, products, shifts, signs, {_MIXED_BITS: ~mixed})
+            rows = [*tree.rows(), *small.rows()]
+        else:
+            tree = _wide_tree(m, products, shifts, signs, {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)})
+            rows = [*tree.rows()]
+        cut = pipeline.cut("rows", *rows, *cut[48:])
+        # A barrier belongs to the sum that passes it, wherever the registers stand.
+        fp4, mixed = cut[-6:-4]
+        total = tree.join(cut[0], cut[1], [~mixed] if self._split else [~fp4, ~(fp4 | mixed)])
+        narrow = small.join(cut[2], cut[3]) if self._split else total[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)
+        wide, narrow, fp4, mixed, scale, shift, nan, illegal = pipeline.cut(
+            "sum", total.as_signed(), narrow.as_signed(), *cut[-6:]
+        )
+        middle = wire(m, "middle", (wide[:_MIXED_BITS] & mixed.replicate(_MIXED_BITS)).as_signed())
+        scaled = wire(m, "scaled", narrow * scale | middle * scale[:4])
+        wide = wire(m, "widest", Mux(fp4 | mixed, 0, wide))
+        scaled, wide, shift, nan, illegal = pipeline.cut("scale", scaled, wide, shift, nan, illegal)
+        term = (scaled << shift) | (wide << _FP8_SHIFT)
+        term, nan, illegal = pipeline.cut("align", term[:TERM_BITS], nan, illegal)
         m.d.comb += [self.term.eq(term.as_signed()), self.nan.eq(nan), self.format_error.eq(illegal)]
         return m
 
 
-def _elements(codes: Value, fp8: Value, faults: Faults) -> tuple[list[tuple[Value, Value, Value]], Value]:
-    """(sign, significand, shift) of the 16 elements, and whether one of them is NaN."""
-    elements = []
-    nans = []
+class Dot(wiring.Component):
+    """The dot product as a unit of its own: `term`, `nan` and, with mixed formats, `format_error` of `a` and `w`."""
+
+    def __init__(self, config: DotConfig):
+        self.config = config
+        block = stored_block(config.formats)
+        flags = {"nan": Out(1)} | ({"format_error": Out(1)} if config.formats == "mixed" else {})
+        super().__init__({"a": In(block), "w": In(block), "term": Out(signed(TERM_BITS)), **flags})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.dot = dot = DotProduct(self.config.pipeline, self.config.formats, self.config.sharing)
+        m.d.comb += [dot.a.eq(self.a), dot.w.eq(self.w), dot.advance.eq(1), self.term.eq(dot.term)]
+        m.d.comb += self.nan.eq(dot.nan)
+        if self.config.formats == "mixed":
+            m.d.comb += self.format_error.eq(dot.format_error)
+        return m
+
+
+def _elements(m: Module, name: str, codes: Value, fp8: Value | None, faults: Faults) -> _Operand:
+    """The elements of a block of either format, or of FP8 where there is no choice."""
+    signs, significands, shifts, nans = [], [], [], []
     for i in range(BLOCK_SIZE):
         wide = decode_e4m3(codes.word_select(i, E4M3.bits), faults)
-        narrow = decode_e2m1(codes.word_select(i, E2M1.bits))
-        elements.append(
-            (
-                Mux(fp8, wide.sign, narrow.sign),
-                Mux(fp8, wide.significand, narrow.significand),
-                Mux(fp8, wide.shift, 0)[: E4M3.exponent_bits],
-            )
-        )
+        sign, significand, shift = wide.sign, wide.significand, wide.exponent
+        if fp8 is not None:
+            narrow = decode_e2m1(codes.word_select(i, E2M1.bits))
+            sign = Mux(fp8, sign, narrow.sign)
+            significand, shift = Mux(fp8, significand, narrow.significand), Mux(fp8, shift, 1)
+        signs.append(wire(m, f"{name}_sign", sign))
+        significands.append(wire(m, f"{name}_significand", significand))
+        shifts.append(wire(m, f"{name}_shift", shift))
         nans.append(wide.nan)
-    return elements, Cat(nans).any() & fp8
+    nan = Cat(nans).any()
+    return _Operand(signs, significands, shifts, nan if fp8 is None else nan & fp8)
 
 
 def _block_scale(scale: Value, fp8: Value, faults: Faults) -> tuple[Value, Value, Value]:
@@ -108,6 +214,64 @@ def _block_scale(scale: Value, fp8: Value, faults: Faults) -> tuple[Value, Value
     limit = faults.pick("block scale limit off by one", MAX_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE + 1)
     illegal = ~fp8 & ((scale < MIN_BLOCK_SCALE_CODE) | (scale > limit))
     return Mux(fp8, 1, decoded.significand)[:4], Mux(fp8, 1, decoded.shift)[:4], illegal
+
+
+def _wide_tree(
+    m: Module, products: list[Value], shifts: list[Value], signs: list[Value], barriers: Mapping[int, Value]
+) -> Columns:
+    """Sum of products, each shifted and signed, in units of the products; bits above a barrier that is low stand still.
+
+    A shifted product f is placed as f, or as 4095 - f where it is negative: only its own three digits change. What that
+    adds, 4095 for each negative product at its place, is counted by place and taken off again.
+    """
+    columns = Columns(m, "tree", _SUM_BITS, barriers)
+    negative: list[list[Value]] = [[] for _ in range(_PLACES)]
+    for product, shift, sign in zip(products, shifts, signs, strict=True):
+        fine = wire(m, "fine", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ sign.replicate(_PLACED_BITS))
+        at = [wire(m, f"at_{k}", shift[_OFFSET:] == k) for k in range(_PLACES)]
+        for digit in range(_PLACES + 2):
+            # The lowest two bits of a product are zero at place 0, whose shift is at least 2.
+            low = _OFFSET if digit == 0 else 0
+            sources = [(fine.word_select(j, _DIGIT)[low:], digit - j) for j in range(3) if 0 <= digit - j < _PLACES]
+            placed = reduce(or_, [bits & at[k].replicate(_DIGIT - low) for bits, k in sources])
+            columns.add(wire(m, "placed", placed), digit * _DIGIT + low - _OFFSET, ready=4)
+        for k in range(_PLACES):
+            negative[k].append(wire(m, "negative_here", at[k] & sign))
+    counts = [_count(m, bits) for bits in negative]
+    # 4095 = 2**12 - 1: the counts come off 12 bits higher, and go on where they stand. At place 0 the two dropped bits of
+    # each negative product stood for 3; with the count's own 1 that is the count, two bits higher.
+    offset = wire(m, "offset", _digits(counts))
+    columns.add(counts[0], 0, ready=12)
+    columns.add(_digits(counts[1:]), _DIGIT - _OFFSET, ready=12)
+    columns.add([~bit for bit in offset], _PLACED_BITS - _OFFSET, ready=12)
+    columns.add(Const(-(((1 << len(offset)) - 1) << (_PLACED_BITS - _OFFSET)), _SUM_BITS), 0)
+    return columns
+
+
+def _narrow_tree(m: Module, products: list[Value], signs: list[Value], fp4: Value) -> Columns:
+    """The same for FP4 pairs, whose products have no shift; still at 0 while `fp4` is low."""
+    columns = Columns(m, "narrow", _NARROW_BITS)
+    signs = [wire(m, "narrow_sign", sign & fp4) for sign in signs]
+    for product, sign in zip(products, signs, strict=True):
+        columns.add(wire(m, "narrow_placed", (product & fp4.replicate(8)) ^ sign.replicate(8)), 0)
+    count = _count(m, signs)
+    columns.add(count, 0, ready=8)
+    columns.add([~bit for bit in count], 8, ready=8)
+    columns.add(Const(-(((1 << len(count)) - 1) << 8), _NARROW_BITS), 0)
+    return columns
+
+
+def _digits(counts: list[Value]) -> Value:
+    """Sum of counts, each a digit higher than the one before. A count of 16 is alone, so digits may overlap."""
+    digits = [Cat(n[0] | (counts[k - 1][_DIGIT] if k else 0), n[1:_DIGIT]) for k, n in enumerate(counts)]
+    return Cat(*digits, counts[-1][_DIGIT])
+
+
+def _count(m: Module, bits: list[Value]) -> Value:
+    columns = Columns(m, "count", 5)
+    for bit in bits:
+        columns.add(bit, 0)
+    return wire(m, "count", columns.join(*columns.rows()))
 
 
 def tree_sum(values: list[Value]) -> Value:

@@ -6,15 +6,22 @@ from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import BFLOAT16, FLOAT32
 from .config import LaneConfig
-from .dot import STORED_BLOCK, DotProduct
+from .dot import DotProduct, stored_block
 from .faults import LANE_FAULTS, NO_FAULTS, Faults
 from .pipeline import Pipeline
 from .rounding import Rounder
 
-__all__ = ["BLOCK_PAIR", "Lane", "lane_result"]
+__all__ = ["Lane", "block_pair", "lane_result"]
 
-BLOCK_PAIR = data.StructLayout({"a": STORED_BLOCK, "w": STORED_BLOCK, "first": 1, "last": 1})
-"""`first` replaces the accumulator, otherwise the term is added; `last` emits the accumulator."""
+
+def block_pair(formats: str) -> data.StructLayout:
+    """Layout of the input payload: two blocks as `stored_block` says, and where a row begins and ends.
+
+    `first` replaces the accumulator, otherwise the term is added; `last` emits the accumulator.
+    """
+    block = stored_block(formats)
+    return data.StructLayout({"a": block, "w": block, "first": 1, "last": 1})
+
 
 
 def lane_result(bits: int) -> data.StructLayout:
@@ -25,7 +32,7 @@ def lane_result(bits: int) -> data.StructLayout:
 class Lane(wiring.Component):
     """docs/numerics.md section 3 in hardware.
 
-    Ports: stream `i` of `BLOCK_PAIR`; stream `o` of `lane_result`; `exponent` (sum of both tensor exponents, must not
+    Ports: stream `i` of `block_pair`; stream `o` of `lane_result`; `exponent` (sum of both tensor exponents, must not
     change while a row's result is under way); sticky flags `nan`, `format_error`, `overflow`, cleared by `clear_flags`.
     Accepts a block pair every cycle unless a result waits at `o`.
     """
@@ -33,7 +40,7 @@ class Lane(wiring.Component):
     def __init__(self, config: LaneConfig, faults: bool = False):
         self.config = config
         members = {
-            "i": In(stream.Signature(BLOCK_PAIR)),
+            "i": In(stream.Signature(block_pair(config.formats))),
             "o": Out(stream.Signature(lane_result(config.accumulator_bits))),
             "exponent": In(signed(8)),
             "clear_flags": In(1),
@@ -52,7 +59,9 @@ class Lane(wiring.Component):
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
 
-        m.submodules.dot = dot = DotProduct(self.config.pipeline, self._faults)
+        m.submodules.dot = dot = DotProduct(
+            self.config.pipeline, self.config.formats, self.config.sharing, self._faults
+        )
         pair = self.i.payload
         m.d.comb += [dot.a.eq(pair.a), dot.w.eq(pair.w), dot.advance.eq(advance)]
         control = Pipeline(m, advance, range(self.config.pipeline))

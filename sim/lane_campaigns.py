@@ -35,7 +35,10 @@ def rows_campaign(
     """
     inputs, results, groups = [], [], []
     assert isinstance(design.config, LaneConfig)
+    fp8_only = design.config.formats == "fp8"
     for a, w, exponents in rows:
+        if fp8_only:
+            a, w = _all_fp8(a), _all_fp8(w)  # noqa: PLW2901
         expected = expected_rows(a, w, exponents, design.config.k_max)
         count, blocks = a.fp8.shape
         first, last = torch.zeros(count, blocks, dtype=torch.uint8), torch.zeros(count, blocks, dtype=torch.uint8)
@@ -45,6 +48,8 @@ def rows_campaign(
         for operand, side in (("a", a), ("w", w)):
             slots = pack_payload(torch.where(side.fp8[..., None], side.codes, side.codes & 15), side.fp8)
             fields[f"{operand}.codes"] = slots.flatten(0, 1).numpy()
+            if fp8_only:
+                continue
             fields[f"{operand}.scale"] = side.scales.flatten().numpy()
             fields[f"{operand}.fp8"] = side.fp8.flatten().numpy()
         inputs.append(pack_payloads(design.port("i__payload"), fields))
@@ -198,6 +203,13 @@ def _extremes(config: LaneConfig) -> Iterator[_Set]:
         yield _blocks(_FP4, top4, scales), _blocks(_FP4, top4, scales), _same(1, 94)
         yield _blocks(_FP4, top4 | 8, scales), _blocks(_FP8, largest), _same(1, -94)
         yield _blocks(_FP8, smallest), _blocks(_FP4, torch.ones_like(top4), scales), _same(1, -94)
+    # Sixteen negative products that share an exponent, each exponent: what adds up their signs holds most.
+    for exponent in range(16):
+        code = torch.full((1, 1, BLOCK_SIZE), max(exponent << 3, 1))
+        for other in (0x80, 0x81, 0x88, 0xBF, 0xF8):
+            yield _blocks(_FP8, code), _blocks(_FP8, torch.full_like(code, other)), _same(1, 0)
+        yield _blocks(_FP8, code), _blocks(_FP4, torch.full_like(code, 0xF)), _same(1, 0)
+        yield _blocks(_FP4, torch.full_like(code, 0x9)), _blocks(_FP8, code), _same(1, 0)
     zero8, zero4 = torch.zeros(1, 3, BLOCK_SIZE, dtype=torch.int64), torch.full((1, 3, BLOCK_SIZE), 8)
     yield _blocks(_FP8, zero8 | 0x80), _blocks(_FP4, zero4), _same(1, 5)
     # Rows beyond k_max: the accumulator overflows, is flagged, wraps, and works again in the next row. The width
@@ -280,6 +292,11 @@ def _random_codes(generator: torch.Generator, shape: tuple[int, int], fp8: bool)
     """Random element codes without NaN, int64 (*shape, 16)."""
     codes = torch.randint(0, 256 if fp8 else 16, (*shape, BLOCK_SIZE), generator=generator)
     return torch.where(codes & 0x7F == 0x7F, codes - 1, codes) if fp8 else codes
+
+
+def _all_fp8(blocks: StoredBlocks) -> StoredBlocks:
+    """The same codes taken as E4M3."""
+    return StoredBlocks(torch.ones_like(blocks.fp8), blocks.scales, blocks.codes)
 
 
 def _blocks(fp8: bool, codes: Tensor, scales: Tensor | None = None) -> StoredBlocks:

@@ -71,9 +71,8 @@ def describe_input(port: Port, payload: int) -> list[str]:
     for name, value in fields.items():
         operand, _, part = name.partition(".")
         if part == "codes":
-            lines.append(
-                f"{operand}: {describe_block(value, fields[operand + '.scale'], bool(fields[operand + '.fp8']))}"
-            )
+            scale, fp8 = fields.get(f"{operand}.scale", 0), bool(fields.get(f"{operand}.fp8", 1))
+            lines.append(f"{operand}: {describe_block(value, scale, fp8)}")
         elif not part:
             lines.append(f"{name}: {value:#x}")
     return lines

@@ -3,16 +3,52 @@
 from dataclasses import dataclass
 
 from ...golden.formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
-from ..checks import check, whole
+from ..checks import check, check_datapath, whole
 
-__all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig"]
+__all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig", "EngineLaneConfig"]
 
 K_TILE = 256
 """Values of K in one record on the wire (docs/engine.md)."""
 
 TILE_BLOCKS = K_TILE // BLOCK_SIZE
 STREAM_BYTES = 16
+_DEEPEST = 4
 RAW_INPUTS = ("none", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class EngineLaneConfig:
+    """A lane of the engine by itself: it holds a weight block, and its accumulators stand in a memory outside.
+
+    Attributes:
+        k_max, pipeline, formats, sharing: as in LaneConfig.
+    """
+
+    k_max: int = 4096
+    pipeline: int = 4
+    formats: str = "mixed"
+    sharing: str = "split"
+
+    def __post_init__(self) -> None:
+        limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
+        legal = whole(self.k_max, limit + 1) and self.k_max > 0 and self.k_max % BLOCK_SIZE == 0
+        check("engine lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+        check_datapath("engine lane", self.formats, self.sharing, self.pipeline)
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Width of an accumulator."""
+        return accumulator_bits(self.k_max)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from an activation block to the sum it was added to."""
+        return self.pipeline + 1
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 block pair per cycle"
 
 
 @dataclass(frozen=True)
@@ -29,6 +65,7 @@ class EngineConfig:
         raw_input: whether activations may come unquantized, through a selector: "none", "float32", "bfloat16".
         packed_output: whether results may leave through a selector as packed blocks (needs 16 or 32 lanes).
         channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
+        sharing: "split" or "merged", how the lanes' adder trees are shared between pairings (LaneConfig).
     """
 
     lanes: int = 16
@@ -36,10 +73,11 @@ class EngineConfig:
     slots: int = 8
     k_max: int = 4096
     n_max: int = 4096
-    pipeline: int = 3
+    pipeline: int = 4
     raw_input: str = "float32"
     packed_output: bool = True
     channel_codes: bool = False
+    sharing: str = "split"
 
     def __post_init__(self) -> None:
         for name, allowed in (("lanes", (4, 8, 16, 32)), ("rows", (8, 16, 32, 64, 128)), ("slots", (2, 4, 8, 16, 32))):
@@ -50,7 +88,8 @@ class EngineConfig:
             value = getattr(self, name)
             legal = whole(value, limit + 1) and value > 0 and value % BLOCK_SIZE == 0
             check("engine", name, value, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
-        check("engine", "pipeline", self.pipeline, whole(self.pipeline, 5), "0 to 4")
+        check("engine", "pipeline", self.pipeline, whole(self.pipeline, _DEEPEST + 1), f"0 to {_DEEPEST}")
+        check_datapath("engine", "mixed", self.sharing, self.pipeline)
         check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")
         for name in ("packed_output", "channel_codes"):
             value = getattr(self, name)
@@ -66,6 +105,11 @@ class EngineConfig:
     def accumulator_bits(self) -> int:
         """Width of an accumulator."""
         return accumulator_bits(self.k_max)
+
+    @property
+    def lane(self) -> EngineLaneConfig:
+        """Its lanes."""
+        return EngineLaneConfig(self.k_max, self.pipeline, "mixed", self.sharing)
 
     @property
     def resident_k(self) -> int:

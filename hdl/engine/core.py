@@ -94,6 +94,8 @@ class Engine(wiring.Component):
         abort = regs.control_abort
         kill = Signal()
         begin = Signal()
+        behind = Signal()
+        flushing = Signal()
         ended = Signal()
         copied = (
             "m_value", "n_value", "k_value", "format_output", "format_raw_input", "format_relu", "format_exponent",
@@ -111,7 +113,8 @@ class Engine(wiring.Component):
             regs.status_busy.eq(busy),
             regs.status_waiting.eq(waiting),
             regs.status_irq.eq(regs.irq),
-            begin.eq(waiting & ~busy & ~abort),
+            # A job waits while one more early end could not be counted, and until an aborted packet has left.
+            begin.eq(waiting & ~busy & ~abort & ~behind & ~flushing),
         ]
         with m.If(start):
             m.d.sync += waiting.eq(1)
@@ -175,7 +178,10 @@ class Engine(wiring.Component):
             ]
         for unit in (sequencer, w_filler, a_filler):
             m.d.comb += [unit.m_final.eq(m_final), unit.n_final.eq(n_final), unit.k_final.eq(k_final)]
-        m.d.comb += kill.eq(busy & (weights.short | activations.short))
+        m.d.comb += [
+            kill.eq(busy & (weights.short | activations.short)),
+            behind.eq(weights.behind | activations.behind),
+        ]
         input_nan: Value = Const(0, 1)
         if config.raw_input != "none":
             static, codes = _site_memory(
@@ -268,9 +274,10 @@ class Engine(wiring.Component):
                 m.d.comb += [beat.eq(packer.beat), beat_valid.eq(packer.beat_valid)]
         # A job that ended early closes its results with an empty beat, for whoever waits for TLAST.
         closing = Signal()
-        m.submodules.output = output = ResetInserter(abort)(Skid(len(beat.as_value())))
+        m.submodules.output = output = Skid(len(beat.as_value()))
         ready = wire(m, "beat_ready", output.i_ready & ~closing)
         m.d.comb += [
+            output.flush.eq(abort),
             output.i_valid.eq(beat_valid | closing),
             output.i_data.eq(Mux(closing, Cat(Const(0, BEAT_BITS + STREAM_BYTES), Const(1, 1)), beat)),
             drain.beat_ready.eq(ready),
@@ -280,16 +287,26 @@ class Engine(wiring.Component):
         ]
         if config.packed_output:
             m.d.comb += packer.beat_ready.eq(ready)
+        sent = wire(m, "sent", self.m_axis_results_tvalid & self.m_axis_results_tready)
+        opened = Signal()
+        with m.If(sent):
+            m.d.sync += opened.eq(~self.m_axis_results_tlast)
         with m.If(abort):
-            m.d.sync += closing.eq(0)
+            # Also an aborted packet is closed, behind the beat that may be on offer.
+            m.d.sync += [closing.eq(Mux(output.o_valid, ~self.m_axis_results_tlast, opened)), flushing.eq(1)]
         with m.Elif(kill):
             m.d.sync += closing.eq(1)
         with m.Elif(output.i_ready):
             m.d.sync += closing.eq(0)
-        sent = wire(m, "sent", self.m_axis_results_tvalid & self.m_axis_results_tready)
-        m.d.comb += ended.eq(busy & sent & self.m_axis_results_tlast)
+        with m.If(~abort & ~closing & ~output.o_valid):
+            m.d.sync += flushing.eq(0)
+        jobs = Signal(32)
+        with m.If(ended):
+            m.d.sync += jobs.eq(jobs + 1)
         m.d.comb += [
+            ended.eq(busy & ~flushing & sent & self.m_axis_results_tlast),
             regs.events_done.eq(ended),
+            regs.jobs_ended.eq(jobs),
             regs.events_nan.eq(Cat(flags["nan"]).any() | input_nan | output_nan),
             regs.events_format_error.eq(Cat(flags["format_error"]).any()),
             regs.events_overflow.eq(Cat(flags["overflow"]).any()),
@@ -386,15 +403,19 @@ def _site_memory(
     """What software wrote for the block at `address`: its static precision and its channels' codes."""
     depth = 1 << max((channels // BLOCK_SIZE - 1).bit_length(), 1)
     here = regs.site_write & (regs.site_output == int(which == "output")) & (regs.site_index < depth)
-    words = [
-        ram(
-            m,
-            f"{which}_site_{name}",
-            depth,
-            (here & (regs.site_word == word), regs.site_index, regs.site_data[:bits]),
-            (1, address),
+    # The memory is not read in the cycle in which it is written: what is written then goes past it.
+    read = address[: (depth - 1).bit_length()]
+    same = wire(m, f"{which}_site_same", regs.site_index[: len(read)] == read)
+    words = []
+    for word, (name, bits) in enumerate((("static", 1), ("codes_low", 32), ("codes_high", 32))):
+        if word and not config.channel_codes:
+            continue
+        write = here & (regs.site_word == word)
+        met = wire(m, f"{which}_site_{name}_met", write & same)
+        passed, past = Signal(), Signal(bits, reset_less=True)
+        m.d.sync += [passed.eq(met), past.eq(regs.site_data[:bits])]
+        stored = ram(
+            m, f"{which}_site_{name}", depth, (write, regs.site_index, regs.site_data[:bits]), (~met, address)
         )
-        for word, (name, bits) in enumerate((("static", 1), ("codes_low", 32), ("codes_high", 32)))
-        if word == 0 or config.channel_codes
-    ]
+        words.append(Mux(passed, past, stored))
     return words[0], Cat(words[1:])

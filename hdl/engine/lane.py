@@ -4,8 +4,8 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..dot import STORED_BLOCK, DotProduct
-from .config import EngineConfig
+from ..dot import DotProduct, stored_block
+from .config import EngineLaneConfig
 
 __all__ = ["EngineLane"]
 
@@ -18,15 +18,16 @@ class EngineLane(wiring.Component):
     the term, `term_valid` and `term_first` say that it is one and whether it begins a row.
     """
 
-    def __init__(self, config: EngineConfig):
+    def __init__(self, config: EngineLaneConfig):
         self._config = config
         bits = config.accumulator_bits
+        self._block = block = stored_block(config.formats)
         super().__init__(
             {
                 "load": In(1),
                 "swap": In(1),
-                "w": In(STORED_BLOCK),
-                "a": In(STORED_BLOCK),
+                "w": In(block),
+                "a": In(block),
                 "term_valid": In(1),
                 "term_first": In(1),
                 "accumulator": In(bits + 1),
@@ -40,9 +41,13 @@ class EngineLane(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = self._config.accumulator_bits
-        following = Signal(STORED_BLOCK, reset_less=True)
-        held = Signal(STORED_BLOCK, reset_less=True)
+        following = Signal(self._block, reset_less=True)
+        held = Signal(self._block, reset_less=True)
         for target, source, enable in ((following, self.w, self.load), (held, following, self.swap)):
+            if self._config.formats == "fp8":
+                with m.If(enable):
+                    m.d.sync += target.eq(source)
+                continue
             with m.If(enable):
                 m.d.sync += [
                     target.codes[:64].eq(source.codes[:64]),
@@ -51,13 +56,14 @@ class EngineLane(wiring.Component):
                 ]
                 with m.If(source.fp8):
                     m.d.sync += target.codes[64:].eq(source.codes[64:])
-        m.submodules.dot = dot = DotProduct(self._config.pipeline)
+        m.submodules.dot = dot = DotProduct(self._config.pipeline, self._config.formats, self._config.sharing)
         m.d.comb += [dot.advance.eq(1), dot.a.eq(self.a), dot.w.eq(held)]
 
         accumulator = self.accumulator[:bits].as_signed()
         total = Signal(signed(bits + 1))
         m.d.comb += total.eq(Mux(self.term_first, 0, accumulator) + dot.term)
-        overflow = total[bits] != total[bits - 1]
+        overflow = Signal()
+        m.d.comb += overflow.eq(total[bits] != total[bits - 1])
         poison = dot.nan | dot.format_error | overflow | (self.accumulator[bits] & ~self.term_first)
         m.d.sync += [
             self.nan.eq(self.term_valid & dot.nan),

@@ -201,6 +201,7 @@ class Loader(wiring.Component):
             "done": Out(1),
             "short": Out(1),
             "long": Out(1),
+            "behind": Out(1),  # as many packets wait to be dropped as can be counted
             "beat_taken": Out(1),
         }
         if values is not None:
@@ -235,6 +236,7 @@ class Loader(wiring.Component):
             window.discard.eq(discard),
             window.clear.eq(over | self.begin | self.abort),
             self.beat_taken.eq(skid.o_valid & skid.o_ready & ~discard),
+            self.behind.eq(drop.all()),
             self.long.eq(self.finish & ~(window.ended & (window.count == 0))),
         ]
         dropped = wire(m, "dropped", discard & skid.o_valid & skid.o_ready & window.last)

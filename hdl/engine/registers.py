@@ -137,7 +137,7 @@ REGISTERS: tuple[Register, ...] = (
         "control",
         (
             Field("start", 0, 1, "start a job with the job registers as they are; one may wait while another runs"),
-            Field("abort", 1, 1, "forget the jobs and all data inside at once, as a reset would; registers stay"),
+            Field("abort", 1, 1, "forget the jobs and all data inside at once, as a reset would; registers stay, an open packet of results is closed"),
         ),
     ),
     Register(
@@ -182,6 +182,13 @@ REGISTERS: tuple[Register, ...] = (
     ),
     *_selector("INPUT", 0x040, "the input's"),
     *_selector("OUTPUT", 0x044, "the output's"),
+    Register(
+        "JOBS",
+        0x048,
+        "ro",
+        "jobs ended since reset, with success or not; ABORT is none",
+        (Field("ended", 0, 32, "wraps; tells apart ends that EVENTS shows as one DONE"),),
+    ),
     *(
         Register(name.upper(), 0x080 + 4 * i, "ro", text, _bits("value", 32, "of the running or last job; wraps"))
         for i, (name, text) in enumerate(COUNTERS)

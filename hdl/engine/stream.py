@@ -14,7 +14,10 @@ _WINDOW_BYTES = 2 * STREAM_BYTES
 
 
 class Skid(wiring.Component):
-    """A two-deep buffer between two ready/valid handshakes; no path from one side to the other."""
+    """A two-deep buffer between two ready/valid handshakes; no path from one side to the other.
+
+    `flush` forgets all but what has been offered already: valid must not fall before ready was seen.
+    """
 
     def __init__(self, bits: int):
         self._bits = bits
@@ -26,6 +29,7 @@ class Skid(wiring.Component):
                 "o_data": Out(bits),
                 "o_valid": Out(1),
                 "o_ready": In(1),
+                "flush": In(1),
             }
         )
 
@@ -37,7 +41,9 @@ class Skid(wiring.Component):
         awake = Signal()
         m.d.sync += awake.eq(1)
         m.d.comb += self.i_ready.eq(awake & ~spare_valid)
-        with m.If(~self.o_valid | self.o_ready):
+        with m.If(self.flush):
+            m.d.sync += [self.o_valid.eq(self.o_valid & ~self.o_ready), spare_valid.eq(0)]
+        with m.Elif(~self.o_valid | self.o_ready):
             m.d.sync += [self.o_valid.eq(spare_valid | (self.i_valid & awake)), spare_valid.eq(0)]
             with m.If(spare_valid | self.i_valid):
                 m.d.sync += self.o_data.eq(Mux(spare_valid, spare, self.i_data))

@@ -12,7 +12,7 @@ __all__ = ["engine_verilog", "fusesoc_core"]
 def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
     """Verilog whose top module is `name`, and its ports as (name, direction, bits)."""
     core = Engine(config, name)
-    modules = [to_verilog(EngineLane(config), f"{name}_lane")]
+    modules = [to_verilog(EngineLane(config.lane), f"{name}_lane")]
     modules.append(to_verilog(core, f"{name}_core"))
     ports = [("aclk", "input", 1), ("aresetn", "input", 1)]
     for port, member in core.signature.members.items():

@@ -220,10 +220,65 @@ def _interrupted(bench: Bench) -> None:
                 driver.write("CONTROL", field_value("CONTROL", abort=1))
                 bench.expect("busy after ABORT", driver.read("STATUS") & 3, 0)
                 bench.clear_events()
-                engine.discard()
             for stream in ("weights", "activations", "results"):
                 engine.stall(stream, 0)
+            engine.run(20)  # what remains of an aborted packet leaves, with TLAST
+            engine.discard()
             bench.recovers(how)
+    _aborted_while_a_beat_waits(bench)
+
+
+def _aborted_while_a_beat_waits(bench: Bench) -> None:
+    """A beat on offer stays until it is taken, the packet is closed, and only then the next job begins."""
+    engine, driver = bench.engine, bench.driver
+    job = bench.long_job()
+    engine.stall("results", 1.0)
+    _program(bench, job)
+    engine.send("weights", weight_bytes(job.weight, bench.config, job.rows))
+    engine.send("activations", activation_bytes(job, bench.config))
+    engine.run(3000)
+    engine.discard()
+    faults = engine.handshake_faults
+    driver.write("CONTROL", field_value("CONTROL", abort=1))
+    bench.clear_events()
+    engine.run(5)
+    bench.expect("beats withdrawn by ABORT", engine.handshake_faults - faults, 0)
+    following = bench.small_job()
+    sent = driver.start(following)
+    engine.stall("results", 0)
+    engine.run(1)
+    before = engine.packet()
+    while before is None:
+        engine.run(1)
+        before = engine.packet()
+    bench.expect("bytes of the aborted packet", len(before) in (8, 16), True)
+    bench.expect("job behind it", driver.finish(following, sent).data == result_bytes(following, bench.config), True)
+
+
+def _late_packets(bench: Bench) -> None:
+    """Jobs that end early owe a packet each; as many as can be counted are dropped, and further jobs wait."""
+    engine, driver = bench.engine, bench.driver
+    for owed in (1, 3, 4):
+        job = bench.small_job()
+        late = activation_bytes(bench.small_job(), bench.config)
+        ended = driver.read("JOBS")
+        for _ in range(owed):
+            _program(bench, job)
+            engine.send("weights", weight_bytes(job.weight, bench.config, job.rows)[:1])
+            engine.run(2000)
+            engine.packet()
+            bench.clear_events()
+        bench.expect(f"{owed} short jobs ended", driver.read("JOBS") - ended, min(owed, 3))
+        for _ in range(owed):
+            engine.send("activations", late)
+        engine.run(cycle_limit(job, bench.config))
+        while engine.packet() is not None:
+            pass
+        bench.clear_events()
+        engine.run(2000)
+        bench.expect(f"{owed} late packets: jobs ended", driver.read("JOBS") - ended, owed)
+        bench.expect(f"{owed} late packets: beats left", engine.queued("activations"), 0)
+        bench.recovers(f"{owed} late packets")
 
 
 def _poison(bench: Bench) -> None:
@@ -284,7 +339,7 @@ def _registers(bench: Bench) -> None:
             driver.write(name, value)
         driver.write("CONTROL", 1)
         bench.expect(f"START with {change}", driver.events(), {"config_error"})
-        bench.expect(f"busy after {change}", driver.read("STATUS"), 0)
+        bench.expect(f"busy after {change}", driver.read("STATUS") & 3, 0)
         bench.clear_events()
         bench.expect("events cleared", driver.events(), set())
     driver.write("INPUT_SELECTOR", 0)
@@ -324,6 +379,7 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
     "jobs back to back": _back_to_back,
     "wrong stream lengths": _wrong_lengths,
     "streams without TLAST": _without_tlast,
+    "packets of jobs that have ended": _late_packets,
     "reset and ABORT in the middle": _interrupted,
     "NaN and illegal scales": _poison,
     "registers": _registers,

@@ -94,7 +94,7 @@ class EngineDriver:
         check_job(job, self.config)
         for address, value in job.register_writes():
             self._port.write(address, value)
-        self.write("INTERRUPT_ENABLE", field_value("INTERRUPT_ENABLE", done=1))
+        self.write("INTERRUPT_ENABLE", field_value("INTERRUPT_ENABLE", done=1, start_rejected=1, config_error=1))
         self.write("CONTROL", field_value("CONTROL", start=1))
         weights = weight_bytes(job.weight, self.config, job.rows)
         activations = activation_bytes(job, self.config)
@@ -110,6 +110,8 @@ class EngineDriver:
         limit = cycle_limit(job, self.config) if limit is None else limit
         waited = self._port.run(limit)
         events = self.events()
+        if refused := events & {"start_rejected", "config_error"}:
+            raise SimulationError(f"engine: START refused, {min(refused)}")
         if "done" not in events:
             raise SimulationError(f"engine: no end after {waited} cycles, events {sorted(events)}")
         self.write("EVENTS", sum(1 << bit for bit, (name, _) in enumerate(EVENTS) if name in events))

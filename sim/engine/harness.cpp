@@ -139,7 +139,6 @@ void fgmp_discard(Engine* e) {
     for (int i = 0; i < 2; i++) fgmp_clear(e, i);
     e->received.clear();
     e->packets.clear();
-    e->waiting = false;
 }
 
 void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = static_cast<uint32_t>(probability * 65536); }

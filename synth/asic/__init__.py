@@ -1,0 +1,1 @@
+"""fgmp.synth.asic: Verilog to standard cells, and what they take: area, clock rate, energy."""

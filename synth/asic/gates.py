@@ -1,0 +1,162 @@
+"""Bit-parallel gate simulation: every net is a row of 64-bit words, every bit of a word an independent stream.
+
+Zero delay: a net takes its final value at once, so there are no glitches. Every figure that comes from here says so.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ..liberty.cells import Cell
+from ..liberty.expression import compile_expression, variables
+from .netlist import CONSTANT_1, Instance, Netlist
+from .timing import levels
+
+__all__ = ["GateSimulator", "Words", "pack_bits", "unpack_bits"]
+
+Words = NDArray[np.uint64]
+_ZERO = np.uint64(0)
+_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+
+def pack_bits(bits: NDArray[np.bool_]) -> Words:
+    """(..., streams) of bits to (..., words); streams must be a multiple of 64. Stream i is bit i % 64 of word i // 64."""
+    packed = np.packbits(bits, axis=-1, bitorder="little")
+    return np.ascontiguousarray(packed).view("<u8").astype(np.uint64, copy=False)
+
+
+def unpack_bits(words: Words) -> NDArray[np.bool_]:
+    """The inverse of `pack_bits`."""
+    raw = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
+    return np.unpackbits(raw, axis=-1, bitorder="little").astype(np.bool_)
+
+
+@dataclass(frozen=True)
+class _Gates:
+    """All gates of one type at one level, for one output."""
+
+    function: Callable[[Mapping[str, Words], np.uint64, np.uint64], Words]
+    inputs: tuple[tuple[str, NDArray[np.int64]], ...]
+    output: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Registers:
+    """All flip-flops of one type: their rows in the state array, next state, and outputs."""
+
+    rows: slice
+    next_state: Callable[[Mapping[str, Words], np.uint64, np.uint64], Words]
+    inputs: tuple[tuple[str, NDArray[np.int64]], ...]
+    names: tuple[str, str]
+    outputs: tuple[tuple[Callable[..., Words], NDArray[np.int64]], ...]
+
+
+class GateSimulator:
+    """Simulates a netlist on `words` x 64 streams.
+
+    Flip-flops start with random contents from `seed`, so a reset that does not reach one shows. `nets` holds the present
+    values, one row a net.
+    """
+
+    def __init__(self, netlist: Netlist, words: int, seed: int = 0):
+        self.netlist = netlist
+        self.words = words
+        self.nets: Words = np.zeros((netlist.count, words), dtype=np.uint64)
+        self.nets[CONSTANT_1] = _ONES
+        self._gates = _gate_groups(netlist)
+        self._registers = []
+        by_type: dict[str, list[Instance]] = defaultdict(list)
+        for instance in netlist.flip_flops():
+            by_type[instance.cell.name].append(instance)
+        count = 0
+        for instances in by_type.values():
+            rows = slice(count, count + len(instances))
+            self._registers.append(_register_group(instances, rows))
+            count = rows.stop
+        rng = np.random.default_rng(seed)
+        self._state: Words = rng.integers(0, 1 << 64, (count, words), dtype=np.uint64)
+
+    def settle(self, inputs: Mapping[int, Words]) -> Words:
+        """Drive nets (by number) and evaluate everything combinational; returns `nets`, valid until the next call."""
+        nets = self.nets
+        for net, value in inputs.items():
+            nets[net] = value
+        for group in self._registers:
+            state = self._state[group.rows]
+            values = {group.names[0]: state, group.names[1]: ~state}
+            for function, output in group.outputs:
+                nets[output] = function(values, _ZERO, _ONES)
+        for gate in self._gates:
+            values = {name: nets[rows] for name, rows in gate.inputs}
+            nets[gate.output] = gate.function(values, _ZERO, _ONES)
+        return nets
+
+    def clock(self) -> None:
+        """A rising edge: flip-flops take their next state from the settled nets."""
+        for group in self._registers:
+            state = self._state[group.rows]
+            values = {name: self.nets[rows] for name, rows in group.inputs}
+            values |= {group.names[0]: state, group.names[1]: ~state}
+            self._state[group.rows] = group.next_state(values, _ZERO, _ONES)
+
+
+def _gate_groups(netlist: Netlist) -> list[_Gates]:
+    level = levels(netlist)
+    members: dict[tuple[int, str, str], list[Instance]] = defaultdict(list)
+    for instance in netlist.instances:
+        if instance.cell.flip_flop is None:
+            for pin in instance.cell.outputs:
+                if pin in instance.nets:
+                    members[level[instance.nets[pin]], instance.cell.name, pin].append(instance)
+    groups = []
+    for (_, _, pin), instances in sorted(members.items(), key=lambda item: item[0]):
+        cell = instances[0].cell
+        text = cell.pins[pin].function or "0"
+        names = variables(text)
+        unknown = set(names) - set(cell.inputs)
+        if unknown:
+            raise InputError(f"cell {cell.name}: function {text!r} reads {min(unknown)}, expected its input pins only")
+        groups.append(_Gates(compile_expression(text), _rows(instances, names), _row(instances, pin)))
+    return groups
+
+
+def _register_group(instances: list[Instance], rows: slice) -> _Registers:
+    cell: Cell = instances[0].cell
+    flip_flop = cell.flip_flop
+    if flip_flop is None:
+        raise ValueError("not a flip-flop")
+    names = (flip_flop.state, flip_flop.inverse)
+    inputs = tuple(n for n in variables(flip_flop.next_state) if n not in names)
+    outputs = []
+    for pin in cell.outputs:
+        there = [(k, i) for k, i in enumerate(instances) if pin in i.nets]
+        if not there:
+            continue
+        position = np.array([k for k, _ in there])
+        function = compile_expression(cell.pins[pin].function or "0")
+
+        def read(
+            values: Mapping[str, Words],
+            zero: np.uint64,
+            ones: np.uint64,
+            function: Callable[..., Words] = function,
+            position: NDArray[np.int64] = position,
+        ) -> Words:
+            return function({name: value[position] for name, value in values.items()}, zero, ones)
+
+        outputs.append((read, np.array([i.nets[pin] for _, i in there])))
+    return _Registers(
+        rows, compile_expression(flip_flop.next_state), _rows(instances, inputs), names, tuple(outputs)
+    )
+
+
+def _row(instances: list[Instance], pin: str) -> NDArray[np.int64]:
+    return np.array([i.nets.get(pin, 0) for i in instances], dtype=np.int64)
+
+
+def _rows(instances: list[Instance], pins: tuple[str, ...]) -> tuple[tuple[str, NDArray[np.int64]], ...]:
+    return tuple((pin, _row(instances, pin)) for pin in pins)

@@ -1,0 +1,270 @@
+"""Energy of a simulated netlist: internal power and switching by what really toggled, leakage by state.
+
+The rules (Liberty user guide, and what OpenSTA computes; docs/silicon.md section 4):
+- a net that toggles takes half of C V^2;
+- an output pin that toggles takes half of its rise plus its fall table, at the related pin's slew and the pin's load; of
+  several tables (related pins, `when`) those count whose pin toggled in the same cycle while `when` held, in equal parts;
+  where none did, all count alike;
+- an input pin that toggles takes its own table, if `when` holds; the clock pin toggles twice a cycle;
+- leakage is that of the state the cell is in.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ..liberty.cells import Cell
+from ..liberty.expression import compile_expression, variables
+from .gates import Words
+from .netlist import CONSTANT_1, Instance, Netlist
+from .tables import TableBank
+from .timing import Timing
+
+__all__ = ["Energy", "PowerMeter", "check_power"]
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+_ZERO = np.uint64(0)
+_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energies in pJ per clock cycle; leakage in nW.
+
+    Attributes:
+        internal, switching: of combinational cells and of flip-flops' outputs and inputs.
+        clock_pins: internal energy of the flip-flops' clock pins.
+        clock_net: charging the clock pins' capacitance (the tree itself belongs to layout).
+        by_instance: internal, switching and clock pins by instance; what inputs switch belongs to no instance.
+        toggles: mean toggles of a net and cycle.
+    """
+
+    internal: float
+    switching: float
+    clock_pins: float
+    clock_net: float
+    leakage_nw: float
+    cycles: int
+    toggles: float
+    by_instance: dict[str, float] = field(repr=False)
+
+    @property
+    def dynamic(self) -> float:
+        """Energy of a cycle without leakage, the clock included."""
+        return self.internal + self.switching + self.clock_pins + self.clock_net
+
+    def total(self, period: float) -> float:
+        """Energy of a cycle of `period` ns with leakage, in pJ."""
+        return self.dynamic + self.leakage_nw * period * 1e-6
+
+
+@dataclass(frozen=True)
+class _Output:
+    """All instances of one cell type, one of its outputs: tables of its groups, counted per group."""
+
+    instances: NDArray[np.int64]
+    output: NDArray[np.int64]
+    pins: dict[str, NDArray[np.int64]]
+    related: tuple[str | None, ...]
+    when: tuple[str | None, ...]
+    energy: Floats
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class _Input:
+    """All instances of one cell type, one table of one input pin."""
+
+    instances: NDArray[np.int64]
+    pin: NDArray[np.int64]
+    pins: dict[str, NDArray[np.int64]]
+    when: str | None
+    is_clock: bool
+    energy: Floats
+    counts: Counts
+
+
+def check_power(netlist: Netlist, source: str) -> None:
+    """Raise InputError where the library has no internal power at all: area and timing are then what it allows."""
+    if not any(i.cell.has_power for i in netlist.instances):
+        raise InputError(f"{source}: no internal_power tables, expected them for energy")
+
+
+class PowerMeter:
+    """Counts what toggles while a simulation runs, and weighs it with the library's tables.
+
+    Call `start` with the settled nets before the first counted cycle and `count` after each settled cycle.
+    """
+
+    def __init__(self, netlist: Netlist, timing: Timing, voltage: float):
+        self._netlist = netlist
+        self._load = timing.load
+        self._voltage = voltage
+        self._slew = timing.slews.mean(axis=1)
+        by_type: dict[str, list[int]] = defaultdict(list)
+        for number, instance in enumerate(netlist.instances):
+            by_type[instance.cell.name].append(number)
+        self._outputs: list[_Output] = []
+        self._inputs: list[_Input] = []
+        self._leakage: list[tuple[NDArray[np.int64], Cell, dict[str, NDArray[np.int64]]]] = []
+        for numbers in by_type.values():
+            self._add_type(numbers)
+        self._toggles = np.zeros(netlist.count, dtype=np.int64)
+        self._last: Words = np.zeros((0, 0), dtype=np.uint64)
+        self._cycles = 0
+        self._leak = 0.0
+        self._leak_samples = 0
+
+    def _add_type(self, numbers: list[int]) -> None:
+        everything = self._netlist.instances
+        cell = everything[numbers[0]].cell
+        pins = {p: _rows([everything[n] for n in numbers], p) for p in (*cell.inputs, *cell.outputs)}
+        self._leakage.append((np.array(numbers), cell, pins))
+        for name in cell.outputs:
+            groups = [g for g in cell.pins[name].power if g.related is None or g.related in cell.inputs]
+            if groups:
+                self._outputs.append(self._output(numbers, pins, name, cell))
+        for name in cell.inputs:
+            is_clock = cell.flip_flop is not None and name == cell.flip_flop.clock_pin
+            for group in cell.pins[name].power:
+                tables = [t for t in (group.rise, group.fall) if t is not None]
+                bank = TableBank(tables)
+                slew = np.zeros(len(numbers)) if is_clock else self._slew[pins[name]]
+                energy = sum(
+                    (bank.at(np.full(len(slew), i), slew, np.zeros_like(slew)) for i in range(len(tables))),
+                    start=np.zeros_like(slew),
+                )
+                counts = np.zeros(len(numbers), dtype=np.int64)
+                self._inputs.append(
+                    _Input(np.array(numbers), pins[name], pins, group.when, is_clock, energy / 2, counts)
+                )
+
+    def _output(self, numbers: list[int], pins: dict[str, NDArray[np.int64]], name: str, cell: Cell) -> _Output:
+        groups = [g for g in cell.pins[name].power if g.related is None or g.related in cell.inputs]
+        load = self._load[pins[name]]
+        energies = []
+        for group in groups:
+            tables = [t for t in (group.rise, group.fall) if t is not None]
+            bank = TableBank(tables)
+            is_clock = cell.flip_flop is not None and group.related == cell.flip_flop.clock_pin
+            slew = self._slew[pins[group.related]] if group.related and not is_clock else np.zeros(len(numbers))
+            parts = (bank.at(np.full(len(slew), i), slew, load) for i in range(len(tables)))
+            energies.append(sum(parts, start=np.zeros_like(slew)) / 2)
+        return _Output(
+            np.array(numbers),
+            pins[name],
+            pins,
+            tuple(g.related for g in groups),
+            tuple(g.when for g in groups),
+            np.array(energies),
+            np.zeros((len(groups), len(numbers)), dtype=np.int64),
+        )
+
+    def start(self, nets: Words) -> None:
+        """Remember the present values: what toggles from here on is counted."""
+        self._last = nets.copy()
+
+    def count(self, nets: Words) -> None:
+        """Count one cycle of every stream."""
+        changed = nets ^ self._last
+        self._toggles += _ones(changed)
+        for group in self._outputs:
+            if len(group.related) == 1:
+                continue  # every toggle is of this one table
+            out = changed[group.output]
+            for k, (related, when) in enumerate(zip(group.related, group.when, strict=True)):
+                moved = out
+                if related is not None:
+                    moved = moved & changed[group.pins[related]]
+                if when is not None:
+                    moved = moved & _holds(when, group.pins, nets)
+                group.counts[k] += _ones(moved)
+        for item in self._inputs:
+            if item.is_clock:
+                held = 64 * nets.shape[1] if item.when is None else _ones(_holds(item.when, item.pins, nets))
+                item.counts[:] += 2 * held
+            elif item.when is None:
+                item.counts[:] += _ones(changed[item.pin])
+            else:
+                item.counts[:] += _ones(changed[item.pin] & _holds(item.when, item.pins, nets))
+        self._last = nets.copy()
+        self._cycles += 64 * nets.shape[1]
+
+    def sample_leakage(self, nets: Words) -> None:
+        """Add a sample of the cells' states to the mean leakage; a few in a run are enough."""
+        samples = 64 * nets.shape[1]
+        for numbers, cell, pins in self._leakage:
+            default = next((g.power for g in cell.leakage if g.when is None), 0.0)
+            covered = np.zeros(len(numbers), dtype=np.int64)
+            for group in cell.leakage:
+                if group.when is None or any(v not in pins for v in variables(group.when)):
+                    continue
+                ones = _ones(_holds(group.when, pins, nets))
+                self._leak += float(ones.sum()) * group.power / samples
+                covered += ones
+            self._leak += default * float((samples - covered).clip(min=0).sum()) / samples
+        self._leak_samples += 1
+
+    def energy(self) -> Energy:
+        """What was counted, per cycle of one stream. Raises ValueError if nothing was."""
+        if not self._cycles:
+            raise ValueError("no cycle was counted")
+        netlist = self._netlist
+        cycles = self._cycles
+        switching = 0.5 * self._load * self._voltage**2 * self._toggles / cycles
+        by_number = np.zeros(len(netlist.instances))
+        driven = np.zeros(netlist.count, dtype=np.bool_)
+        for number, instance in enumerate(netlist.instances):
+            for pin in instance.cell.outputs:
+                if pin in instance.nets:
+                    by_number[number] += switching[instance.nets[pin]]
+                    driven[instance.nets[pin]] = True
+        internal = np.zeros_like(by_number)
+        for group in self._outputs:
+            toggles = self._toggles[group.output]
+            counts = group.counts if len(group.related) > 1 else toggles[None]
+            total = counts.sum(axis=0)
+            share = np.where(total > 0, counts / np.maximum(total, 1), 1 / len(group.related))
+            np.add.at(internal, group.instances, (share * group.energy).sum(axis=0) * toggles / cycles)
+        clock_pins = np.zeros_like(by_number)
+        for item in self._inputs:
+            place = clock_pins if item.is_clock else internal
+            np.add.at(place, item.instances, item.energy * item.counts / cycles)
+        clock_net = 0.0
+        if netlist.clock is not None:
+            clock_net = float(self._load[netlist.clock] * self._voltage**2)
+        every = by_number + internal + clock_pins
+        return Energy(
+            float(internal.sum()),
+            float(switching.sum()),
+            float(clock_pins.sum()),
+            clock_net,
+            self._leak / max(self._leak_samples, 1),
+            cycles,
+            float(self._toggles[CONSTANT_1 + 1 :].mean() / cycles),
+            {i.name: float(e) for i, e in zip(netlist.instances, every, strict=True)},
+        )
+
+
+def _ones(words: Words) -> Counts:
+    return np.bitwise_count(words).sum(axis=1, dtype=np.int64)
+
+
+def _holds(when: str, pins: dict[str, NDArray[np.int64]], nets: Words) -> Words:
+    """Words in which `when` holds; a pin that is not connected counts as 0. Clock pins read 0: after the falling edge."""
+    values = {name: nets[pins[name]] for name in variables(when) if name in pins}
+    missing = set(variables(when)) - set(values)
+    first = next(iter(pins.values()))
+    values |= {name: np.zeros((len(first), nets.shape[1]), dtype=np.uint64) for name in missing}
+    result = compile_expression(when)(values, _ZERO, _ONES)
+    shape = (len(first), nets.shape[1])
+    return np.broadcast_to(result, shape) if np.shape(result) != shape else result
+
+
+def _rows(instances: Iterable[Instance], pin: str) -> NDArray[np.int64]:
+    return np.array([i.nets.get(pin, 0) for i in instances], dtype=np.int64)

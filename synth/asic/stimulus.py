@@ -1,0 +1,197 @@
+"""What a unit is fed while its energy is measured, and what it must answer: the benches' own campaigns, bit-parallel.
+
+Every answer is compared with the golden model: a netlist that computes something else has no energy worth reporting.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ...golden.formats import BLOCK_SIZE
+from ...golden.lane import StoredBlocks
+from ...golden.selector import SiteRegisters, Threshold, select
+from ...hdl.config import DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
+from ...hdl.verilog import Design, build
+from ...sim.campaign import Campaign
+from ...sim.lane_campaigns import rows_campaign
+from ...sim.selector_campaigns import BlockSet, blocks_campaign
+from .gates import Words, pack_bits
+from .weight_stationary import Tile, weight_stationary
+
+__all__ = ["Stimulus", "random_blocks", "stimuli"]
+
+_RESET_CYCLES = 2
+_ROW_BLOCKS = 8
+_SPREAD = 48.0
+"""Standard deviation of random values, in stored units: a block's largest lies well below 448."""
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """Ports by name; arrays (cycles, bits, words), or one cycle that holds throughout.
+
+    Attributes:
+        description: for the report.
+        inputs: what is driven.
+        expected: (cycles at which, values (results, bits, words)) by port.
+        cycles: how many; the first `warmup` are not counted.
+    """
+
+    description: str
+    inputs: dict[str, Words]
+    expected: dict[str, tuple[NDArray[np.int64], Words]]
+    cycles: int
+    warmup: int
+
+
+def stimuli(design: Design, words: int = 8, cycles: int = 64, seed: int = 0) -> dict[str, Stimulus]:
+    """The activities of a unit by name, for 64 x `words` streams. Raises InputError for a unit that has none."""
+    config = design.config
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(config, LaneConfig | DotConfig | EngineLaneConfig):
+        return {
+            name: _pairs(design, a, w, words, cycles, generator) for name, (a, w) in _pairings(config.formats).items()
+        }
+    if isinstance(config, SelectorConfig):
+        return {"random activations, about 70 % FP4": _selector(design, words, cycles, generator)}
+    if isinstance(config, DecoderConfig):
+        return {"random codes": _decoder(design, words, cycles, seed)}
+    raise InputError(f"{design.name}: no stimulus for this unit, expected a lane, dot product, selector or decoder")
+
+
+def _pairings(formats: str) -> dict[str, tuple[float, float]]:
+    """Share of FP8 blocks among activations and weights, by activity."""
+    if formats == "fp8":
+        return {"FP8xFP8": (1.0, 1.0)}
+    return {
+        "FP4xFP4": (0.0, 0.0),
+        "FP4xFP8": (0.0, 1.0),
+        "FP8xFP4": (1.0, 0.0),
+        "FP8xFP8": (1.0, 1.0),
+        "random mix, 70 % FP4": (0.3, 0.3),
+    }
+
+
+def random_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Generator) -> StoredBlocks:
+    """Blocks (*shape, 16) of normally distributed values, quantized by the golden model; each is FP8 at random."""
+    x = torch.randn(*shape, BLOCK_SIZE, generator=generator) * _SPREAD
+    chosen = {
+        mode: select(x.reshape(-1, BLOCK_SIZE), SiteRegisters(0, Threshold(0, 0), mode)) for mode in ("all_fp4", "all_fp8")
+    }
+    fp8 = torch.rand(*shape, generator=generator) < fp8_share
+    parts = {mode: (s.codes.reshape(*shape, BLOCK_SIZE), s.scales.reshape(shape)) for mode, s in chosen.items()}
+    codes = torch.where(fp8[..., None], parts["all_fp8"][0], parts["all_fp4"][0])
+    scales = torch.where(fp8, torch.zeros_like(parts["all_fp4"][1]), parts["all_fp4"][1])
+    return StoredBlocks(fp8, scales, codes)
+
+
+def _pairs(
+    design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, generator: torch.Generator
+) -> Stimulus:
+    config = design.config
+    streams = 64 * words
+    if isinstance(config, EngineLaneConfig):
+        rows, blocks = 32, max(cycles // 32, 1)
+        a = random_blocks((streams, blocks, rows), a_fp8, generator)
+        w = random_blocks((streams, blocks), w_fp8, generator)
+        tile = Tile(a, w, torch.zeros(streams, rows, dtype=torch.int64), torch.ones(streams, dtype=torch.bool))
+        text = f"random normal values, weights stationary for {rows} rows"
+        return Stimulus(text, *weight_stationary(design, tile))
+    blocks = _ROW_BLOCKS if isinstance(config, LaneConfig) else 1
+    rows = max(cycles // blocks, 1)
+    a, w = (random_blocks((streams * rows, blocks), share, generator) for share in (a_fp8, w_fp8))
+    text = "random normal values, both operands new in every cycle"
+    if isinstance(config, LaneConfig):
+        campaign = rows_campaign(design, "", [(a, w, torch.zeros(streams * rows, dtype=torch.int64))])
+        return _stream(design, campaign, text, words, {"exponent": 0}, blocks)
+    # The same vectors as a lane's, whose raw result of a row of one block is the term.
+    lane = build(LaneConfig(formats=config.formats), "lane")
+    campaign = rows_campaign(lane, "", [(a, w, torch.zeros(streams * rows, dtype=torch.int64))])
+    pairs, results = _bits(campaign.inputs, streams), _bits(campaign.results, streams)
+    fields, outputs = lane.port("i__payload").fields, lane.port("o__payload").fields
+    inputs = {}
+    for operand in ("a", "w"):
+        names = [n for n in fields if n.startswith(f"{operand}.")]
+        start = min(fields[n][0] for n in names)
+        inputs[operand] = pairs[:, start : start + design.port(operand).width]
+    start = outputs["raw"][0]
+    term = results[:, start : start + design.port("term").width]
+    at = np.arange(config.latency, rows)
+    return Stimulus(text, inputs, {"term": (at, term[: len(at)])}, rows, config.latency + 1)
+
+
+def _selector(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
+    x = torch.randn(64 * words * cycles, BLOCK_SIZE, generator=generator) * _SPREAD
+    # Of normal values about 70 % of the blocks have less squared error than this.
+    registers = {"tensor_exponent": 0, "threshold": 195 | 24 << 8, "mode": 0}
+    campaign = blocks_campaign(design, "", [BlockSet(x, 0, Threshold(195, 24), "dynamic")])
+    return _stream(design, campaign, "random normal activations", words, registers, 1)
+
+
+def _stream(
+    design: Design, campaign: Campaign, text: str, words: int, constants: dict[str, int], blocks: int
+) -> Stimulus:
+    """A campaign without stalls, its rows dealt out to the streams; each result takes `blocks` inputs."""
+    streams = 64 * words
+    payload, results = _bits(campaign.inputs, streams), _bits(campaign.results, streams)
+    width, result_width = design.port("i__payload").width, design.port("o__payload").width
+    latency = getattr(design.config, "latency", 0)
+    count = len(payload) + latency + 1
+    held = np.concatenate(
+        [np.repeat(payload[:1], _RESET_CYCLES, axis=0), payload, np.repeat(payload[-1:], latency + 1, axis=0)]
+    )[:, :width]
+    ones = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+    total = count + _RESET_CYCLES
+    valid = np.zeros((total, 1, words), dtype=np.uint64)
+    valid[_RESET_CYCLES : _RESET_CYCLES + len(payload)] = ones
+    reset = np.zeros((total, 1, words), dtype=np.uint64)
+    reset[:_RESET_CYCLES] = ones
+    inputs = {"rst": reset, "i__valid": valid, "i__payload": held, "o__ready": np.full((1, 1, words), ones)}
+    inputs |= {name: _constant(value, design.port(name).width, words) for name, value in constants.items()}
+    inputs["clear_flags"] = _constant(0, 1, words)
+    at = _RESET_CYCLES + np.arange(blocks - 1, len(payload), blocks) + latency
+    expected = {
+        "o__payload": (at, results[:, :result_width]),
+        "o__valid": (at, np.full((len(at), 1, words), ones)),
+    }
+    # The tail, which only empties the pipeline, is not counted.
+    return Stimulus(text, inputs, expected, total, _RESET_CYCLES + latency + 1)
+
+
+def _decoder(design: Design, words: int, cycles: int, seed: int) -> Stimulus:
+    config = design.config
+    assert isinstance(config, DecoderConfig)
+    fmt = config.format
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 1 << fmt.bits, (cycles, 64 * words))
+    magnitudes = np.array([0 if c in fmt.nan_codes else fmt.magnitude(c) for c in range(1 << (fmt.bits - 1))])
+    fields: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {"sign": lambda c: c >> (fmt.bits - 1)}
+    if config.element == "E2M1":
+        fields["significand"] = lambda c: (2 * magnitudes[c & 7]).astype(np.int64)
+    expected = {
+        name: (np.arange(cycles), _integers(rule(codes), design.port(name).width)) for name, rule in fields.items()
+    }
+    return Stimulus("random codes", {"code": _integers(codes, fmt.bits)}, expected, cycles, 1)
+
+
+def _bits(payloads: NDArray[np.uint8], streams: int) -> Words:
+    """(n, bytes) payloads to (n / streams, bits, words): consecutive ones belong to one stream."""
+    steps = len(payloads) // streams
+    dealt = payloads[: steps * streams].reshape(streams, steps, -1)
+    bits = np.unpackbits(dealt.transpose(1, 2, 0), axis=1, bitorder="little")
+    return pack_bits(bits.astype(np.bool_))
+
+
+def _integers(values: NDArray[np.int64], width: int) -> Words:
+    """(cycles, streams) integers to (cycles, bits, words)."""
+    return pack_bits((values[:, None, :] >> np.arange(width)[:, None] & 1).astype(np.bool_))
+
+
+def _constant(value: int, width: int, words: int) -> Words:
+    bits = np.array([value >> i & 1 for i in range(width)], dtype=np.uint64)
+    return np.broadcast_to((-bits.astype(np.int64)).astype(np.uint64)[None, :, None], (1, width, words))
+

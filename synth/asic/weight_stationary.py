@@ -1,0 +1,125 @@
+"""The engine's order of work as a stimulus of one lane: a weight block stays while the rows of a tile stream past."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
+from ...golden.lane import StoredBlocks
+from ...golden.packing import pack_payload
+from ...hdl.config import EngineLaneConfig
+from ...hdl.verilog import Design
+from .gates import Words, pack_bits
+
+__all__ = ["Tile", "weight_stationary"]
+
+_PROLOGUE = 4  # two cycles of reset, one to load the first weight, one to swap it in
+_HALF = 64
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the streams work on.
+
+    Attributes:
+        a: activation blocks (streams, blocks, rows, 16).
+        w: weight blocks (streams, blocks, 16).
+        sums: int64 (streams, rows), what the accumulators hold before.
+        first: bool (streams,), whether the first block begins the rows (then `sums` does not count).
+    """
+
+    a: StoredBlocks
+    w: StoredBlocks
+    sums: Tensor
+    first: Tensor
+
+
+def weight_stationary(
+    design: Design, tile: Tile
+) -> tuple[dict[str, Words], dict[str, tuple[NDArray[np.int64], Words]], int, int]:
+    """Inputs, expected results, cycles and warmup of an engine's lane that works through the tile.
+
+    The expected sums are the golden model's, exact in int64.
+    """
+    config = design.config
+    assert isinstance(config, EngineLaneConfig)
+    streams, blocks, rows = tile.a.fp8.shape
+    steps = blocks * rows
+    total = _PROLOGUE + steps + config.latency
+    terms = (tile.a.values() * tile.w.values()[:, :, None]).sum(-1) * 2.0**ACCUMULATOR_FRACTION_BITS
+    terms = terms.to(torch.int64)
+    begin = torch.where(tile.first[:, None], torch.zeros_like(tile.sums), tile.sums)
+    after = begin[:, None] + terms.cumsum(1)
+    before = torch.cat([begin[:, None], after[:, :-1]], 1)
+
+    a = _held(_port_bits(tile.a, config.formats).reshape(streams, steps, -1))
+    w = _held(_port_bits(tile.w, config.formats))
+    inputs = {
+        "rst": _flags(total, streams, range(2)),
+        "load": _flags(total, streams, [2, *(_PROLOGUE + b * rows + rows // 2 for b in range(blocks - 1))]),
+        "swap": _flags(total, streams, [3, *(_PROLOGUE + b * rows - 1 for b in range(1, blocks))]),
+        "term_valid": _flags(total, streams, range(_PROLOGUE + config.pipeline, total - 1)),
+    }
+    # A block comes while the one before it is used, and stays on the port until the next one.
+    of_cycle = np.zeros(total, dtype=np.int64)
+    for b in range(1, blocks):
+        of_cycle[_PROLOGUE + (b - 1) * rows + rows // 2 :] = b
+    step_of = np.clip(np.arange(total) - _PROLOGUE, 0, steps - 1)
+    term_of = np.clip(np.arange(total) - _PROLOGUE - config.pipeline, 0, steps - 1)
+    inputs["w"] = _words(w[:, of_cycle])
+    inputs["a"] = _words(a[:, step_of])
+    width = config.accumulator_bits
+    sums = _integer_bits(before.reshape(streams, steps), width + 1)
+    sums[..., width] = False
+    inputs["accumulator"] = _words(sums[:, term_of])
+    begins = np.zeros((streams, steps), dtype=np.bool_)
+    begins[:, :rows] = tile.first.numpy()[:, None]
+    inputs["term_first"] = _words(begins[:, term_of, None])
+    expected_bits = _integer_bits(after.reshape(streams, steps), width + 1)
+    expected_bits[..., width] = False
+    at = _PROLOGUE + np.arange(steps) + config.latency
+    kept = at < total
+    expected = {"sum": (at[kept], _words(expected_bits)[kept])}
+    return inputs, expected, _PROLOGUE + steps, _PROLOGUE + config.latency
+
+
+def _port_bits(blocks: StoredBlocks, formats: str) -> NDArray[np.bool_]:
+    """(..., bits) as a port takes blocks: codes, then scale and mask bit where there are any."""
+    slots = pack_payload(torch.where(blocks.fp8[..., None], blocks.codes, blocks.codes & 15), blocks.fp8)
+    parts = [slots.numpy()]
+    if formats == "mixed":
+        parts += [blocks.scales[..., None].numpy(), blocks.fp8[..., None].to(torch.uint8).numpy()]
+    bits = np.unpackbits(np.concatenate(parts, axis=-1), axis=-1, bitorder="little").astype(np.bool_)
+    return bits[..., : 8 * BLOCK_SIZE + 9] if formats == "mixed" else bits
+
+
+def _held(bits: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(streams, blocks, bits): the second bank is not read for FP4, so its half stays what it was."""
+    if bits.shape[-1] == 8 * BLOCK_SIZE:
+        return bits
+    fp8 = bits[..., -1]
+    last = np.maximum.accumulate(np.where(fp8, np.arange(bits.shape[1]), -1), axis=1)
+    kept = np.take_along_axis(bits[..., _HALF : 2 * _HALF], np.maximum(last, 0)[..., None], axis=1)
+    result = bits.copy()
+    result[..., _HALF : 2 * _HALF] = np.where(last[..., None] >= 0, kept, False)
+    return result
+
+
+def _integer_bits(values: Tensor, width: int) -> NDArray[np.bool_]:
+    """(streams, n) int64 to (streams, n, width), two's complement."""
+    return (values.numpy()[..., None] >> np.minimum(np.arange(width), 63) & 1).astype(np.bool_)
+
+
+def _words(bits: NDArray[np.bool_]) -> Words:
+    """(streams, cycles, bits) to (cycles, bits, words)."""
+    return pack_bits(bits.transpose(1, 2, 0))
+
+
+def _flags(total: int, streams: int, high: Iterable[int]) -> Words:
+    bits = np.zeros((total, 1, streams), dtype=np.bool_)
+    bits[list(high)] = True
+    return pack_bits(bits)

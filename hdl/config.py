@@ -4,7 +4,9 @@ A configuration is what a user chooses; everything derived from it is a property
 sidecars and synthesis read one and the same number.
 """
 
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 from ..errors import InputError
 from ..golden.formats import (
@@ -22,7 +24,19 @@ from ..golden.formats import (
 from .checks import check, check_datapath, whole
 from .engine.config import EngineConfig, EngineLaneConfig
 
-__all__ = ["PRESETS", "Config", "DecoderConfig", "DotConfig", "EngineConfig", "EngineLaneConfig", "LaneConfig", "SelectorConfig", "parameters", "preset"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DecoderConfig",
+    "DotConfig",
+    "EngineConfig",
+    "EngineLaneConfig",
+    "LaneConfig",
+    "SelectorConfig",
+    "changed",
+    "parameters",
+    "preset",
+]
 
 _INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
@@ -211,6 +225,28 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise InputError(f"preset: {name!r}, expected one of {', '.join(PRESETS)}")
     return PRESETS[name][1]
+
+
+def changed(config: Config, changes: Sequence[str]) -> Config:
+    """`config` with parameters changed: "pipeline=5", "sharing=merged", "clip=true".
+
+    Raises InputError for a parameter that it does not have, or a value that is not allowed.
+    """
+    values: dict[str, int | str | bool] = {}
+    known = parameters(config)
+    for change in changes:
+        name, separator, text = change.partition("=")
+        if not separator or name not in known:
+            raise InputError(f"parameter: {change!r}, expected NAME=VALUE with a name among {', '.join(known)}")
+        values[name] = _value(text)
+    # The configuration's own checks say what is wrong with a value.
+    return replace(config, **values)  # type: ignore[arg-type]
+
+
+def _value(text: str) -> int | str | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 def parameters(config: Config) -> dict[str, int | str | bool]:

@@ -139,30 +139,36 @@ class DotProduct(wiring.Component):
             illegal,
         )
         products, shifts, signs = self._products(m, a, w)
-        cut = pipeline.cut("product", *products, *shifts, *signs, *side)
-        products, shifts, signs, (fp4, mixed) = cut[:16], cut[16:32], cut[32:48], cut[48:50]
+        # Registers that a pairing does not need keep what they hold, so that their clock can be gated.
+        shifts = pipeline.cut("product", *shifts, enable=a_fp8 | w_fp8)
+        cut = pipeline.cut("product", *products, *signs, *side)
+        products, signs, side = cut[:16], cut[16:32], cut[32:]
+        fp4, mixed = side[:2]
         if self._split:
             small = _narrow_tree(m, products, signs, fp4)
             products = [wire(m, "wide_product", p & (~fp4).replicate(len(p))) for p in products]
             signs = [wire(m, "wide_sign", n & ~fp4) for n in signs]
             tree = _wide_tree(m, products, shifts, signs, {_MIXED_BITS: ~mixed})
-            rows = [*tree.rows(), *small.rows()]
+            small_rows = pipeline.cut("rows", *small.rows(), enable=fp4)
+            rows = pipeline.cut("rows", *tree.rows(), enable=~fp4)
         else:
             tree = _wide_tree(m, products, shifts, signs, {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)})
-            rows = [*tree.rows()]
-        cut = pipeline.cut("rows", *rows, *cut[48:])
+            rows = pipeline.cut("rows", *tree.rows())
+        side = pipeline.cut("rows", *side)
         # A barrier belongs to the sum that passes it, wherever the registers stand.
-        fp4, mixed = cut[-6:-4]
-        total = tree.join(cut[0], cut[1], [~mixed] if self._split else [~fp4, ~(fp4 | mixed)])
-        narrow = small.join(cut[2], cut[3]) if self._split else total[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)
-        wide, narrow, fp4, mixed, scale, shift, nan, illegal = pipeline.cut(
-            "sum", total.as_signed(), narrow.as_signed(), *cut[-6:]
-        )
+        fp4, mixed = side[:2]
+        total = tree.join(*rows, [~mixed] if self._split else [~fp4, ~(fp4 | mixed)])
+        narrow = small.join(*small_rows) if self._split else total[:_NARROW_BITS]
+        (narrow,) = pipeline.cut("sum", narrow.as_signed(), enable=fp4)
+        (wide,) = pipeline.cut("sum", total.as_signed(), enable=~fp4)
+        fp4, mixed, scale, shift, nan, illegal = pipeline.cut("sum", *side)
+        scaling = wire(m, "scaling", fp4 | mixed)
+        narrow = wire(m, "narrow_sum", (narrow[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)).as_signed())
         middle = wire(m, "middle", (wide[:_MIXED_BITS] & mixed.replicate(_MIXED_BITS)).as_signed())
-        scaled = wire(m, "scaled", narrow * scale | middle * scale[:4])
-        wide = wire(m, "widest", Mux(fp4 | mixed, 0, wide))
-        scaled, wide, shift, nan, illegal = pipeline.cut("scale", scaled, wide, shift, nan, illegal)
-        term = (scaled << shift) | (wide << _FP8_SHIFT)
+        scaled, shift = pipeline.cut("scale", narrow * scale | middle * scale[:4], shift, enable=scaling)
+        (wide,) = pipeline.cut("scale", wide, enable=~scaling)
+        scaling, nan, illegal = pipeline.cut("scale", scaling, nan, illegal)
+        term = Mux(scaling, scaled << shift, wide << _FP8_SHIFT)
         term, nan, illegal = pipeline.cut("align", term[:TERM_BITS], nan, illegal)
         m.d.comb += [self.term.eq(term.as_signed()), self.nan.eq(nan), self.format_error.eq(illegal)]
         return m

@@ -23,7 +23,6 @@ def block_pair(formats: str) -> data.StructLayout:
     return data.StructLayout({"a": block, "w": block, "first": 1, "last": 1})
 
 
-
 def lane_result(bits: int) -> data.StructLayout:
     """Layout of the output payload for an accumulator of `bits`."""
     return data.StructLayout({"raw": signed(bits), "float32": FLOAT32.bits, "bfloat16": BFLOAT16.bits, "poisoned": 1})

@@ -26,17 +26,18 @@ class Pipeline:
         self._advance = advance
         self._cuts = cuts
 
-    def cut(self, name: str, *values: ValueLike) -> list[Signal]:
+    def cut(self, name: str, *values: ValueLike, enable: ValueLike = 1) -> list[Signal]:
         """The values behind the cut called `name`, in the same order and shape.
 
-        Data registers have no reset: what a block that is not there computes is never looked at.
+        Data registers have no reset: what a block that is not there computes is never looked at. While `enable` is low,
+        a register keeps what it has (and its clock may be gated); without registers, nothing is kept.
         """
         signals = []
         for index, item in enumerate(values):
             value = Value.cast(item)
             signal = Signal(value.shape(), name=f"{name}_{index}", reset_less=name in self._cuts)
             if name in self._cuts:
-                with self._m.If(self._advance):
+                with self._m.If(Value.cast(self._advance) & enable):
                     self._m.d.sync += signal.eq(value)
             else:
                 self._m.d.comb += signal.eq(value)

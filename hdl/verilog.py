@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from .config import (
     EngineLaneConfig,
     LaneConfig,
     SelectorConfig,
+    changed,
     parameters,
     preset,
 )
@@ -69,9 +71,12 @@ class Design:
         return next(p for p in self.ports if p.name == name)
 
 
-def build_preset(name: str) -> Design:
-    """Generate the preset called `name`; the module is named like it, with underscores."""
-    return build(preset(name), name.replace("-", "_"))
+def build_preset(name: str, changes: Sequence[str] = ()) -> Design:
+    """Generate the preset called `name`; the module is named like it, with underscores.
+
+    `changes` are parameters as "pipeline=5". Raises InputError for a preset, parameter or value that there is not.
+    """
+    return build(changed(preset(name), changes), name.replace("-", "_"))
 
 
 def build(config: Config, name: str, *, faults: bool = False) -> Design:

@@ -55,7 +55,7 @@ ALLOWED = {
     "golden": {"golden", "errors", ""},
     "hdl": {"hdl", "errors", ""},
     "sim": {"sim", "hdl", "golden", "errors", ""},
-    "synth": {"synth", "hdl", "golden", "errors", ""},
+    "synth": {"synth", "sim", "hdl", "golden", "errors", ""},
 }
 
 

@@ -414,8 +414,6 @@ def _site_memory(
         met = wire(m, f"{which}_site_{name}_met", write & same)
         passed, past = Signal(), Signal(bits, reset_less=True)
         m.d.sync += [passed.eq(met), past.eq(regs.site_data[:bits])]
-        stored = ram(
-            m, f"{which}_site_{name}", depth, (write, regs.site_index, regs.site_data[:bits]), (~met, address)
-        )
+        stored = ram(m, f"{which}_site_{name}", depth, (write, regs.site_index, regs.site_data[:bits]), (~met, address))
         words.append(Mux(passed, past, stored))
     return words[0], Cat(words[1:])

@@ -137,7 +137,12 @@ REGISTERS: tuple[Register, ...] = (
         "control",
         (
             Field("start", 0, 1, "start a job with the job registers as they are; one may wait while another runs"),
-            Field("abort", 1, 1, "forget the jobs and all data inside at once, as a reset would; registers stay, an open packet of results is closed"),
+            Field(
+                "abort",
+                1,
+                1,
+                "forget the jobs and all data inside at once, as a reset would; registers stay, an open packet of results is closed",
+            ),
         ),
     ),
     Register(

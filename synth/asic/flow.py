@@ -23,7 +23,16 @@ from .power import Energy, PowerMeter
 from .stimulus import Stimulus, stimuli
 from .timing import Timing, analyse
 
-__all__ = ["CAVEATS", "SCHEMA", "Implementation", "characterize", "implement", "measure_energy"]
+__all__ = [
+    "CAVEATS",
+    "SCHEMA",
+    "Implementation",
+    "characterize",
+    "implement",
+    "measure_energy",
+    "simulate",
+    "write_json",
+]
 
 SCHEMA = "fgmp-synth-asic/1"
 
@@ -62,9 +71,7 @@ def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[s
     netlist = read_netlist(mapped.netlist, target.cells, clock=clock)
     add_buffers(netlist, target.cells, target.excluded)
     timed = all(i.cell.has_timing for i in netlist.instances)
-    return Implementation(
-        design, target, mapped, netlist, analyse(netlist, target.wire_load) if timed else None
-    )
+    return Implementation(design, target, mapped, netlist, analyse(netlist, target.wire_load) if timed else None)
 
 
 def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energy:
@@ -72,6 +79,11 @@ def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energ
 
     Raises RuntimeError if an answer differs from the golden model's: then no energy of it means anything.
     """
+    return simulate(unit, stimulus, what).energy()
+
+
+def simulate(unit: Implementation, stimulus: Stimulus, what: str) -> PowerMeter:
+    """The same; returns the meter, which also knows each net's activity."""
     if unit.timing is None:
         raise InputError(f"{unit.target.cells.source}: no timing tables, expected them for energy")
     netlist = unit.netlist
@@ -99,7 +111,7 @@ def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energ
             meter.count(nets)
         simulator.clock()
     meter.sample_leakage(simulator.nets)
-    return meter.energy()
+    return meter
 
 
 def characterize(

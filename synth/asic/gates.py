@@ -6,6 +6,7 @@ Zero delay: a net takes its final value at once, so there are no glitches. Every
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ class _Registers:
     inputs: tuple[tuple[str, NDArray[np.int64]], ...]
     names: tuple[str, str]
     outputs: tuple[tuple[Callable[..., Words], NDArray[np.int64]], ...]
+    enables: tuple[NDArray[np.int64], ...]
 
 
 class GateSimulator:
@@ -69,13 +71,14 @@ class GateSimulator:
         self.nets[CONSTANT_1] = _ONES
         self._gates = _gate_groups(netlist)
         self._registers = []
-        by_type: dict[str, list[Instance]] = defaultdict(list)
+        gates = netlist.clock_gates()
+        by_type: dict[tuple[str, bool], list[Instance]] = defaultdict(list)
         for instance in netlist.flip_flops():
-            by_type[instance.cell.name].append(instance)
+            by_type[instance.cell.name, _clock_net(instance) in gates].append(instance)
         count = 0
         for instances in by_type.values():
             rows = slice(count, count + len(instances))
-            self._registers.append(_register_group(instances, rows))
+            self._registers.append(_register_group(instances, rows, gates))
             count = rows.stop
         rng = np.random.default_rng(seed)
         self._state: Words = rng.integers(0, 1 << 64, (count, words), dtype=np.uint64)
@@ -101,14 +104,18 @@ class GateSimulator:
             state = self._state[group.rows]
             values = {name: self.nets[rows] for name, rows in group.inputs}
             values |= {group.names[0]: state, group.names[1]: ~state}
-            self._state[group.rows] = group.next_state(values, _ZERO, _ONES)
+            following = group.next_state(values, _ZERO, _ONES)
+            if group.enables:
+                running = reduce(np.bitwise_or, [self.nets[rows] for rows in group.enables])
+                following = (following & running) | (state & ~running)
+            self._state[group.rows] = following
 
 
 def _gate_groups(netlist: Netlist) -> list[_Gates]:
     level = levels(netlist)
     members: dict[tuple[int, str, str], list[Instance]] = defaultdict(list)
     for instance in netlist.instances:
-        if instance.cell.flip_flop is None:
+        if instance.cell.clock_pin is None:
             for pin in instance.cell.outputs:
                 if pin in instance.nets:
                     members[level[instance.nets[pin]], instance.cell.name, pin].append(instance)
@@ -124,7 +131,12 @@ def _gate_groups(netlist: Netlist) -> list[_Gates]:
     return groups
 
 
-def _register_group(instances: list[Instance], rows: slice) -> _Registers:
+def _clock_net(instance: Instance) -> int:
+    pin = instance.cell.clock_pin
+    return instance.nets.get(pin, 0) if pin else 0
+
+
+def _register_group(instances: list[Instance], rows: slice, gates: Mapping[int, Instance]) -> _Registers:
     cell: Cell = instances[0].cell
     flip_flop = cell.flip_flop
     if flip_flop is None:
@@ -149,9 +161,12 @@ def _register_group(instances: list[Instance], rows: slice) -> _Registers:
             return function({name: value[position] for name, value in values.items()}, zero, ones)
 
         outputs.append((read, np.array([i.nets[pin] for _, i in there])))
-    return _Registers(
-        rows, compile_expression(flip_flop.next_state), _rows(instances, inputs), names, tuple(outputs)
-    )
+    drivers = [gates[_clock_net(i)] for i in instances if _clock_net(i) in gates]
+    # A gate of another kind of cell may have more enable pins (test); those that are missing count as 0.
+    pins = sorted({pin for g in drivers if g.cell.clock_gate for pin in g.cell.clock_gate.enable_pins})
+    enables = tuple(_row(drivers, pin) for pin in pins)
+    next_state = compile_expression(flip_flop.next_state)
+    return _Registers(rows, next_state, _rows(instances, inputs), names, tuple(outputs), enables)
 
 
 def _row(instances: list[Instance], pin: str) -> NDArray[np.int64]:

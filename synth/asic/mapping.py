@@ -4,8 +4,11 @@ import fnmatch
 import json
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...errors import InputError
 from ...hdl.yosys import run_yosys
@@ -14,8 +17,9 @@ from ..liberty.expression import truth_table, variables
 
 __all__ = ["DONT_USE", "Mapped", "Target", "check_library", "map_design", "mapping_script"]
 
-DONT_USE = ("*lpflow*", "*probe*", "*dlclk*", "*macro_sparecell*")
-"""Cells of SkyWater's library that need other supplies or serve other ends; names elsewhere do not match."""
+DONT_USE = ("*lpflow*", "*probe*", "*macro_sparecell*", "*__edf*", "*__sedf*", "*__sdf*", "*__sdlclk*")
+"""Cells of SkyWater's library that need other supplies or serve other ends, and flip-flops with an enable or scan input:
+they take more area than a multiplexer beside a plain one. Names elsewhere do not match."""
 
 # One pass: the default script of abc with a delay target never ends on multipliers. dc2 saves a few percent of area and
 # turns adders into ripple chains, so it belongs to those who want area.
@@ -30,9 +34,15 @@ topo
 upsize -D {ps}
 dnsize -D {ps}
 """
+# Without delay tables there is nothing to size for.
+_ABC_UNTIMED = """\
+strash
+dc2
+map -a
+"""
 _RAM = "fgmp_ram_1r1w"
 _INVERTER = 0b01
-_UNIVERSAL = {0b0111, 0b0001}
+_AND_OR = {0b0111, 0b0001, 0b1000, 0b1110}
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Target:
         period: clock period in ns that sizing aims at.
         optimize: "speed" or "area".
         wire_load: model of the nets' wires, or None.
+        clock_gates: whether registers that share an enable get a clock gate, where the library has one.
         dont_use: patterns of cells to leave alone.
     """
 
@@ -51,7 +62,16 @@ class Target:
     wire_load: WireLoad | None = None
     period: float = 1.0
     optimize: str = "speed"
+    clock_gates: bool = True
     dont_use: tuple[str, ...] = DONT_USE
+
+    def gate_cell(self) -> Cell | None:
+        """The smallest clock gate without a test pin that may be used, or the smallest one."""
+        if not self.clock_gates:
+            return None
+        names = [n for n in self.cells.cell_names if n not in self.excluded]
+        gates = [c for c in map(self.cells.cell, names) if c.clock_gate is not None]
+        return min(gates, key=lambda c: (len(c.inputs), c.area), default=None)
 
     @property
     def excluded(self) -> frozenset[str]:
@@ -77,24 +97,23 @@ def check_library(target: Target) -> None:
     """Raise InputError, naming the file and the cell, where the library cannot hold a synchronous design."""
     usable = [target.cells.cell(name) for name in target.cells.cell_names if name not in target.excluded]
     gates = [c for c in usable if len(c.outputs) == 1 and c.flip_flop is None and 1 <= len(c.inputs) <= 2]
-    tables = {truth_table(c.pins[c.outputs[0]].function or "0", c.inputs) for c in gates if _combinational(c)}
+    tables = {
+        truth_table(c.pins[c.outputs[0]].function or "0", c.inputs) for c in gates if _reads_inputs(c, c.outputs[0])
+    }
     what = None
     if not any(c.flip_flop and c.flip_flop.next_state in c.inputs and c.outputs for c in usable):
         what = "D flip-flop"
     elif _INVERTER not in tables:
         what = "inverter"
-    elif not tables & _UNIVERSAL:
-        what = "NAND or NOR gate of two inputs"
+    elif not tables & _AND_OR:
+        what = "AND or OR gate of two inputs, inverted or not,"
     if what:
         raise InputError(f"{target.cells.source}: no {what} among {len(usable)} usable cells, expected one")
 
 
-def _combinational(cell: Cell) -> bool:
-    return set(variables(cell.pins[cell.outputs[0]].function or "0")) <= set(cell.inputs)
-
-
 def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]) -> list[str]:
     """What yosys and abc are told."""
+    abc, genlib = _sizing(target)
     marks = [f"setattr -mod -set keep_hierarchy 1 {name}" for name in keep]
     return [
         "read_verilog design.v",
@@ -102,9 +121,10 @@ def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]
         f"hierarchy -check -top {top}",
         *marks,
         f"synth -flatten -noabc -top {top}",
+        *_gating(target),
         "dfflibmap -liberty library.lib",
         "opt_clean -purge",
-        "abc -liberty library.lib -script abc.script",
+        "abc -script abc.script " + ("-genlib library.genlib" if genlib else "-liberty library.lib"),
         "setundef -zero",
         "opt_clean -purge",
         "tee -q -o stat.json stat -json",
@@ -112,8 +132,53 @@ def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]
         "rename -enumerate",
         "opt_clean -purge",
         "write_json netlist.json",
-        _ABC.format(ps=round(target.period * 1000), area="dc2\n" if target.optimize == "area" else ""),
+        abc,
+        genlib or "",
     ]
+
+
+def _sizing(target: Target) -> tuple[str, str | None]:
+    """abc's script, and a genlib library for it in place of the Liberty file where that has no usable delays."""
+    usable = [target.cells.cell(n) for n in target.cells.cell_names if n not in target.excluded]
+    gates = [c for c in usable if c.clock_pin is None and c.outputs and all(map(partial(_reads_inputs, c), c.outputs))]
+    outputs = [c.pins[name] for c in gates for name in c.outputs]
+    tables = [t for pin in outputs for arc in pin.arcs for t in arc.delay.values()]
+    # abc ends without a word where a delay does not depend on the load.
+    if all(pin.arcs for pin in outputs) and all(np.ptp(t.values, axis=1).any() for t in tables):
+        return _ABC.format(ps=round(target.period * 1000), area="dc2\n" if target.optimize == "area" else ""), None
+    lines = ["GATE _const0_ 0 z=CONST0;", "GATE _const1_ 0 z=CONST1;"]
+    lines += [_genlib(cell) for cell in gates if len(cell.outputs) == 1 and 1 <= len(cell.inputs) <= 6]
+    return _ABC_UNTIMED, "\n".join(lines) + "\n"
+
+
+def _genlib(cell: Cell) -> str:
+    output, inputs = cell.outputs[0], cell.inputs
+    table = truth_table(cell.pins[output].function or "0", inputs)
+    terms = [
+        "*".join(name if i >> j & 1 else f"!{name}" for j, name in enumerate(inputs))
+        for i in range(1 << len(inputs))
+        if table >> i & 1
+    ]
+    return f"GATE {cell.name} {cell.area} {output}={'+'.join(terms) or 'CONST0'}; PIN * UNKNOWN 1 999 1 0 1 0"
+
+
+def _reads_inputs(cell: Cell, output: str) -> bool:
+    return set(variables(cell.pins[output].function or "0")) <= set(cell.inputs)
+
+
+_FEWEST_GATED = 8
+"""A clock gate takes about as much as the clock pins of so many flip-flops save when they rest half of the time."""
+
+
+def _gating(target: Target) -> list[str]:
+    cell = target.gate_cell()
+    if cell is None or cell.clock_gate is None:
+        return []
+    gate = cell.clock_gate
+    enable, *test = gate.enable_pins
+    ports = f"-pos {cell.name} {enable}:{gate.clock_pin}:{gate.output}"
+    tie = [f"-tie_lo {pin}" for pin in test]
+    return [" ".join(["clockgate", ports, f"-min_net_size {_FEWEST_GATED}", *tie]), "opt_clean -purge"]
 
 
 def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = ()) -> Mapped:
@@ -122,12 +187,13 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
     Takes seconds for a lane, a minute or two for an engine of 16 lanes.
     """
     check_library(target)
-    *script, abc = mapping_script(verilog, top, target, keep)
+    *script, abc, genlib = mapping_script(verilog, top, target, keep)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "design.v").write_text(verilog)
         (work / "library.lib").write_text(target.cells.without(target.excluded))
         (work / "abc.script").write_text(abc)
+        (work / "library.genlib").write_text(genlib)
         (work / "script.ys").write_text("\n".join(script))
         run_yosys(work, top, "-s", "script.ys")
         statistics = json.loads((work / "stat.json").read_text())
@@ -143,4 +209,6 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
 def _occurrences(name: str, top: str, parts: dict[str, dict[str, int]]) -> int:
     if name == top:
         return 1
-    return sum(cells.get(name, 0) * _occurrences(parent, top, parts) for parent, cells in parts.items() if parent != name)
+    return sum(
+        cells.get(name, 0) * _occurrences(parent, top, parts) for parent, cells in parts.items() if parent != name
+    )

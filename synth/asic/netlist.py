@@ -14,6 +14,8 @@ CONSTANT_0, CONSTANT_1 = 0, 1
 """Net numbers of the constants."""
 
 _BUFFER = 0b10
+_GATED = 32
+"""Flip-flops behind one clock gate, at most."""
 
 
 @dataclass
@@ -51,6 +53,10 @@ class Netlist:
     def flip_flops(self) -> list[Instance]:
         """The sequential instances."""
         return [i for i in self.instances if i.cell.flip_flop is not None]
+
+    def clock_gates(self) -> dict[int, Instance]:
+        """The clock gates by the net that they drive."""
+        return {i.nets[i.cell.clock_gate.output]: i for i in self.instances if i.cell.clock_gate is not None}
 
     def area(self) -> float:
         """Sum of the cells' areas; black boxes count nothing."""
@@ -95,7 +101,7 @@ def read_netlist(module: dict[str, Any], cells: StandardCells, *, clock: str | N
                 place[f"{name}.{pin}"] = [number(b) for b in bits]
             continue
         cell = cells.cell(kind)
-        if not cell.outputs:
+        if not cell.outputs and cell.clock_gate is None:
             raise InputError(f"{cells.source}: cell {kind} has no output with a function, expected one")
         netlist.instances.append(Instance(name, cell, {p: number(b[0]) for p, b in item["connections"].items() if b}))
     used = [n for i in netlist.instances for n in i.nets.values()] + [n for p in ports.values() for n in p]
@@ -113,6 +119,7 @@ def add_buffers(netlist: Netlist, cells: StandardCells, excluded: set[str], limi
 
     The clock is left alone: its tree belongs to layout and is reported apart.
     """
+    _clone_clock_gates(netlist)
     buffer = _buffer(cells, excluded)
     if buffer is None:
         return
@@ -122,8 +129,9 @@ def add_buffers(netlist: Netlist, cells: StandardCells, excluded: set[str], limi
         for pin in instance.cell.inputs:
             if pin in instance.nets:
                 sinks[instance.nets[pin]].append((instance, pin))
+    clocks = {CONSTANT_0, CONSTANT_1, netlist.clock, *netlist.clock_gates()}
     for net, all_sinks in list(sinks.items()):
-        if net in (CONSTANT_0, CONSTANT_1, netlist.clock):
+        if net in clocks:
             continue
         current = all_sinks
         while len(current) > limit:
@@ -142,6 +150,31 @@ def add_buffers(netlist: Netlist, cells: StandardCells, excluded: set[str], limi
             current = above
 
 
+def _clone_clock_gates(netlist: Netlist) -> None:
+    """Give each clock gate no more flip-flops than it can drive."""
+    gates = netlist.clock_gates()
+    sinks: dict[int, list[tuple[Instance, str]]] = defaultdict(list)
+    for instance in netlist.instances:
+        pin = instance.cell.clock_pin
+        if pin and instance.nets.get(pin) in gates:
+            sinks[instance.nets[pin]].append((instance, pin))
+    for net, driven in sinks.items():
+        gate = gates[net]
+        assert gate.cell.clock_gate is not None
+        limit = gate.cell.pins[gate.cell.clock_gate.output].max_capacitance
+        heaviest = max(i.cell.pins[p].capacitance[0] for i, p in driven)
+        fanout = int(min(max(limit / heaviest, 1), _GATED)) if heaviest else _GATED
+        groups = -(-len(driven) // fanout)
+        size = -(-len(driven) // groups)
+        for start in range(size, len(driven), size):
+            made = Instance(f"{gate.name}_clone_{start}", gate.cell, dict(gate.nets))
+            made.nets[gate.cell.clock_gate.output] = netlist.count
+            netlist.instances.append(made)
+            for instance, pin in driven[start : start + size]:
+                instance.nets[pin] = netlist.count
+            netlist.count += 1
+
+
 def _buffer(cells: StandardCells, excluded: set[str]) -> Cell | None:
     """The buffer that drives 16 of its own inputs quickest."""
     best: tuple[float, Cell] | None = None
@@ -154,7 +187,7 @@ def _buffer(cells: StandardCells, excluded: set[str]) -> Cell | None:
         output = cell.pins[cell.outputs[0]]
         if truth_table(output.function or "0", cell.inputs) != _BUFFER or not output.arcs:
             continue
-        load = 16 * cell.pins[cell.inputs[0]].capacitance
+        load = 16 * cell.pins[cell.inputs[0]].capacitance[0]
         delay = max(t.at(0.1, load) for t in output.arcs[0].delay.values())
         if best is None or delay * cell.area < best[0]:
             best = (delay * cell.area, cell)

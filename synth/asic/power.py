@@ -1,17 +1,19 @@
 """Energy of a simulated netlist: internal power and switching by what really toggled, leakage by state.
 
 The rules (Liberty user guide, and what OpenSTA computes; docs/silicon.md section 4):
-- a net that toggles takes half of C V^2;
+- a net that toggles takes half of C V^2, where C is that of a rising edge, which is what the supply charges;
 - an output pin that toggles takes half of its rise plus its fall table, at the related pin's slew and the pin's load; of
   several tables (related pins, `when`) those count whose pin toggled in the same cycle while `when` held, in equal parts;
   where none did, all count alike;
-- an input pin that toggles takes its own table, if `when` holds; the clock pin toggles twice a cycle;
+- an input pin that toggles takes its own table, if `when` holds; a clock pin toggles twice a cycle, behind a clock gate in
+  those cycles alone in which the gate is open, and so does the gate's output;
 - leakage is that of the state the cell is in.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +39,9 @@ class Energy:
     """Energies in pJ per clock cycle; leakage in nW.
 
     Attributes:
-        internal, switching: of combinational cells and of flip-flops' outputs and inputs.
-        clock_pins: internal energy of the flip-flops' clock pins.
+        internal, switching: of cells; switching is that of the nets they drive.
+        inputs: switching of the nets that inputs drive, which is spent outside.
+        clock_pins: internal energy of clock pins and of clock gates.
         clock_net: charging the clock pins' capacitance (the tree itself belongs to layout).
         by_instance: internal, switching and clock pins by instance; what inputs switch belongs to no instance.
         toggles: mean toggles of a net and cycle.
@@ -46,6 +49,7 @@ class Energy:
 
     internal: float
     switching: float
+    inputs: float
     clock_pins: float
     clock_net: float
     leakage_nw: float
@@ -56,7 +60,7 @@ class Energy:
     @property
     def dynamic(self) -> float:
         """Energy of a cycle without leakage, the clock included."""
-        return self.internal + self.switching + self.clock_pins + self.clock_net
+        return self.internal + self.switching + self.inputs + self.clock_pins + self.clock_net
 
     def total(self, period: float) -> float:
         """Energy of a cycle of `period` ns with leakage, in pJ."""
@@ -84,7 +88,7 @@ class _Input:
     pin: NDArray[np.int64]
     pins: dict[str, NDArray[np.int64]]
     when: str | None
-    is_clock: bool
+    enables: tuple[NDArray[np.int64], ...] | None
     energy: Floats
     counts: Counts
 
@@ -106,6 +110,11 @@ class PowerMeter:
         self._load = timing.load
         self._voltage = voltage
         self._slew = timing.slews.mean(axis=1)
+        self._gates = netlist.clock_gates()
+        self._pulses: list[list[int]] = []
+        self._pulse_internal: list[float] = []
+        self._pulse_load: list[float] = []
+        self._add_gates()
         by_type: dict[str, list[int]] = defaultdict(list)
         for number, instance in enumerate(netlist.instances):
             by_type[instance.cell.name].append(number)
@@ -115,6 +124,7 @@ class PowerMeter:
         for numbers in by_type.values():
             self._add_type(numbers)
         self._toggles = np.zeros(netlist.count, dtype=np.int64)
+        self._high = np.zeros(netlist.count, dtype=np.int64)
         self._last: Words = np.zeros((0, 0), dtype=np.uint64)
         self._cycles = 0
         self._leak = 0.0
@@ -130,30 +140,56 @@ class PowerMeter:
             if groups:
                 self._outputs.append(self._output(numbers, pins, name, cell))
         for name in cell.inputs:
-            is_clock = cell.flip_flop is not None and name == cell.flip_flop.clock_pin
+            enables = self._enables(numbers) if name == cell.clock_pin else None
             for group in cell.pins[name].power:
                 tables = [t for t in (group.rise, group.fall) if t is not None]
                 bank = TableBank(tables)
-                slew = np.zeros(len(numbers)) if is_clock else self._slew[pins[name]]
+                slew = self._slew[pins[name]] if enables is None else np.zeros(len(numbers))
                 energy = sum(
                     (bank.at(np.full(len(slew), i), slew, np.zeros_like(slew)) for i in range(len(tables))),
                     start=np.zeros_like(slew),
                 )
                 counts = np.zeros(len(numbers), dtype=np.int64)
                 self._inputs.append(
-                    _Input(np.array(numbers), pins[name], pins, group.when, is_clock, energy / 2, counts)
+                    _Input(np.array(numbers), pins[name], pins, group.when, enables, energy / 2, counts)
                 )
+
+    def _enables(self, numbers: list[int]) -> tuple[NDArray[np.int64], ...]:
+        """Per enable pin, the nets that open the clock of these instances; the constant 1 where nothing gates it."""
+        drivers = []
+        for number in numbers:
+            instance = self._netlist.instances[number]
+            driver = self._gates.get(instance.nets.get(instance.cell.clock_pin or "", 0))
+            gate = driver.cell.clock_gate if driver else None
+            drivers.append([driver.nets.get(p, 0) for p in gate.enable_pins] if driver and gate else [CONSTANT_1])
+        width = max(map(len, drivers), default=1)
+        return tuple(np.array([(d + [0] * width)[i] for d in drivers], dtype=np.int64) for i in range(width))
+
+    def _add_gates(self) -> None:
+        """Clock gates' outputs: internal energy of a pulse, and the load that it charges."""
+        for net, instance in self._gates.items():
+            gate = instance.cell.clock_gate
+            assert gate is not None
+            load = float(self._load[net, 0])
+            internal = 0.0
+            tables = instance.cell.pins[gate.output].power
+            for group in tables:
+                internal += 2 * group.energy(0.0, load) / len(tables)
+            self._pulses.append([instance.nets.get(pin, 0) for pin in gate.enable_pins])
+            self._pulse_internal.append(internal)
+            self._pulse_load.append(load * self._voltage**2)
+        self._pulse_counts = np.zeros(len(self._pulses), dtype=np.int64)
 
     def _output(self, numbers: list[int], pins: dict[str, NDArray[np.int64]], name: str, cell: Cell) -> _Output:
         groups = [g for g in cell.pins[name].power if g.related is None or g.related in cell.inputs]
-        load = self._load[pins[name]]
         energies = []
         for group in groups:
             tables = [t for t in (group.rise, group.fall) if t is not None]
             bank = TableBank(tables)
-            is_clock = cell.flip_flop is not None and group.related == cell.flip_flop.clock_pin
-            slew = self._slew[pins[group.related]] if group.related and not is_clock else np.zeros(len(numbers))
-            parts = (bank.at(np.full(len(slew), i), slew, load) for i in range(len(tables)))
+            ideal = group.related is None or group.related == cell.clock_pin
+            slew = np.zeros(len(numbers)) if ideal else self._slew[pins[str(group.related)]]
+            # One load for both: libraries lend energy from one edge's table to the other's in proportion to it.
+            parts = (bank.at(np.full(len(slew), i), slew, self._load[pins[name], 0]) for i in range(len(tables)))
             energies.append(sum(parts, start=np.zeros_like(slew)) / 2)
         return _Output(
             np.array(numbers),
@@ -173,6 +209,7 @@ class PowerMeter:
         """Count one cycle of every stream."""
         changed = nets ^ self._last
         self._toggles += _ones(changed)
+        self._high += _ones(nets)
         for group in self._outputs:
             if len(group.related) == 1:
                 continue  # every toggle is of this one table
@@ -185,13 +222,18 @@ class PowerMeter:
                     moved = moved & _holds(when, group.pins, nets)
                 group.counts[k] += _ones(moved)
         for item in self._inputs:
-            if item.is_clock:
-                held = 64 * nets.shape[1] if item.when is None else _ones(_holds(item.when, item.pins, nets))
-                item.counts[:] += 2 * held
+            if item.enables is not None:
+                pulses = reduce(np.bitwise_or, [nets[rows] for rows in item.enables])
+                if item.when is not None:
+                    pulses = pulses & _holds(item.when, item.pins, nets)
+                item.counts[:] += 2 * _ones(pulses)
             elif item.when is None:
                 item.counts[:] += _ones(changed[item.pin])
             else:
                 item.counts[:] += _ones(changed[item.pin] & _holds(item.when, item.pins, nets))
+        for number, enables in enumerate(self._pulses):
+            pulses = reduce(np.bitwise_or, [nets[net] for net in enables])
+            self._pulse_counts[number] += int(np.bitwise_count(pulses).sum())
         self._last = nets.copy()
         self._cycles += 64 * nets.shape[1]
 
@@ -210,13 +252,17 @@ class PowerMeter:
             self._leak += default * float((samples - covered).clip(min=0).sum()) / samples
         self._leak_samples += 1
 
+    def activity(self) -> tuple[Floats, Floats]:
+        """Per net: mean toggles of a cycle, and the share of cycles in which it is high."""
+        return self._toggles / self._cycles, self._high / self._cycles
+
     def energy(self) -> Energy:
         """What was counted, per cycle of one stream. Raises ValueError if nothing was."""
         if not self._cycles:
             raise ValueError("no cycle was counted")
         netlist = self._netlist
         cycles = self._cycles
-        switching = 0.5 * self._load * self._voltage**2 * self._toggles / cycles
+        switching = 0.5 * self._load[:, 0] * self._voltage**2 * self._toggles / cycles
         by_number = np.zeros(len(netlist.instances))
         driven = np.zeros(netlist.count, dtype=np.bool_)
         for number, instance in enumerate(netlist.instances):
@@ -233,16 +279,20 @@ class PowerMeter:
             np.add.at(internal, group.instances, (share * group.energy).sum(axis=0) * toggles / cycles)
         clock_pins = np.zeros_like(by_number)
         for item in self._inputs:
-            place = clock_pins if item.is_clock else internal
+            place = internal if item.enables is None else clock_pins
             np.add.at(place, item.instances, item.energy * item.counts / cycles)
         clock_net = 0.0
         if netlist.clock is not None:
-            clock_net = float(self._load[netlist.clock] * self._voltage**2)
+            clock_net = float(self._load[netlist.clock, 0] * self._voltage**2)
+        rate = self._pulse_counts / cycles
+        clock_net += float((rate * self._pulse_load).sum())
+        gates = float((rate * self._pulse_internal).sum())
         every = by_number + internal + clock_pins
         return Energy(
             float(internal.sum()),
-            float(switching.sum()),
-            float(clock_pins.sum()),
+            float(switching[driven].sum()),
+            float(switching[~driven].sum()),
+            float(clock_pins.sum()) + gates,
             clock_net,
             self._leak / max(self._leak_samples, 1),
             cycles,

@@ -80,7 +80,8 @@ def random_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Gen
     """Blocks (*shape, 16) of normally distributed values, quantized by the golden model; each is FP8 at random."""
     x = torch.randn(*shape, BLOCK_SIZE, generator=generator) * _SPREAD
     chosen = {
-        mode: select(x.reshape(-1, BLOCK_SIZE), SiteRegisters(0, Threshold(0, 0), mode)) for mode in ("all_fp4", "all_fp8")
+        mode: select(x.reshape(-1, BLOCK_SIZE), SiteRegisters(0, Threshold(0, 0), mode))
+        for mode in ("all_fp4", "all_fp8")
     }
     fp8 = torch.rand(*shape, generator=generator) < fp8_share
     parts = {mode: (s.codes.reshape(*shape, BLOCK_SIZE), s.scales.reshape(shape)) for mode, s in chosen.items()}
@@ -89,9 +90,7 @@ def random_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Gen
     return StoredBlocks(fp8, scales, codes)
 
 
-def _pairs(
-    design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, generator: torch.Generator
-) -> Stimulus:
+def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
     config = design.config
     streams = 64 * words
     if isinstance(config, EngineLaneConfig):
@@ -194,4 +193,3 @@ def _integers(values: NDArray[np.int64], width: int) -> Words:
 def _constant(value: int, width: int, words: int) -> Words:
     bits = np.array([value >> i & 1 for i in range(width)], dtype=np.uint64)
     return np.broadcast_to((-bits.astype(np.int64)).astype(np.uint64)[None, :, None], (1, width, words))
-

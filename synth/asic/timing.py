@@ -46,7 +46,7 @@ class Timing:
         groups: longest path by kind: register to register, input to register, register to output, input to output.
         path: the points of the longest one.
         setup: the setup time included in `period`.
-        slews: worst slew by net and edge; `load`: capacitance by net in pF.
+        slews: worst slew by net and edge; `load`: capacitance by net and edge in pF.
     """
 
     period: float
@@ -58,8 +58,8 @@ class Timing:
 
 
 def loads(netlist: Netlist, wire_load: WireLoad | None) -> Floats:
-    """Capacitance of each net in pF: its input pins and the wire load model."""
-    result = np.zeros(netlist.count)
+    """Capacitance of each net in pF when it rises and when it falls: its input pins and the wire load model."""
+    result = np.zeros((netlist.count, 2))
     fanout = np.zeros(netlist.count, dtype=np.int64)
     for instance in netlist.instances:
         for pin in instance.cell.inputs:
@@ -70,7 +70,7 @@ def loads(netlist: Netlist, wire_load: WireLoad | None) -> Floats:
         for net in netlist.ports[name]:
             fanout[net] += 1
     if wire_load is not None:
-        result += wire_load.capacitance(fanout)
+        result += wire_load.capacitance(fanout)[:, None]
     return result
 
 
@@ -107,16 +107,18 @@ class _Graph:
                         for o in (0, 1)
                         if _EDGES[o] in arc.delay
                         for i in (0, 1)
-                        if arc.kind == "launch" or arc.sense == "non_unate" or (arc.sense == "positive_unate") == (i == o)
+                        if arc.kind == "launch"
+                        or arc.sense == "non_unate"
+                        or (arc.sense == "positive_unate") == (i == o)
                     ]
                 for related, i, o, delay, slew in shapes[cell.name, name]:
                     if cell.flip_flop is not None:
                         self.launches.append((out, o, delay, slew, number_of))
                     elif instance.nets.get(related, 0) > CONSTANT_1:
                         rows.append((level[out], instance.nets[related], i, out, o, delay, slew))
-            if cell.flip_flop is not None:
+            if cell.clock_pin is not None:
                 for pin in cell.inputs:
-                    if pin != cell.flip_flop.clock_pin and instance.nets.get(pin, 0) > CONSTANT_1:
+                    if pin != cell.clock_pin and instance.nets.get(pin, 0) > CONSTANT_1:
                         self.checks.append((instance.nets[pin], instance, pin))
         rows.sort()
         self.rows = np.array(rows, dtype=np.int64).reshape(-1, 7)
@@ -129,7 +131,7 @@ def levels(netlist: Netlist) -> dict[int, int]:
     waiting: dict[int, int] = {}
     users: dict[int, list[int]] = defaultdict(list)
     for number, instance in enumerate(netlist.instances):
-        if instance.cell.flip_flop is None:
+        if instance.cell.clock_pin is None:
             drivers[number] = [instance.nets[p] for p in instance.cell.outputs if p in instance.nets]
     driven = {net for nets in drivers.values() for net in nets}
     for number in drivers:
@@ -182,8 +184,8 @@ def analyse(netlist: Netlist, wire_load: WireLoad | None, *, input_slew: float =
             arrival[starts["input"]] = 0.0
             slew[starts["input"]] = input_slew
         elif len(launch):
-            at = graph.bank.at(launch[:, 2], np.full(len(launch), input_slew), load[launch[:, 0]])
-            out_slew = graph.bank.at(launch[:, 3], np.full(len(launch), input_slew), load[launch[:, 0]])
+            at = graph.bank.at(launch[:, 2], np.full(len(launch), input_slew), load[launch[:, 0], launch[:, 1]])
+            out_slew = graph.bank.at(launch[:, 3], np.full(len(launch), input_slew), load[launch[:, 0], launch[:, 1]])
             np.maximum.at(arrival, (launch[:, 0], launch[:, 1]), at)
             np.maximum.at(slew, (launch[:, 0], launch[:, 1]), out_slew)
         results[kind] = (arrival, came)
@@ -194,8 +196,8 @@ def analyse(netlist: Netlist, wire_load: WireLoad | None, *, input_slew: float =
         part = rows[start:end]
         source, edge_in, target, edge_out = part[:, 1], part[:, 2], part[:, 3], part[:, 4]
         known = slew[source, edge_in]
-        delay = graph.bank.at(part[:, 5], known, load[target])
-        np.maximum.at(slew, (target, edge_out), graph.bank.at(part[:, 6], known, load[target]))
+        delay = graph.bank.at(part[:, 5], known, load[target, edge_out])
+        np.maximum.at(slew, (target, edge_out), graph.bank.at(part[:, 6], known, load[target, edge_out]))
         for arrival, came in results.values():
             at = arrival[source, edge_in] + delay
             order = np.argsort(at, kind="stable")
@@ -241,7 +243,13 @@ def _worst(
 
 
 def _trace(
-    netlist: Netlist, rows: NDArray[np.int64], arrival: Floats, came: NDArray[np.int64], net: int, edge: int, load: Floats
+    netlist: Netlist,
+    rows: NDArray[np.int64],
+    arrival: Floats,
+    came: NDArray[np.int64],
+    net: int,
+    edge: int,
+    load: Floats,
 ) -> tuple[PathPoint, ...]:
     driver: dict[int, tuple[Instance, str]] = {}
     for instance in netlist.instances:
@@ -257,7 +265,7 @@ def _trace(
         name = netlist.names.get(net, f"net {net}")
         who, pin = driver.get(net, (None, ""))
         label, cell = (who.name, who.cell.name) if who else ("input", "")
-        points.append(PathPoint(label, cell, pin, name, _EDGES[edge], at, since, float(load[net])))
+        points.append(PathPoint(label, cell, pin, name, _EDGES[edge], at, since, float(load[net, edge])))
         if before is None:
             return tuple(reversed(points))
         net, edge = before

@@ -14,11 +14,23 @@ from ...errors import InputError
 from .expression import compile_expression, variables
 from .text import Group, Library, parse_liberty
 
-__all__ = ["Arc", "Cell", "FlipFlop", "InternalPower", "Leakage", "Pin", "StandardCells", "Table", "WireLoad"]
+__all__ = [
+    "Arc",
+    "Cell",
+    "ClockGate",
+    "FlipFlop",
+    "InternalPower",
+    "Leakage",
+    "Pin",
+    "StandardCells",
+    "Table",
+    "WireLoad",
+]
 
 _TIME = {"1ps": 1e-3, "10ps": 1e-2, "100ps": 0.1, "1ns": 1.0}
 _POWER = {"1mW": 1e6, "100uW": 1e5, "10uW": 1e4, "1uW": 1e3, "100nW": 100.0, "10nW": 10.0, "1nW": 1.0}
 _POWER |= {"100pW": 0.1, "10pW": 1e-2, "1pW": 1e-3}
+_CLOCK_GATES = ("latch_posedge", "latch_posedge_precontrol", "latch_posedge_postcontrol")
 _LOAD_VARIABLES = ("total_output_net_capacitance", "equal_or_opposite_output_net_capacitance")
 _SLEW_VARIABLES = ("input_net_transition", "input_transition_time", "related_pin_transition")
 _SLEW_VARIABLES += ("constrained_pin_transition",)
@@ -87,11 +99,11 @@ class Leakage:
 
 @dataclass(frozen=True)
 class Pin:
-    """A pin; `capacitance` in pF, `function` of an output."""
+    """A pin; `capacitance` of a rising and of a falling edge in pF, `function` of an output."""
 
     name: str
     direction: str
-    capacitance: float
+    capacitance: tuple[float, float]
     max_capacitance: float
     function: str | None
     clock: bool
@@ -107,6 +119,15 @@ class FlipFlop:
     inverse: str
     next_state: str
     clock_pin: str
+
+
+@dataclass(frozen=True)
+class ClockGate:
+    """An integrated clock-gating cell: its output follows the clock in cycles in which an enable pin was high before."""
+
+    clock_pin: str
+    enable_pins: tuple[str, ...]
+    output: str
 
 
 @dataclass(frozen=True)
@@ -138,6 +159,7 @@ class Cell:
     pins: dict[str, Pin]
     flip_flop: FlipFlop | None
     leakage: tuple[Leakage, ...]
+    clock_gate: ClockGate | None = None
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -146,8 +168,16 @@ class Cell:
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the output pins that have a function."""
+        """Names of the output pins that have a function; a clock gate's output is none of them."""
+        if self.clock_gate is not None:
+            return ()
         return tuple(p.name for p in self.pins.values() if p.direction == "output" and p.function)
+
+    @property
+    def clock_pin(self) -> str | None:
+        """The clock pin of a flip-flop or clock gate."""
+        source = self.flip_flop or self.clock_gate
+        return source.clock_pin if source else None
 
     @property
     def has_power(self) -> bool:
@@ -183,11 +213,7 @@ class StandardCells:
         scale, unit = [*head.complex.get("capacitive_load_unit", ()), "1", "pf"][:2]
         self._capacitance = _number(scale, "capacitive_load_unit", source) * {"ff": 1e-3, "pf": 1.0}[unit.lower()]
         self.voltage = self._voltage(head)
-        self._templates = {
-            g.name: g
-            for kind in ("lu_table_template", "power_lut_template")
-            for g in head.all(kind)
-        }
+        self._templates = {g.name: g for kind in ("lu_table_template", "power_lut_template") for g in head.all(kind)}
         self.wire_loads = {g.name: self._wire_load(g) for g in head.all("wire_load")}
         self.wire_load = self.wire_loads.get(head.attributes.get("default_wire_load", ""))
 
@@ -240,7 +266,8 @@ class StandardCells:
             clock = variables(ff.attributes["clocked_on"])[0]
             state, inverse = [*ff.arguments, "", ""][:2]
             flip_flop = FlipFlop(state, inverse, ff.attributes["next_state"], clock)
-        return Cell(group.name, float(group.attributes.get("area", "0")), pins, flip_flop, tuple(leakage))
+        area = float(group.attributes.get("area", "0"))
+        return Cell(group.name, area, pins, flip_flop, tuple(leakage), _clock_gate(group))
 
     def _pin(self, name: str, group: Group) -> Pin:
         arcs = [arc for g in group.all("timing") for arc in self._arcs(g)]
@@ -253,11 +280,12 @@ class StandardCells:
         if function is not None:
             compile_expression(function)
         capacitance = group.attributes.get("capacitance", "0")
+        edges = [float(group.attributes.get(f"{e}_capacitance", capacitance)) for e in ("rise", "fall")]
         limit = group.attributes.get("max_capacitance", "inf")
         return Pin(
             name,
             group.attributes.get("direction", "internal"),
-            float(capacitance) * self._capacitance,
+            (edges[0] * self._capacitance, edges[1] * self._capacitance),
             float(limit) * self._capacitance,
             function,
             group.attributes.get("clock") == "true",
@@ -311,6 +339,19 @@ class StandardCells:
         first = [x * self._time for x in first]
         second = [x * (self._capacitance if loads else self._time) for x in second]
         return Table(tuple(first), tuple(second), values * (self._time if value_scale is None else value_scale))
+
+
+def _clock_gate(group: Group) -> ClockGate | None:
+    if group.attributes.get("clock_gating_integrated_cell") not in _CLOCK_GATES:
+        return None
+    marked: dict[str, list[str]] = {"clock": [], "enable": [], "test": [], "out": []}
+    for pin in group.all("pin"):
+        for role, names in marked.items():
+            if pin.attributes.get(f"clock_gate_{role}_pin") == "true":
+                names += pin.arguments
+    if len(marked["clock"]) != 1 or len(marked["out"]) != 1 or not marked["enable"]:
+        return None
+    return ClockGate(marked["clock"][0], tuple(marked["enable"] + marked["test"]), marked["out"][0])
 
 
 def _dont_use(body: str) -> bool:

@@ -99,8 +99,6 @@ def truth_table(text: str, names: tuple[str, ...]) -> int:
     """The expression as an integer whose bit i is its value where `names[j]` is bit j of i."""
     count = 1 << len(names)
     ones = (1 << count) - 1
-    columns: Mapping[str, int] = {
-        name: sum(1 << i for i in range(count) if i >> j & 1) for j, name in enumerate(names)
-    }
+    columns: Mapping[str, int] = {name: sum(1 << i for i in range(count) if i >> j & 1) for j, name in enumerate(names)}
     result: int = compile_expression(text)(columns, 0, ones) & ones
     return result

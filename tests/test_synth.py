@@ -1,0 +1,276 @@
+"""The silicon flow: Liberty files, timing and energy by hand, OpenSTA's numbers, units on a small library."""
+
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fgmp.__main__ import main
+from fgmp.errors import InputError
+from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
+from fgmp.hdl.verilog import build, build_preset
+from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
+from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
+from fgmp.synth.asic.mapping import Mapped, Target
+from fgmp.synth.asic.netlist import add_buffers, read_netlist
+from fgmp.synth.asic.power import PowerMeter
+from fgmp.synth.asic.stimulus import stimuli
+from fgmp.synth.asic.timing import analyse
+from fgmp.synth.cache import cached
+from fgmp.synth.liberty.cells import StandardCells
+from fgmp.synth.liberty.expression import truth_table
+from fgmp.synth.liberty.find import read_liberty
+
+from .conftest import ROOT
+
+LIBRARY = ROOT / "tests" / "data" / "five_cells.lib"
+RECORDED = ROOT / "tests" / "data" / "opensta"
+
+
+def cells(text=None):
+    return StandardCells(LIBRARY.read_text() if text is None else text, "five_cells.lib")
+
+
+def five_cells():
+    """in -> DFF -> q -> INV -> n;  q, in2 -> NAND2 -> y -> BUF -> z;  y -> DFF -> q2."""
+    bits = {"clk": 2, "in": 3, "in2": 4, "n": 6, "z": 8, "q2": 9}
+    inputs = ("clk", "in", "in2")
+    connections = {
+        "u1": ("DFF", {"CLK": 2, "D": 3, "Q": 5}),
+        "u2": ("INV", {"A": 5, "Y": 6}),
+        "u3": ("NAND2", {"A": 5, "B": 4, "Y": 7}),
+        "u4": ("BUF", {"A": 7, "Y": 8}),
+        "u5": ("DFF", {"CLK": 2, "D": 7, "Q": 9}),
+    }
+    module = {
+        "ports": {n: {"direction": "input" if n in inputs else "output", "bits": [b]} for n, b in bits.items()},
+        "cells": {
+            name: {"type": kind, "connections": {pin: [net] for pin, net in pins.items()}}
+            for name, (kind, pins) in connections.items()
+        },
+        "netnames": {},
+    }
+    return read_netlist(module, cells())
+
+
+def test_timing_by_hand():
+    timing = analyse(five_cells(), None)
+    assert timing.groups == pytest.approx(
+        {
+            "input to register": 0.15 + 0.03,  # in2, NAND2, setup
+            "input to output": 0.15 + 0.05,  # in2, NAND2, BUF
+            "register to register": 0.2 + 0.15 + 0.03,  # q, NAND2, setup
+            "register to output": 0.2 + 0.15 + 0.05,  # q, NAND2, BUF
+        },
+        rel=1e-12,
+    )
+    assert timing.period == pytest.approx(0.4, rel=1e-12)
+    assert [p.cell for p in timing.path] == ["DFF", "NAND2", "BUF"]
+
+
+def test_energy_by_hand():
+    netlist = five_cells()
+    meter = PowerMeter(netlist, analyse(netlist, None), 1.0)
+    simulator = GateSimulator(netlist, 1)
+    ones = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+    #            q n y z q2: 0 1 1 1 1    0 1 1 1 1    1 0 0 0 1    1 0 1 1 0    0 1 1 1 1
+    for step, (a, b) in enumerate([(0, 1), (0, 1), (0, 1), (1, 1), (1, 1), (0, 0), (0, 1)]):
+        nets = simulator.settle({3: ones * np.uint64(a), 4: ones * np.uint64(b)})
+        if step == 2:
+            meter.start(nets)
+        elif step > 2:
+            meter.count(nets)
+        simulator.clock()
+    meter.sample_leakage(simulator.nets)
+    energy = meter.energy()
+    # Toggles in the four cycles: in 2, in2 2, q 2, n 2, y 2 (once with A, once with B), z 2, q2 2.
+    assert energy.cycles == 4 * 64
+    assert energy.switching == pytest.approx((2 * 0.5 * 0.02 + 2 * 0.5 * 0.02) / 4, rel=1e-12)  # q and y drive two pins
+    assert energy.inputs == pytest.approx((2 * 0.5 * 0.01 + 2 * 0.5 * 0.01) / 4, rel=1e-12)
+    assert energy.clock_net == pytest.approx(0.04, rel=1e-12)
+    assert energy.clock_pins == pytest.approx(2 * (0.005 + 0.003), rel=1e-12)
+    inverter, nand, buffer, outputs, data = 2 * 0.003, 0.003 + 0.005, 2 * 0.002, 4 * 0.010, 4 * 0.001
+    assert energy.internal == pytest.approx((inverter + nand + buffer + outputs + data) / 4, rel=1e-12)
+    assert energy.leakage_nw == pytest.approx(2 + 3 + 1 + 5 + 5, rel=1e-12)  # q is 0 at the end
+    total = energy.internal + energy.switching + energy.inputs + energy.clock_net + energy.clock_pins
+    assert energy.total(10.0) == pytest.approx(total + 16 * 10 * 1e-6, rel=1e-12)
+
+
+def test_opensta_computes_the_same():
+    facts = json.loads((RECORDED / "engine-lane.json").read_text())
+    theirs = facts["opensta"]
+    library = read_liberty(RECORDED / "engine-lane.library.lib.gz").cells
+    target = Target(library, library.wire_load)
+    module = json.loads(gzip.decompress((RECORDED / "engine-lane.netlist.json.gz").read_bytes()))
+    netlist = read_netlist(module, library)
+    add_buffers(netlist, library, target.excluded)
+    assert len(netlist.instances) == facts["buffered_cells"]
+    timing = analyse(netlist, target.wire_load)
+    design = build(EngineLaneConfig(), "engine_lane")
+    unit = Implementation(design, target, Mapped(module, {}, {}), netlist, timing)
+    # simulate() compares every result with the golden model on the way.
+    meter = simulate(unit, stimuli(design, facts["words"])[facts["activity"]], "recorded")
+    assert float(meter.activity()[0].sum()) == facts["toggles"]  # the activity that OpenSTA was given
+    energy = meter.energy()
+    clock_root = timing.load[netlist.clock, 0] * library.voltage**2  # of no cell: OpenSTA does not count it
+    ours = {
+        "period_ns": timing.period,
+        "internal": energy.internal + energy.clock_pins,
+        "switching": energy.switching + energy.clock_net - clock_root,
+        "leakage": energy.leakage_nw * facts["period_ns"] * 1e-6,
+        "total": energy.total(facts["period_ns"]) - energy.inputs - clock_root,
+    }
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=0.03), name
+
+
+def test_a_netlist_that_computes_something_else_is_refused():
+    design = build_preset("decoder-e2m1")
+    unit = implement(design, Target(cells()))
+    gate = next(i for i in unit.netlist.instances if i.cell.name == "NAND2")
+    gate.nets["B"] = 1
+    with pytest.raises(RuntimeError, match="differs from the golden model"):
+        for stimulus in stimuli(design, 1).values():
+            measure_energy(unit, stimulus, "broken")
+
+
+def without(kind, text):
+    """The library without groups of a kind."""
+    pattern = re.compile(kind + r" \([^()]*\) \{(?:[^{}]|\{[^{}]*\})*\}")
+    assert pattern.search(text)
+    return pattern.sub("", text)
+
+
+def test_what_a_library_does_not_hold_is_left_out(tmp_path):
+    text = LIBRARY.read_text()
+    design = build_preset("decoder-e4m3")
+    for kind, missing in (("internal_power", ("energy",)), ("timing", ("timing", "energy"))):
+        path = tmp_path / f"no_{kind}.lib"
+        path.write_text(without(kind, text))
+        library = read_liberty(path)
+        result = characterize(design, library, Target(library.cells), words=1, cache=tmp_path)
+        assert result["area"]["total_um2"] > 0
+        assert [key for key in ("timing", "energy") if result[key] is None] == list(missing)
+        assert any(f"has no {kind}" in c for c in result["caveats"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[: len(t) // 2], "ends inside cell NAND2, expected a whole Liberty file"),
+        (lambda t: "", "expected a Liberty file that begins with library (NAME) {"),
+        (lambda t: t.replace("ff (IQ", "latch (IQ"), "no D flip-flop among 4 usable cells, expected one"),
+        (lambda t: t.replace('function : "!A"', 'function : "A"'), "no inverter among 4 usable cells, expected one"),
+        (lambda t: t.replace("(A B)'", "A ^ B"), "no AND or OR gate of two inputs, inverted or not, among 4 usable"),
+        (lambda t: t.replace("nom_voltage : 1.0;", ""), "no voltage in operating_conditions and no nom_voltage"),
+        (lambda t: t.replace('"1ns"', '"1 fortnight"'), "time_unit '1 fortnight', expected one of"),
+        (lambda t: t.replace('"!A"', '"!(A"'), "Liberty expression: '!(A', expected a closing parenthesis"),
+        (lambda t: t.replace("area : 1;", "area : large;"), "cell INV cannot be read"),
+    ],
+)
+def test_a_library_that_cannot_be_used_gets_one_line(tmp_path, capsys, change, message):
+    path = tmp_path / "bad.lib"
+    path.write_text(change(LIBRARY.read_text()))
+    out = tmp_path / "result.json"
+    arguments = ["synth", "asic", "decoder-e2m1", "--liberty", str(path), "--cache", str(tmp_path), "-o", str(out)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fgmp: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--liberty", "nowhere.lib"], "liberty: nowhere.lib is not a file"),
+        (["--liberty", str(LIBRARY), "--period", "0"], "period: 0.0, expected nanoseconds above 0"),
+        (["--liberty", str(LIBRARY), "--words", "0"], "words: 0, expected 1 to 1024"),
+        (["--liberty", str(LIBRARY), "--set", "depth=3"], "parameter: 'depth=3', expected NAME=VALUE"),
+        (["--liberty", str(LIBRARY), "--set", "element=E3M2"], "decoder element: 'E3M2', expected E4M3 or E2M1"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, message):
+    assert main(["synth", "asic", "decoder-e2m1", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_damaged_gzip(tmp_path, capsys):
+    path = tmp_path / "cut.lib.gz"
+    path.write_bytes(gzip.compress(LIBRARY.read_bytes())[:200])
+    assert main(["synth", "asic", "decoder-e2m1", "--liberty", str(path)]) == 2
+    assert "damaged gzip file" in capsys.readouterr().err
+
+
+def test_asic_command(tmp_path, capsys):
+    out = tmp_path / "result.json"
+    arguments = ["synth", "asic", "decoder-e4m3", "decoder-e2m1", "--liberty", str(LIBRARY), "--words", "1"]
+    assert main([*arguments, "--cache", str(tmp_path / "cache"), "-o", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(out.read_text())
+    for result in printed:
+        assert result["schema"] == SCHEMA
+        area = result["area"]
+        assert area["total_um2"] == sum(c["area_um2"] for c in area["by_cell"].values())
+        parts = result["energy"][0]["parts_pj"]
+        assert result["energy"][0]["pj_per_cycle"] == pytest.approx(sum(parts.values()), rel=1e-12)
+    assert main([*arguments, "--cache", str(tmp_path / "cache")]) == 0
+    assert "energy" in capsys.readouterr().out
+
+
+def test_dot_product_of_fp8_pairs_on_gates(tmp_path):
+    """Mapped to five cells, the netlist still answers like the golden model; the numbers themselves mean nothing."""
+    library = read_liberty(LIBRARY)
+    design = build_preset("dot-fp8")
+    result = characterize(design, library, Target(library.cells), words=1, cache=tmp_path)
+    assert result["energy"][0]["cycles"] > 1000
+
+
+@given(st.integers(0, 255))
+def test_expressions_have_the_precedence_of_liberty(values):
+    a, b, c, d = ((values >> i & 1) for i in range(4))
+    bits = a | b << 1 | c << 2 | d << 3
+    for text, expected in (
+        ("A + B C", a | (b & c)),
+        ("A B' | !C", (a & (1 - b)) | (1 - c)),
+        ("A ^ B & C", (a ^ b) & c),
+        ("!(A*B)^D", (1 - (a & b)) ^ d),
+        ("(A|B)&(C|D)'", (a | b) & (1 - (c | d))),
+        ("1 & A | 0", a),
+    ):
+        assert truth_table(text, ("A", "B", "C", "D")) >> bits & 1 == expected, text
+
+
+def test_bits_are_packed_stream_by_stream():
+    bits = np.random.default_rng(0).random((3, 5, 128)) < 0.5
+    words = pack_bits(bits)
+    assert words.shape == (3, 5, 2)
+    assert (unpack_bits(words) == bits).all()
+    assert words[0, 0, 1] >> np.uint64(7) & np.uint64(1) == bits[0, 0, 71]
+
+
+def test_cache_makes_damaged_entries_again(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return {"n": len(made)}
+
+    assert cached(tmp_path, "x", {"a": 1}, make) == {"n": 1}
+    assert cached(tmp_path, "x", {"a": 1}, make) == {"n": 1}
+    next(tmp_path.iterdir()).write_bytes(b"damaged")
+    assert cached(tmp_path, "x", {"a": 1}, make) == {"n": 2}
+    assert cached(tmp_path, "x", {"a": 2}, make) == {"n": 3}
+
+
+def test_parameters_can_be_changed():
+    config = changed(LaneConfig(), ["pipeline=2", "sharing=merged"])
+    assert (config.pipeline, config.sharing, config.k_max) == (2, "merged", 4096)
+    for change, message in (("pipeline=9", "lane pipeline: 9"), ("pipeline", "parameter: 'pipeline'")):
+        with pytest.raises(InputError, match=message):
+            changed(LaneConfig(), [change])

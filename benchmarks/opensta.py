@@ -1,7 +1,7 @@
 """Area, timing and energy of a unit by our estimator and by OpenSTA, given the same netlist and the same activity.
 
-`python benchmarks/opensta.py --liberty FILE --sta BINARY UNIT ...` prints both. `--record DIR` keeps what `make synth-check`
-compares with: the mapped netlist, the part of the library that it uses, and OpenSTA's numbers.
+`python benchmarks/opensta.py --liberty FILE --sta BINARY UNIT ...` prints both. `--record DIR` keeps what
+`make synth-check` compares with: the mapped netlist, the part of the library that it uses, and OpenSTA's numbers.
 """
 
 import argparse

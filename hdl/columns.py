@@ -50,8 +50,8 @@ class Columns:
                 half = wire(self._m, f"{self._name}_half", x ^ y)
                 self._bit(column, wire(self._m, f"{self._name}_sum", half ^ z), max(second + 2, third + 1))
                 self._bit(column + 1, self._carry(column + 1, (x & y) | (half & z)), third + 2)
-        first, second = ([c[i][2] if len(c) > i else Const(0, 1) for c in self._columns] for i in (0, 1))
-        return Cat(first), Cat(second)
+        lowest, other = ([c[i][2] if len(c) > i else Const(0, 1) for c in self._columns] for i in (0, 1))
+        return Cat(lowest), Cat(other)
 
     def _carry(self, column: int, carry: Value) -> Value:
         barrier = self._barriers.get(column)

@@ -18,7 +18,7 @@ __all__ = ["Decoder", "Element", "decode_e2m1", "decode_e4m3"]
 
 @dataclass(frozen=True)
 class Element:
-    """A decoded element: magnitude = significand << shift; zero for NaN. `exponent` is shift + 1, without a subtractor."""
+    """A decoded element: magnitude = significand << shift; zero for NaN. `exponent` is shift + 1."""
 
     sign: Value
     significand: Value

@@ -1,8 +1,8 @@
 """The dot product of one block pair, exact, in units of 2**-20: what a lane does before it accumulates.
 
-All four precision pairings share sixteen 4x4-bit multipliers. FP4 pairs have an adder tree of their own unless sharing is
-"merged"; what a pairing does not need is held at zero, and a product's sign never reaches further than the twelve bits of
-the digits it is placed in, so that little toggles in vain (docs/hardware.md, docs/decisions/0007-silicon.md).
+All four precision pairings share sixteen 4x4-bit multipliers. FP4 pairs have an adder tree of their own unless sharing
+is "merged"; what a pairing does not need is held at zero, and a product's sign never reaches further than the twelve
+bits of the digits it is placed in, so that little toggles in vain (docs/decisions/0007-silicon.md).
 """
 
 from collections.abc import Mapping
@@ -140,10 +140,10 @@ class DotProduct(wiring.Component):
         )
         products, shifts, signs = self._products(m, a, w)
         # Registers that a pairing does not need keep what they hold, so that their clock can be gated.
-        shifts = pipeline.cut("product", *shifts, enable=a_fp8 | w_fp8)
+        shifts = [*pipeline.cut("product", *shifts, enable=a_fp8 | w_fp8)]
         cut = pipeline.cut("product", *products, *signs, *side)
-        products, signs, side = cut[:16], cut[16:32], cut[32:]
-        fp4, mixed = side[:2]
+        products, signs, carried = [*cut[:16]], [*cut[16:32]], cut[32:]
+        fp4, mixed = carried[:2]
         if self._split:
             small = _narrow_tree(m, products, signs, fp4)
             products = [wire(m, "wide_product", p & (~fp4).replicate(len(p))) for p in products]
@@ -154,14 +154,14 @@ class DotProduct(wiring.Component):
         else:
             tree = _wide_tree(m, products, shifts, signs, {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)})
             rows = pipeline.cut("rows", *tree.rows())
-        side = pipeline.cut("rows", *side)
+        carried = pipeline.cut("rows", *carried)
         # A barrier belongs to the sum that passes it, wherever the registers stand.
-        fp4, mixed = side[:2]
-        total = tree.join(*rows, [~mixed] if self._split else [~fp4, ~(fp4 | mixed)])
-        narrow = small.join(*small_rows) if self._split else total[:_NARROW_BITS]
+        fp4, mixed = carried[:2]
+        total = tree.join(rows[0], rows[1], [~mixed] if self._split else [~fp4, ~(fp4 | mixed)])
+        narrow = small.join(small_rows[0], small_rows[1]) if self._split else total[:_NARROW_BITS]
         (narrow,) = pipeline.cut("sum", narrow.as_signed(), enable=fp4)
         (wide,) = pipeline.cut("sum", total.as_signed(), enable=~fp4)
-        fp4, mixed, scale, shift, nan, illegal = pipeline.cut("sum", *side)
+        fp4, mixed, scale, shift, nan, illegal = pipeline.cut("sum", *carried)
         scaling = wire(m, "scaling", fp4 | mixed)
         narrow = wire(m, "narrow_sum", (narrow[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)).as_signed())
         middle = wire(m, "middle", (wide[:_MIXED_BITS] & mixed.replicate(_MIXED_BITS)).as_signed())
@@ -244,8 +244,8 @@ def _wide_tree(
         for k in range(_PLACES):
             negative[k].append(wire(m, "negative_here", at[k] & sign))
     counts = [_count(m, bits) for bits in negative]
-    # 4095 = 2**12 - 1: the counts come off 12 bits higher, and go on where they stand. At place 0 the two dropped bits of
-    # each negative product stood for 3; with the count's own 1 that is the count, two bits higher.
+    # 4095 = 2**12 - 1: the counts come off 12 bits higher, and go on where they stand. At place 0 the two dropped bits
+    # of each negative product stood for 3; with the count's own 1 that is the count, two bits higher.
     offset = wire(m, "offset", _digits(counts))
     columns.add(counts[0], 0, ready=12)
     columns.add(_digits(counts[1:]), _DIGIT - _OFFSET, ready=12)

@@ -18,8 +18,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
 
     text = (
         "Maps each unit to a standard-cell library and reports area by module, clock rate with the critical path, and "
-        "energy by activity from gate simulation, whose every result is compared with the golden model. The figures are "
-        "those of a netlist before layout (docs/silicon.md)."
+        "energy by activity from gate simulation, whose every result is compared with the golden model. The figures "
+        "are those of a netlist before layout (docs/silicon.md)."
     )
     asic = flows.add_parser("asic", help="area, clock rate and energy in a standard-cell library", description=text)
     _add_units(asic, "lane")
@@ -58,8 +58,8 @@ def add_library(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-wire-load", action="store_true", help="leave out the library's wire load model")
     group.add_argument("--dont-use", nargs="+", metavar="GLOB", help="cells to leave alone, besides those that the "
                        "library marks (default: SkyWater's special ones)")  # fmt: skip
-    group.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where mapped netlists are kept, default "
-                       "out/synth")  # fmt: skip
+    group.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where mapped netlists are kept, "
+                       "default out/synth")  # fmt: skip
 
 
 def library_target(args: argparse.Namespace) -> tuple[Any, Any]:

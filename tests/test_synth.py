@@ -133,9 +133,9 @@ def test_a_netlist_that_computes_something_else_is_refused():
     unit = implement(design, Target(cells()))
     gate = next(i for i in unit.netlist.instances if i.cell.name == "NAND2")
     gate.nets["B"] = 1
+    (stimulus,) = stimuli(design, 1).values()
     with pytest.raises(RuntimeError, match="differs from the golden model"):
-        for stimulus in stimuli(design, 1).values():
-            measure_energy(unit, stimulus, "broken")
+        measure_energy(unit, stimulus, "broken")
 
 
 def without(kind, text):
@@ -165,7 +165,7 @@ def test_what_a_library_does_not_hold_is_left_out(tmp_path):
         (lambda t: "", "expected a Liberty file that begins with library (NAME) {"),
         (lambda t: t.replace("ff (IQ", "latch (IQ"), "no D flip-flop among 4 usable cells, expected one"),
         (lambda t: t.replace('function : "!A"', 'function : "A"'), "no inverter among 4 usable cells, expected one"),
-        (lambda t: t.replace("(A B)'", "A ^ B"), "no AND or OR gate of two inputs, inverted or not, among 4 usable"),
+        (lambda t: t.replace("(A B)'", "A ^ B"), "no AND or OR gate of two inputs, inverted or not,"),
         (lambda t: t.replace("nom_voltage : 1.0;", ""), "no voltage in operating_conditions and no nom_voltage"),
         (lambda t: t.replace('"1ns"', '"1 fortnight"'), "time_unit '1 fortnight', expected one of"),
         (lambda t: t.replace('"!A"', '"!(A"'), "Liberty expression: '!(A', expected a closing parenthesis"),

@@ -141,7 +141,7 @@ REGISTERS: tuple[Register, ...] = (
                 "abort",
                 1,
                 1,
-                "forget the jobs and all data inside at once, as a reset would; registers stay, an open packet of results is closed",
+                "forget the jobs and all data inside; registers stay, an open packet of results is closed",
             ),
         ),
     ),

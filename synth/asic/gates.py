@@ -25,7 +25,7 @@ _ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> Words:
-    """(..., streams) of bits to (..., words); streams must be a multiple of 64. Stream i is bit i % 64 of word i // 64."""
+    """(..., streams) of bits to (..., words); stream i, of a multiple of 64, is bit i % 64 of word i // 64."""
     packed = np.packbits(bits, axis=-1, bitorder="little")
     return np.ascontiguousarray(packed).view("<u8").astype(np.uint64, copy=False)
 
@@ -60,8 +60,8 @@ class _Registers:
 class GateSimulator:
     """Simulates a netlist on `words` x 64 streams.
 
-    Flip-flops start with random contents from `seed`, so a reset that does not reach one shows. `nets` holds the present
-    values, one row a net.
+    Flip-flops start with random contents from `seed`, so a reset that does not reach one shows. `nets` holds the
+    present values, one row a net.
     """
 
     def __init__(self, netlist: Netlist, words: int, seed: int = 0):

@@ -18,8 +18,8 @@ from ..liberty.expression import truth_table, variables
 __all__ = ["DONT_USE", "Mapped", "Target", "check_library", "map_design", "mapping_script"]
 
 DONT_USE = ("*lpflow*", "*probe*", "*macro_sparecell*", "*__edf*", "*__sedf*", "*__sdf*", "*__sdlclk*")
-"""Cells of SkyWater's library that need other supplies or serve other ends, and flip-flops with an enable or scan input:
-they take more area than a multiplexer beside a plain one. Names elsewhere do not match."""
+"""Cells of SkyWater's library that need other supplies or serve other ends, and flip-flops with an enable or scan
+input: they take more area than a multiplexer beside a plain one. Names elsewhere do not match."""
 
 # One pass: the default script of abc with a delay target never ends on multipliers. dc2 saves a few percent of area and
 # turns adders into ripple chains, so it belongs to those who want area.

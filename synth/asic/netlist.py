@@ -1,6 +1,7 @@
 """A mapped design as arrays: pins, nets, sinks, levels; and buffer trees on nets that drive too much."""
 
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +115,7 @@ def read_netlist(module: dict[str, Any], cells: StandardCells, *, clock: str | N
     return netlist
 
 
-def add_buffers(netlist: Netlist, cells: StandardCells, excluded: set[str], limit: int = 16) -> None:
+def add_buffers(netlist: Netlist, cells: StandardCells, excluded: Set[str], limit: int = 16) -> None:
     """Put buffer trees on nets of more than `limit` sinks: abc leaves those of flip-flops and inputs as they are.
 
     The clock is left alone: its tree belongs to layout and is reported apart.
@@ -175,7 +176,7 @@ def _clone_clock_gates(netlist: Netlist) -> None:
             netlist.count += 1
 
 
-def _buffer(cells: StandardCells, excluded: set[str]) -> Cell | None:
+def _buffer(cells: StandardCells, excluded: Set[str]) -> Cell | None:
     """The buffer that drives 16 of its own inputs quickest."""
     best: tuple[float, Cell] | None = None
     for name in cells.cell_names:

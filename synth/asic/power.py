@@ -2,11 +2,11 @@
 
 The rules (Liberty user guide, and what OpenSTA computes; docs/silicon.md section 4):
 - a net that toggles takes half of C V^2, where C is that of a rising edge, which is what the supply charges;
-- an output pin that toggles takes half of its rise plus its fall table, at the related pin's slew and the pin's load; of
-  several tables (related pins, `when`) those count whose pin toggled in the same cycle while `when` held, in equal parts;
-  where none did, all count alike;
-- an input pin that toggles takes its own table, if `when` holds; a clock pin toggles twice a cycle, behind a clock gate in
-  those cycles alone in which the gate is open, and so does the gate's output;
+- an output pin that toggles takes half of its rise plus its fall table, at the related pin's slew and the pin's load;
+  of several tables (related pins, `when`) those count whose pin toggled in the same cycle while `when` held, in equal
+  parts; where none did, all count alike;
+- an input pin that toggles takes its own table, if `when` holds; a clock pin toggles twice a cycle, behind a clock gate
+  in those cycles alone in which the gate is open, and so does the gate's output;
 - leakage is that of the state the cell is in.
 """
 
@@ -306,7 +306,7 @@ def _ones(words: Words) -> Counts:
 
 
 def _holds(when: str, pins: dict[str, NDArray[np.int64]], nets: Words) -> Words:
-    """Words in which `when` holds; a pin that is not connected counts as 0. Clock pins read 0: after the falling edge."""
+    """Words in which `when` holds; a pin that is not connected counts as 0, and so does the clock: it has fallen."""
     values = {name: nets[pins[name]] for name in variables(when) if name in pins}
     missing = set(variables(when)) - set(values)
     first = next(iter(pins.values()))

@@ -100,6 +100,7 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
         tile = Tile(a, w, torch.zeros(streams, rows, dtype=torch.int64), torch.ones(streams, dtype=torch.bool))
         text = f"random normal values, weights stationary for {rows} rows"
         return Stimulus(text, *weight_stationary(design, tile))
+    assert isinstance(config, LaneConfig | DotConfig)
     blocks = _ROW_BLOCKS if isinstance(config, LaneConfig) else 1
     rows = max(cycles // blocks, 1)
     a, w = (random_blocks((streams * rows, blocks), share, generator) for share in (a_fp8, w_fp8))

@@ -1,7 +1,7 @@
 """Static timing of a mapped design: NLDM delays and slews, rise and fall, worst arrival; an ideal clock.
 
-Nets have the pins' capacitance and, where the library brings a default wire load model, its wire capacitance; wires have
-no resistance. That is what a netlist before layout can say, and what timing analysers compute on it.
+Nets have the pins' capacitance and, where the library brings a default wire load model, its wire capacitance; wires
+have no resistance. That is what a netlist before layout can say, and what timing analysers compute on it.
 """
 
 from collections import defaultdict
@@ -238,7 +238,8 @@ def _worst(
     if best is None:
         return Timing(0.0, groups, (), 0.0, slew, load)
     total, kind, net, edge, setup = best
-    path = _trace(netlist, graph.rows, *results[kind], net, edge, load)
+    arrival, came = results[kind]
+    path = _trace(netlist, graph.rows, arrival, came, net, edge, load)
     return Timing(total, groups, path, setup, slew, load)
 
 

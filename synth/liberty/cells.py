@@ -32,13 +32,14 @@ _POWER = {"1mW": 1e6, "100uW": 1e5, "10uW": 1e4, "1uW": 1e3, "100nW": 100.0, "10
 _POWER |= {"100pW": 0.1, "10pW": 1e-2, "1pW": 1e-3}
 _CLOCK_GATES = ("latch_posedge", "latch_posedge_precontrol", "latch_posedge_postcontrol")
 _LOAD_VARIABLES = ("total_output_net_capacitance", "equal_or_opposite_output_net_capacitance")
-_SLEW_VARIABLES = ("input_net_transition", "input_transition_time", "related_pin_transition")
-_SLEW_VARIABLES += ("constrained_pin_transition",)
+_SLEW_VARIABLES = (
+    "input_net_transition", "input_transition_time", "related_pin_transition", "constrained_pin_transition",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Table:
-    """A lookup table over (first, second): slew in ns by load in pF; for constraints (related slew, data slew) in ns."""
+    """A lookup table over (first, second): slew in ns by load in pF; of constraints related and data slew."""
 
     first: tuple[float, ...]
     second: tuple[float, ...]
@@ -123,7 +124,7 @@ class FlipFlop:
 
 @dataclass(frozen=True)
 class ClockGate:
-    """An integrated clock-gating cell: its output follows the clock in cycles in which an enable pin was high before."""
+    """An integrated clock-gating cell: its output follows the clock in cycles before which an enable pin was high."""
 
     clock_pin: str
     enable_pins: tuple[str, ...]
@@ -147,7 +148,7 @@ class WireLoad:
         inside = np.interp(fanout, points[:, 0], points[:, 1])
         beyond = points[-1, 1] + self.slope * (fanout - points[-1, 0])
         length = np.where(fanout > points[-1, 0], beyond, inside)
-        return np.where(fanout > 0, length, 0) * self.per_length
+        return np.where(fanout > 0, length, 0.0).astype(np.float64) * self.per_length
 
 
 @dataclass(frozen=True)
@@ -346,9 +347,9 @@ def _clock_gate(group: Group) -> ClockGate | None:
         return None
     marked: dict[str, list[str]] = {"clock": [], "enable": [], "test": [], "out": []}
     for pin in group.all("pin"):
-        for role, names in marked.items():
+        for role in marked:
             if pin.attributes.get(f"clock_gate_{role}_pin") == "true":
-                names += pin.arguments
+                marked[role] += pin.arguments
     if len(marked["clock"]) != 1 or len(marked["out"]) != 1 or not marked["enable"]:
         return None
     return ClockGate(marked["clock"][0], tuple(marked["enable"] + marked["test"]), marked["out"][0])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from ...errors import InputError
@@ -12,7 +12,7 @@ __all__ = ["compile_expression", "truth_table", "variables"]
 _TOKEN = re.compile(r"[A-Za-z_][\w\[\]]*|[01!'()&*|+^]")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _python(text: str) -> tuple[str, tuple[str, ...]]:
     """`text` as a Python expression of `v["NAME"]`, `zero` and `ones`, and the variables in order of appearance.
 
@@ -85,7 +85,7 @@ def variables(text: str) -> tuple[str, ...]:
     return _python(text)[1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def compile_expression(text: str) -> Any:
     """A function (values by name, zero, ones) -> value, on whatever has &, |, ^ and ~ (NumPy words, Python integers).
 

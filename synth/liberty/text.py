@@ -18,7 +18,7 @@ _OPERATORS = frozenset("+-*/")
 
 @dataclass
 class Group:
-    """`kind (arguments) { attributes, groups }`; a complex attribute `name (a, b);` is kept as the list of its values."""
+    """`kind (arguments) { attributes, groups }`; complex attributes `name (a, b);` are kept as lists."""
 
     kind: str
     arguments: tuple[str, ...]
@@ -63,7 +63,7 @@ class Library:
         return "\n".join([self.head_text, *bodies, "}\n"])
 
 
-def parse_liberty(text: str, source: str) -> Library:
+def parse_liberty(text: str, source: str) -> Library:  # noqa: PLR0912
     """Split a Liberty file into its head and its cells.
 
     Raises InputError, naming `source`, where the text is no Liberty library or ends early.

@@ -41,8 +41,8 @@ dc2
 map -a
 """
 _RAM = "fgmp_ram_1r1w"
-_INVERTER = 0b01
-_AND_OR = {0b0111, 0b0001, 0b1000, 0b1110}
+_INVERTER = (1, 0b01)
+_AND_OR = {(2, table) for table in (0b0111, 0b0001, 0b1000, 0b1110)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ def check_library(target: Target) -> None:
     usable = [target.cells.cell(name) for name in target.cells.cell_names if name not in target.excluded]
     gates = [c for c in usable if len(c.outputs) == 1 and c.flip_flop is None and 1 <= len(c.inputs) <= 2]
     tables = {
-        truth_table(c.pins[c.outputs[0]].function or "0", c.inputs) for c in gates if _reads_inputs(c, c.outputs[0])
+        (len(c.inputs), truth_table(c.pins[c.outputs[0]].function or "0", c.inputs))
+        for c in gates
+        if _reads_inputs(c, c.outputs[0])
     }
     what = None
     if not any(c.flip_flop and c.flip_flop.next_state in c.inputs and c.outputs for c in usable):

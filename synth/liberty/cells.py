@@ -143,12 +143,12 @@ class WireLoad:
     def capacitance(self, fanout: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of nets with these numbers of sinks; beyond the table the length grows by `slope` per sink."""
         if not self.lengths:
-            return self.per_length * self.slope * fanout
+            return np.asarray(self.per_length * self.slope * fanout, dtype=np.float64)
         points = np.array(self.lengths)
         inside = np.interp(fanout, points[:, 0], points[:, 1])
         beyond = points[-1, 1] + self.slope * (fanout - points[-1, 0])
         length = np.where(fanout > points[-1, 0], beyond, inside)
-        return np.where(fanout > 0, length, 0.0).astype(np.float64) * self.per_length
+        return np.asarray(np.where(fanout > 0, length, 0.0) * self.per_length, dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from itertools import pairwise
 import pytest
 
 from fgmp.errors import InputError
-from fgmp.hdl.config import PRESETS, DecoderConfig, LaneConfig, SelectorConfig, preset
+from fgmp.hdl.config import PRESETS, DecoderConfig, EngineConfig, LaneConfig, SelectorConfig, preset
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
 from fgmp.hdl.verilog import build, build_preset, sidecar, write_design
 from fgmp.sim.runner import verilator_folder
 from fgmp.synth.generic import synthesize
 
-ENGINES = [name for name in PRESETS if name.startswith("engine")]
+ENGINES = [name for name, (_, config) in PRESETS.items() if isinstance(config, EngineConfig)]
 UNITS = pytest.mark.parametrize("name", [name for name in PRESETS if name not in ENGINES])
 ALL = pytest.mark.parametrize("name", PRESETS)
 
@@ -26,8 +26,11 @@ ALL = pytest.mark.parametrize("name", PRESETS)
         (lambda: LaneConfig(k_max=100), "lane k_max: 100, expected a multiple of 16 from 16 to 42784"),
         (lambda: LaneConfig(k_max=42800), "lane k_max: 42800, expected"),
         (lambda: LaneConfig(k_max=0), "lane k_max: 0, expected"),
-        (lambda: LaneConfig(pipeline=5), "lane pipeline: 5, expected 0 to 4"),
-        (lambda: LaneConfig(pipeline=2.0), "lane pipeline: 2.0, expected 0 to 4"),
+        (lambda: LaneConfig(pipeline=6), "lane pipeline: 6, expected 0 to 5"),
+        (lambda: LaneConfig(pipeline=5, formats="fp8"), "lane pipeline: 5, expected 0 to 4"),
+        (lambda: LaneConfig(pipeline=2.0), "lane pipeline: 2.0, expected 0 to 5"),
+        (lambda: LaneConfig(formats="fp4"), "lane formats: 'fp4', expected mixed or fp8"),
+        (lambda: LaneConfig(sharing="none"), "lane sharing: 'none', expected split or merged"),
         (lambda: SelectorConfig("float16"), "selector input_format: 'float16', expected float32 or bfloat16"),
         (lambda: SelectorConfig(channel_codes=2), "selector channel_codes: 2, expected True or False"),
         (lambda: SelectorConfig(pipeline=-1), "selector pipeline: -1, expected 0 to 5"),
@@ -104,7 +107,7 @@ def test_faults_exist_only_where_asked():
 
 
 def test_pipeline_and_accumulator_follow_the_configuration():
-    assert [LaneConfig(pipeline=p).latency for p in range(5)] == [3, 4, 5, 6, 7]
+    assert [LaneConfig(pipeline=p).latency for p in range(6)] == [3, 4, 5, 6, 7, 8]
     assert [SelectorConfig(pipeline=p).latency for p in range(6)] == [1, 2, 3, 4, 5, 6]
     assert build(LaneConfig(k_max=1024), "x").port("o__payload").fields["raw"] == (0, 49)
     assert build(SelectorConfig(channel_codes=True), "x").port("o__payload").fields["score"][1] == 53

@@ -42,7 +42,13 @@ def test_other_lanes(name, cache):
 
 @pytest.mark.parametrize(
     "config",
-    [LaneConfig(256, 1), LaneConfig(256, 2), SelectorConfig("bfloat16", pipeline=1), SelectorConfig(pipeline=3)],
+    [
+        LaneConfig(256, 1),
+        LaneConfig(256, 2, sharing="merged"),
+        LaneConfig(256, 3, "fp8"),
+        SelectorConfig("bfloat16", pipeline=1),
+        SelectorConfig(pipeline=3),
+    ],
 )
 def test_pipeline_depths_without_a_preset(config, cache):
     kind = "lane" if isinstance(config, LaneConfig) else "selector"

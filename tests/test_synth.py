@@ -15,7 +15,7 @@ from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.verilog import build, build_preset
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
-from fgmp.synth.asic.mapping import Mapped, Target
+from fgmp.synth.asic.mapping import Mapped, Target, mapping_script
 from fgmp.synth.asic.netlist import add_buffers, read_netlist
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.stimulus import stimuli
@@ -229,6 +229,15 @@ def test_dot_product_of_fp8_pairs_on_gates(tmp_path):
     design = build_preset("dot-fp8")
     result = characterize(design, library, Target(library.cells), words=1, cache=tmp_path)
     assert result["energy"][0]["cycles"] > 1000
+
+
+def test_cells_are_sized_where_there_are_delays():
+    """A tie cell has none, and abc can do nothing with delays that no load changes: then area alone counts."""
+    text = gzip.decompress((RECORDED / "engine-lane.library.lib.gz").read_bytes()).decode()
+    tie = 'cell (TIE) { area : 1; pin (HI) { direction : output; function : "1"; } }'
+    with_tie = text[: text.rindex("}")] + tie + "}"
+    for content, sized in ((text, True), (with_tie, True), (LIBRARY.read_text(), False)):
+        assert ("upsize" in "".join(mapping_script("", "top", Target(cells(content)), ()))) == sized
 
 
 @given(st.integers(0, 255))

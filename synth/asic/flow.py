@@ -135,10 +135,12 @@ def characterize(
         caveats.append(f"{library.path.name} has no timing tables: area only")
     elif not powered:
         caveats.append(f"{library.path.name} has no internal_power tables: area and timing only")
+    elif isinstance(design.config, EngineConfig):
+        caveats.append("energy is measured unit by unit: engine-lane, selector")
     elif energy:
         measured = []
         on_step("stimulus")
-        for name, stimulus in _stimuli(design, words, seed).items():
+        for name, stimulus in stimuli(design, words=words, seed=seed).items():
             on_step(f"energy, {name}")
             result = measure_energy(unit, stimulus, name)
             measured.append(_energy_json(name, stimulus, result, unit.timing.period))
@@ -165,12 +167,6 @@ def characterize(
         "energy": measured,
         "caveats": caveats,
     }
-
-
-def _stimuli(design: Design, words: int, seed: int) -> dict[str, Stimulus]:
-    if isinstance(design.config, EngineConfig):
-        return {}
-    return stimuli(design, words=words, seed=seed)
 
 
 def _area_json(unit: Implementation) -> dict[str, Any]:

@@ -142,7 +142,12 @@ def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]
 def _sizing(target: Target) -> tuple[str, str | None]:
     """abc's script, and a genlib library for it in place of the Liberty file where that has no usable delays."""
     usable = [target.cells.cell(n) for n in target.cells.cell_names if n not in target.excluded]
-    gates = [c for c in usable if c.clock_pin is None and c.outputs and all(map(partial(_reads_inputs, c), c.outputs))]
+    # Of tie cells, which have no inputs, no delay is expected.
+    gates = [
+        c
+        for c in usable
+        if c.clock_pin is None and c.inputs and c.outputs and all(map(partial(_reads_inputs, c), c.outputs))
+    ]
     outputs = [c.pins[name] for c in gates for name in c.outputs]
     tables = [t for pin in outputs for arc in pin.arcs for t in arc.delay.values()]
     # abc ends without a word where a delay does not depend on the load.

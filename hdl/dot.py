@@ -140,7 +140,9 @@ class DotProduct(wiring.Component):
         )
         products, shifts, signs = self._products(m, a, w)
         # Registers that a pairing does not need keep what they hold, so that their clock can be gated.
-        shifts = [*pipeline.cut("product", *shifts, enable=a_fp8 | w_fp8)]
+        # A tree of their own takes no shifts from FP4 pairs; the shared one needs theirs.
+        shifted = a_fp8 | w_fp8 if self._split else 1
+        shifts = [*pipeline.cut("product", *shifts, enable=shifted)]
         cut = pipeline.cut("product", *products, *signs, *side)
         products, signs, carried = [*cut[:16]], [*cut[16:32]], cut[32:]
         fp4, mixed = carried[:2]

@@ -2,7 +2,7 @@
 
 from ..errors import InputError
 
-__all__ = ["check", "check_datapath", "whole"]
+__all__ = ["check", "check_datapath", "check_multiple", "whole"]
 
 
 def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> None:
@@ -14,6 +14,12 @@ def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> 
 def whole(value: object, limit: int) -> bool:
     """Whether `value` is an integer from 0 to `limit` - 1, and not a bool or a float that looks like one."""
     return type(value) is int and 0 <= value < limit
+
+
+def check_multiple(kind: str, name: str, value: object, of: int, limit: int) -> None:
+    """Check a length that is a multiple of `of`, from `of` to `limit`."""
+    legal = type(value) is int and 0 < value <= limit and value % of == 0
+    check(kind, name, value, legal, f"a multiple of {of} from {of} to {limit}")
 
 
 def check_datapath(kind: str, formats: str, sharing: str, pipeline: int) -> None:

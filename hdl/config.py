@@ -21,7 +21,7 @@ from ..golden.formats import (
     MiniFloat,
     accumulator_bits,
 )
-from .checks import check, check_datapath, whole
+from .checks import check, check_datapath, check_multiple, whole
 from .engine.config import EngineConfig, EngineLaneConfig
 
 __all__ = [
@@ -59,9 +59,7 @@ class LaneConfig:
     sharing: str = "split"
 
     def __post_init__(self) -> None:
-        limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
-        legal = isinstance(self.k_max, int) and 0 < self.k_max <= limit and self.k_max % BLOCK_SIZE == 0
-        check("lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+        check_multiple("lane", "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
         check_datapath("lane", self.formats, self.sharing, self.pipeline)
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ...golden.formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
-from ..checks import check, check_datapath, whole
+from ..checks import check, check_datapath, check_multiple, whole
 
 __all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig", "EngineLaneConfig"]
 
@@ -30,9 +30,7 @@ class EngineLaneConfig:
     sharing: str = "split"
 
     def __post_init__(self) -> None:
-        limit = K_LIMIT // BLOCK_SIZE * BLOCK_SIZE
-        legal = whole(self.k_max, limit + 1) and self.k_max > 0 and self.k_max % BLOCK_SIZE == 0
-        check("engine lane", "k_max", self.k_max, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+        check_multiple("engine lane", "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
         check_datapath("engine lane", self.formats, self.sharing, self.pipeline)
 
     @property
@@ -85,9 +83,7 @@ class EngineConfig:
             expected = ", ".join(map(str, allowed[:-1]))
             check("engine", name, value, type(value) is int and value in allowed, f"{expected} or {allowed[-1]}")
         for name, limit in (("k_max", K_LIMIT // BLOCK_SIZE * BLOCK_SIZE), ("n_max", 1 << 16)):
-            value = getattr(self, name)
-            legal = whole(value, limit + 1) and value > 0 and value % BLOCK_SIZE == 0
-            check("engine", name, value, legal, f"a multiple of {BLOCK_SIZE} from {BLOCK_SIZE} to {limit}")
+            check_multiple("engine", name, getattr(self, name), BLOCK_SIZE, limit)
         check("engine", "pipeline", self.pipeline, whole(self.pipeline, _DEEPEST + 1), f"0 to {_DEEPEST}")
         check_datapath("engine", "mixed", self.sharing, self.pipeline)
         check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")

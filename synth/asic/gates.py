@@ -17,7 +17,7 @@ from ..liberty.expression import compile_expression, variables
 from .netlist import CONSTANT_1, Instance, Netlist
 from .timing import levels
 
-__all__ = ["GateSimulator", "Words", "pack_bits", "unpack_bits"]
+__all__ = ["GateSimulator", "Words", "pack_bits", "pin_nets", "unpack_bits"]
 
 Words = NDArray[np.uint64]
 _ZERO = np.uint64(0)
@@ -127,7 +127,7 @@ def _gate_groups(netlist: Netlist) -> list[_Gates]:
         unknown = set(names) - set(cell.inputs)
         if unknown:
             raise InputError(f"cell {cell.name}: function {text!r} reads {min(unknown)}, expected its input pins only")
-        groups.append(_Gates(compile_expression(text), _rows(instances, names), _row(instances, pin)))
+        groups.append(_Gates(compile_expression(text), _rows(instances, names), pin_nets(instances, pin)))
     return groups
 
 
@@ -164,14 +164,15 @@ def _register_group(instances: list[Instance], rows: slice, gates: Mapping[int, 
     drivers = [gates[_clock_net(i)] for i in instances if _clock_net(i) in gates]
     # A gate of another kind of cell may have more enable pins (test); those that are missing count as 0.
     pins = sorted({pin for g in drivers if g.cell.clock_gate for pin in g.cell.clock_gate.enable_pins})
-    enables = tuple(_row(drivers, pin) for pin in pins)
+    enables = tuple(pin_nets(drivers, pin) for pin in pins)
     next_state = compile_expression(flip_flop.next_state)
     return _Registers(rows, next_state, _rows(instances, inputs), names, tuple(outputs), enables)
 
 
-def _row(instances: list[Instance], pin: str) -> NDArray[np.int64]:
+def pin_nets(instances: list[Instance], pin: str) -> NDArray[np.int64]:
+    """The net at a pin of each instance; what is not connected counts as the constant 0."""
     return np.array([i.nets.get(pin, 0) for i in instances], dtype=np.int64)
 
 
 def _rows(instances: list[Instance], pins: tuple[str, ...]) -> tuple[tuple[str, NDArray[np.int64]], ...]:
-    return tuple((pin, _row(instances, pin)) for pin in pins)
+    return tuple((pin, pin_nets(instances, pin)) for pin in pins)

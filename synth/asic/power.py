@@ -11,22 +11,21 @@ The rules (Liberty user guide, and what OpenSTA computes; docs/silicon.md sectio
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
-from ..liberty.cells import Cell
+from ..liberty.cells import Cell, InternalPower
 from ..liberty.expression import compile_expression, variables
-from .gates import Words
-from .netlist import CONSTANT_1, Instance, Netlist
+from .gates import Words, pin_nets
+from .netlist import CONSTANT_1, Netlist
 from .tables import TableBank
 from .timing import Timing
 
-__all__ = ["Energy", "PowerMeter", "check_power"]
+__all__ = ["Energy", "PowerMeter"]
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -93,12 +92,6 @@ class _Input:
     counts: Counts
 
 
-def check_power(netlist: Netlist, source: str) -> None:
-    """Raise InputError where the library has no internal power at all: area and timing are then what it allows."""
-    if not any(i.cell.has_power for i in netlist.instances):
-        raise InputError(f"{source}: no internal_power tables, expected them for energy")
-
-
 class PowerMeter:
     """Counts what toggles while a simulation runs, and weighs it with the library's tables.
 
@@ -133,12 +126,12 @@ class PowerMeter:
     def _add_type(self, numbers: list[int]) -> None:
         everything = self._netlist.instances
         cell = everything[numbers[0]].cell
-        pins = {p: _rows([everything[n] for n in numbers], p) for p in (*cell.inputs, *cell.outputs)}
+        pins = {p: pin_nets([everything[n] for n in numbers], p) for p in (*cell.inputs, *cell.outputs)}
         self._leakage.append((np.array(numbers), cell, pins))
         for name in cell.outputs:
             groups = [g for g in cell.pins[name].power if g.related is None or g.related in cell.inputs]
             if groups:
-                self._outputs.append(self._output(numbers, pins, name, cell))
+                self._outputs.append(self._output(numbers, pins, name, cell, groups))
         for name in cell.inputs:
             enables = self._enables(numbers) if name == cell.clock_pin else None
             for group in cell.pins[name].power:
@@ -180,8 +173,14 @@ class PowerMeter:
             self._pulse_load.append(load * self._voltage**2)
         self._pulse_counts = np.zeros(len(self._pulses), dtype=np.int64)
 
-    def _output(self, numbers: list[int], pins: dict[str, NDArray[np.int64]], name: str, cell: Cell) -> _Output:
-        groups = [g for g in cell.pins[name].power if g.related is None or g.related in cell.inputs]
+    def _output(
+        self,
+        numbers: list[int],
+        pins: dict[str, NDArray[np.int64]],
+        name: str,
+        cell: Cell,
+        groups: Sequence[InternalPower],
+    ) -> _Output:
         energies = []
         for group in groups:
             tables = [t for t in (group.rise, group.fall) if t is not None]
@@ -314,7 +313,3 @@ def _holds(when: str, pins: dict[str, NDArray[np.int64]], nets: Words) -> Words:
     result = compile_expression(when)(values, _ZERO, _ONES)
     shape = (len(first), nets.shape[1])
     return np.broadcast_to(result, shape) if np.shape(result) != shape else result
-
-
-def _rows(instances: Iterable[Instance], pin: str) -> NDArray[np.int64]:
-    return np.array([i.nets.get(pin, 0) for i in instances], dtype=np.int64)

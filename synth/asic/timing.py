@@ -91,10 +91,10 @@ class _Graph:
 
         shapes: dict[tuple[str, str], list[tuple[str, int, int, int, int]]] = {}
         rows: list[tuple[int, int, int, int, int, int, int]] = []
-        self.launches: list[tuple[int, int, int, int, int]] = []
+        self.launches: list[tuple[int, int, int, int]] = []
         self.checks: list[tuple[int, Instance, str]] = []
         level = levels(netlist)
-        for number_of, instance in enumerate(netlist.instances):
+        for instance in netlist.instances:
             cell = instance.cell
             for name in cell.outputs:
                 if name not in instance.nets:
@@ -113,7 +113,7 @@ class _Graph:
                     ]
                 for related, i, o, delay, slew in shapes[cell.name, name]:
                     if cell.flip_flop is not None:
-                        self.launches.append((out, o, delay, slew, number_of))
+                        self.launches.append((out, o, delay, slew))
                     elif instance.nets.get(related, 0) > CONSTANT_1:
                         rows.append((level[out], instance.nets[related], i, out, o, delay, slew))
             if cell.clock_pin is not None:
@@ -171,12 +171,11 @@ def analyse(netlist: Netlist, wire_load: WireLoad | None, *, input_slew: float =
         raise InputError(f"cell {missing[0]}: no timing tables, expected them for timing")
     load = loads(netlist, wire_load)
     graph = _Graph(netlist)
-    arrival = np.full((netlist.count, 2), -np.inf)
     slew = np.zeros((netlist.count, 2))
     # Arrivals from inputs and from registers are kept apart: a path's kind is where it begins.
     starts = {"input": netlist.sources(), "register": [row[0] for row in graph.launches]}
     results = {}
-    launch = np.array([row[:4] for row in graph.launches], dtype=np.int64).reshape(-1, 4)
+    launch = np.array(graph.launches, dtype=np.int64).reshape(-1, 4)
     for kind in starts:
         arrival = np.full((netlist.count, 2), -np.inf)
         came = np.full((netlist.count, 2), -1, dtype=np.int64)

@@ -71,7 +71,7 @@ def compare(name, library, sta, record):
     target = Target(library.cells, library.cells.wire_load)
     unit = implement(build_preset(name), target)
     activity_name, stimulus = next(iter(stimuli(unit.design, WORDS).items()))
-    meter = simulate(unit, stimulus, name)
+    meter = simulate(unit, stimulus, name)[""]
     energy = meter.energy()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

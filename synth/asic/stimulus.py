@@ -3,7 +3,7 @@
 Every answer is compared with the golden model: a netlist that computes something else has no energy worth reporting.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from ...sim.selector_campaigns import BlockSet, blocks_campaign
 from .gates import Words, pack_bits
 from .weight_stationary import Tile, weight_stationary
 
-__all__ = ["Stimulus", "random_blocks", "stimuli"]
+__all__ = ["Stimulus", "random_blocks", "selector_stimulus", "stimuli"]
 
 _RESET_CYCLES = 2
 _ROW_BLOCKS = 8
@@ -125,15 +125,26 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
 
 
 def _selector(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
-    x = torch.randn(64 * words * cycles, BLOCK_SIZE, generator=generator) * _SPREAD
+    x = torch.randn(64 * words, cycles, BLOCK_SIZE, generator=generator) * _SPREAD
     # Of normal values about 70 % of the blocks have less squared error than this.
-    registers = {"tensor_exponent": 0, "threshold": 195 | 24 << 8, "mode": 0}
-    campaign = blocks_campaign(design, "", [BlockSet(x, 0, Threshold(195, 24), "dynamic")])
-    return _stream(design, campaign, "random normal activations", words, registers, 1)
+    sets = [BlockSet(blocks, 0, Threshold(195, 24), "dynamic") for blocks in x]
+    return selector_stimulus(design, sets, "random normal activations")
+
+
+def selector_stimulus(design: Design, sets: Sequence[BlockSet], text: str) -> Stimulus:
+    """One stream for each of `sets`, a multiple of 64, all of the same length, each under its own registers."""
+    campaign = blocks_campaign(design, "", list(sets))
+    registers = {name: np.array([g.registers[name] for g in campaign.groups]) for name in campaign.groups[0].registers}
+    return _stream(design, campaign, text, len(sets) // 64, registers, 1)
 
 
 def _stream(
-    design: Design, campaign: Campaign, text: str, words: int, constants: dict[str, int], blocks: int
+    design: Design,
+    campaign: Campaign,
+    text: str,
+    words: int,
+    constants: Mapping[str, int | NDArray[np.int64]],
+    blocks: int,
 ) -> Stimulus:
     """A campaign without stalls, its rows dealt out to the streams; each result takes `blocks` inputs."""
     streams = 64 * words
@@ -191,6 +202,6 @@ def _integers(values: NDArray[np.int64], width: int) -> Words:
     return pack_bits((values[:, None, :] >> np.arange(width)[:, None] & 1).astype(np.bool_))
 
 
-def _constant(value: int, width: int, words: int) -> Words:
-    bits = np.array([value >> i & 1 for i in range(width)], dtype=np.uint64)
-    return np.broadcast_to((-bits.astype(np.int64)).astype(np.uint64)[None, :, None], (1, width, words))
+def _constant(value: int | NDArray[np.int64], width: int, words: int) -> Words:
+    """A value for all streams, or one for each, that holds throughout."""
+    return _integers(np.broadcast_to(np.asarray(value, dtype=np.int64), (1, 64 * words)), width)

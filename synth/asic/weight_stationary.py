@@ -15,9 +15,10 @@ from ...hdl.config import EngineLaneConfig
 from ...hdl.verilog import Design
 from .gates import Words, pack_bits
 
-__all__ = ["Tile", "weight_stationary"]
+__all__ = ["PROLOGUE", "Tile", "flag_words", "integer_words", "weight_stationary"]
 
-_PROLOGUE = 4  # two cycles of reset, one to load the first weight, one to swap it in
+PROLOGUE = 4
+"""Cycles before the first block pair: two of reset, one to load the first weight, one to swap it in."""
 _HALF = 64
 
 
@@ -49,7 +50,7 @@ def weight_stationary(
     assert isinstance(config, EngineLaneConfig)
     streams, blocks, rows = tile.a.fp8.shape
     steps = blocks * rows
-    total = _PROLOGUE + steps + config.latency
+    total = PROLOGUE + steps + config.latency
     terms = (tile.a.values() * tile.w.values()[:, :, None]).sum(-1) * 2.0**ACCUMULATOR_FRACTION_BITS
     terms = terms.to(torch.int64)
     begin = torch.where(tile.first[:, None], torch.zeros_like(tile.sums), tile.sums)
@@ -59,17 +60,17 @@ def weight_stationary(
     a = _held(_port_bits(tile.a, config.formats).reshape(streams, steps, -1))
     w = _held(_port_bits(tile.w, config.formats))
     inputs = {
-        "rst": _flags(total, streams, range(2)),
-        "load": _flags(total, streams, [2, *(_PROLOGUE + b * rows + rows // 2 for b in range(blocks - 1))]),
-        "swap": _flags(total, streams, [3, *(_PROLOGUE + b * rows - 1 for b in range(1, blocks))]),
-        "term_valid": _flags(total, streams, range(_PROLOGUE + config.pipeline, total - 1)),
+        "rst": flag_words(total, streams, range(2)),
+        "load": flag_words(total, streams, [2, *(PROLOGUE + b * rows + rows // 2 for b in range(blocks - 1))]),
+        "swap": flag_words(total, streams, [3, *(PROLOGUE + b * rows - 1 for b in range(1, blocks))]),
+        "term_valid": flag_words(total, streams, range(PROLOGUE + config.pipeline, total - 1)),
     }
     # A block comes while the one before it is used, and stays on the port until the next one.
     of_cycle = np.zeros(total, dtype=np.int64)
     for b in range(1, blocks):
-        of_cycle[_PROLOGUE + (b - 1) * rows + rows // 2 :] = b
-    step_of = np.clip(np.arange(total) - _PROLOGUE, 0, steps - 1)
-    term_of = np.clip(np.arange(total) - _PROLOGUE - config.pipeline, 0, steps - 1)
+        of_cycle[PROLOGUE + (b - 1) * rows + rows // 2 :] = b
+    step_of = np.clip(np.arange(total) - PROLOGUE, 0, steps - 1)
+    term_of = np.clip(np.arange(total) - PROLOGUE - config.pipeline, 0, steps - 1)
     inputs["w"] = _words(w[:, of_cycle])
     inputs["a"] = _words(a[:, step_of])
     width = config.accumulator_bits
@@ -81,10 +82,10 @@ def weight_stationary(
     inputs["term_first"] = _words(begins[:, term_of, None])
     expected_bits = _integer_bits(after.reshape(streams, steps), width + 1)
     expected_bits[..., width] = False
-    at = _PROLOGUE + np.arange(steps) + config.latency
+    at = PROLOGUE + np.arange(steps) + config.latency
     kept = at < total
     expected = {"sum": (at[kept], _words(expected_bits)[kept])}
-    return inputs, expected, _PROLOGUE + steps, _PROLOGUE + config.latency
+    return inputs, expected, PROLOGUE + steps, PROLOGUE + config.latency
 
 
 def _port_bits(blocks: StoredBlocks, formats: str) -> NDArray[np.bool_]:
@@ -119,7 +120,13 @@ def _words(bits: NDArray[np.bool_]) -> Words:
     return pack_bits(bits.transpose(1, 2, 0))
 
 
-def _flags(total: int, streams: int, high: Iterable[int]) -> Words:
+def integer_words(values: Tensor, width: int) -> Words:
+    """(streams, cycles) int64 to (cycles, width, words), two's complement."""
+    return _words(_integer_bits(values, width))
+
+
+def flag_words(total: int, streams: int, high: Iterable[int]) -> Words:
+    """(total, 1, words): a bit that is 1 in the cycles `high`, in all streams."""
     bits = np.zeros((total, 1, streams), dtype=np.bool_)
     bits[list(high)] = True
     return pack_bits(bits)

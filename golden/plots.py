@@ -1,0 +1,35 @@
+"""Figures without a screen, written whole or not at all."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from ..errors import InputError
+
+__all__ = ["check_plot", "plt", "save_figure"]
+
+_KINDS = (".svg", ".png", ".pdf")
+
+
+def check_plot(path: Path) -> None:
+    """Raise InputError for a kind of file that is not drawn."""
+    if path.suffix not in _KINDS:
+        raise InputError(f"plot {path}: kind {path.suffix!r}, expected one of {', '.join(_KINDS)}")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `figure` into `path`, in the format of its suffix, and close it."""
+    check_plot(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(partial, format=path.suffix.removeprefix("."))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+        plt.close(figure)

@@ -1,0 +1,91 @@
+"""`fgmp energy`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ..options import add_library, library_target, stepper
+
+__all__ = ["COMMANDS"]
+
+
+def _add_energy(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", nargs="?", default="demo", metavar="MODEL", help="demo (default: the model that "
+                        "travels with the package), a transformers folder, or a hub id")  # fmt: skip
+    parser.add_argument("--text", metavar="TEXT", help="file or data set; without --calibration its first half "
+                        "calibrates and its second evaluates (demo: this Python's own documentation)")  # fmt: skip
+    parser.add_argument("--calibration", metavar="TEXT", help="another text to calibrate on")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.5, 0.7, 0.8, 0.9, 1.0], metavar="P",
+                        help="of blocks in FP4, default 0.5 0.7 0.8 0.9 1")  # fmt: skip
+    parser.add_argument("--activations", nargs="+", default=["dynamic", "static"], metavar="KIND", help="dynamic "
+                        "(decided block by block on the fly), static (fixed at calibration); default both")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=64, metavar="N", help="calibration windows, default 64")
+    parser.add_argument("--windows", type=int, default=48, metavar="N", help="windows to evaluate, default 48")
+    parser.add_argument("--captured", type=int, default=4, metavar="N", help="of these, how many feed the hardware "
+                        "with activations, default 4")  # fmt: skip
+    parser.add_argument("--words", type=int, default=8, metavar="N", help="simulate 64 N places, default 8")
+    parser.add_argument("--seed", type=int, default=0, help="of the places, default 0")
+    parser.add_argument("--engine", default="engine", metavar="PRESET", help="whose units are measured, default engine")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change its parameters")
+    parser.add_argument("--node", type=float, metavar="NM", help="the library's feature size, for the memories' energy "
+                        "(default: by the library's name)")  # fmt: skip
+    parser.add_argument("--memory-factor", type=float, default=1.0, metavar="X", help="scale the memories' energy")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out/energy"), metavar="DIR", help="for energy.json and "
+                        "plots, default out/energy")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_library(parser)
+
+
+def _energy(args: argparse.Namespace) -> int:
+    from ..asic.flow import write_json
+    from ..cache import CACHE
+    from .job import EnergyJob, run_energy
+    from .report import energy_table, plot_energy
+    from .subject import Texts
+
+    job = EnergyJob(
+        args.model,
+        Texts(args.text, args.calibration, args.samples, args.windows),
+        tuple(args.fractions),
+        tuple(dict.fromkeys(args.activations)),
+        args.engine,
+        tuple(args.set),
+        args.node,
+        args.memory_factor,
+        args.words,
+        args.captured,
+        args.seed,
+        args.cache or CACHE,
+    )
+    job.check()
+    library, target = library_target(args)
+    progress = sys.stderr.isatty()
+    result = run_energy(job, library, target, progress=progress, on_step=stepper(not progress, "energy"))
+    stepper(not progress, "")("")
+    write_json(args.out / "energy.json", result)
+    drawn = plot_energy(result, args.out)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(energy_table(result))
+        print(f"written: {args.out / 'energy.json'}, {', '.join(map(str, drawn))}")
+    return 0
+
+
+COMMANDS = {
+    "energy": (
+        "what a model takes on mixed hardware, and on FP8-only hardware",
+        """Quantizes MODEL at several FP4 fractions, simulates the gates of the engine's lane, accumulators and selector
+with its packed weights and activations, in the engine's order of work, and compares the energy with that of FP8-only
+hardware from the same generator, in the same library, with the same data in FP8 (docs/energy.md).
+
+  fgmp energy --liberty sky130.lib.gz
+  fgmp energy MODEL --text test.txt --calibration train.txt --liberty sky130.lib.gz
+
+Mapped netlists and simulated energies are kept, so that a run that was stopped goes on quickly.""",
+        _add_energy,
+        _energy,
+    )
+}

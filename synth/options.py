@@ -1,0 +1,55 @@
+"""Options that the commands of this package share."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_library", "library_target", "stepper"]
+
+
+def add_library(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the library and how it is mapped to."""
+    group = parser.add_argument_group("library and mapping")
+    group.add_argument("--liberty", type=Path, metavar="FILE", help=".lib or .lib.gz; default: the first found in "
+                       "PDK_ROOT and the usual places")  # fmt: skip
+    group.add_argument("--period", type=float, default=1.0, metavar="NS", help="clock period that cell sizing aims at, "
+                       "default 1 (as fast as it gets)")  # fmt: skip
+    group.add_argument("--optimize", default="speed", choices=["speed", "area"], help="area: a few percent smaller, "
+                       "adders become ripple chains")  # fmt: skip
+    group.add_argument("--no-clock-gates", action="store_true", help="do not gate the clock of registers that rest")
+    group.add_argument("--no-wire-load", action="store_true", help="leave out the library's wire load model")
+    group.add_argument("--dont-use", nargs="+", metavar="GLOB", help="cells to leave alone, besides those that the "
+                       "library marks (default: SkyWater's special ones)")  # fmt: skip
+    group.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where mapped netlists are kept, "
+                       "default out/synth")  # fmt: skip
+
+
+def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The library and mapping that the options of `add_library` ask for."""
+    from ..errors import InputError
+    from .asic.mapping import DONT_USE, Target
+    from .liberty.find import read_liberty
+
+    if not 0 < args.period < 1e6:
+        raise InputError(f"period: {args.period}, expected nanoseconds above 0")
+    library = read_liberty(args.liberty)
+    return library, Target(
+        library.cells,
+        None if args.no_wire_load else library.cells.wire_load,
+        args.period,
+        args.optimize,
+        not args.no_clock_gates,
+        DONT_USE if args.dont_use is None else tuple(args.dont_use),
+    )
+
+
+def stepper(quiet: bool, name: str) -> Callable[[str], None]:
+    """Shows the step that a long command is at, on one line of standard error; an empty step clears it."""
+
+    def step(text: str) -> None:
+        if not quiet:
+            print(f"\r\033[K{name}: {text}" if text else "\r\033[K", end="", file=sys.stderr, flush=True)
+
+    return step

@@ -8,6 +8,7 @@ from typing import Any
 
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
 from .options import add_library, library_target, stepper
+from .sweep.cli import COMMANDS as _SWEEP_COMMANDS
 
 __all__ = ["COMMANDS"]
 
@@ -187,4 +188,5 @@ COMMANDS = {
         _synth,
     ),
     **_ENERGY_COMMANDS,
+    **_SWEEP_COMMANDS,
 }

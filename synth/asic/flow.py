@@ -32,6 +32,7 @@ __all__ = [
     "measure_energy",
     "simulate",
     "write_json",
+    "write_text",
 ]
 
 SCHEMA = "fgmp-synth-asic/1"
@@ -238,7 +239,12 @@ def _energy_json(name: str, stimulus: Stimulus, energy: Energy, period: float) -
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole or not at all, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(content)
     partial.replace(path)

@@ -7,7 +7,7 @@ from typing import Any
 from ...golden.plots import plt, save_figure
 from .tiles import CHANGES, PAIRINGS
 
-__all__ = ["energy_table", "plot_energy"]
+__all__ = ["aligned", "energy_table", "plot_energy"]
 
 _PARTS = {
     "lane": "lane",
@@ -29,7 +29,7 @@ def energy_table(result: Mapping[str, Any]) -> str:
         "",
         "pJ per block pair (16 multiplications and additions)",
     ]
-    lines += _aligned(
+    lines += aligned(
         [
             ["", *_PARTS.values(), "total"],
             *([r["name"], *(f"{r['parts_pj'][p]:.2f}" for p in _PARTS), f"{r['pj']:.2f}"] for r in rows),
@@ -64,7 +64,7 @@ def energy_table(result: Mapping[str, Any]) -> str:
             "< 1 %",
         ]
     )
-    lines += _aligned(table)
+    lines += aligned(table)
     lines += ["", "lane, pJ by pairing (activations x weights), and how often the model has it"]
     names = (*PAIRINGS, CHANGES)
     table = [["", *(n if n in PAIRINGS else "while changing" for n in names)]]
@@ -72,7 +72,7 @@ def energy_table(result: Mapping[str, Any]) -> str:
         often = {**r["pairs"], CHANGES: r["lane"]["changing_share"]}
         pj = r["lane"]["by_pairing_pj"]
         table.append([r["name"], *(f"{pj[n]:.1f} ({often[n]:.0%})" if n in pj else "" for n in names)])
-    lines += _aligned(table)
+    lines += aligned(table)
     lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]
     return "\n".join(lines)
 
@@ -118,15 +118,23 @@ def _draw_fraction(result: Mapping[str, Any], axes: Any) -> None:
 
 
 def _draw_quality(result: Mapping[str, Any], axes: Any) -> None:
+    of_what = " of the difference from FP8" if result["rows"][-1]["above_fp8_percent"] else ""
     for kind, rows in _kinds(result).items():
-        values, errors = [r["quality"]["value"] for r in rows], [r["quality"]["error"] for r in rows]
+        values = [r["quality"]["value"] for r in rows]
+        errors = [0.0 if of_what and r is rows[0] else _error(r, rows[0]) for r in rows]
         axes.errorbar([r["pj"] for r in rows], values, errors, marker="o", capsize=3, label=kind)
         for row, value in zip(rows, values, strict=True):
             axes.annotate(f"{row['fp4_fraction']:g}" if row["fp4_fraction"] else "FP8", (row["pj"], value),
                           xytext=(4, 4), textcoords="offset points", fontsize="small")  # fmt: skip
     axes.set_xlabel("pJ per block pair")
-    axes.set_ylabel(f"{result['measure']} (bars: one standard error)")
+    axes.set_ylabel(f"{result['measure']} (bars: one standard error{of_what})")
     axes.legend(fontsize="small")
+
+
+def _error(row: Mapping[str, Any], fp8: Mapping[str, Any]) -> float:
+    """Standard error, paired with FP8's where that was measured: what tells the points of one text apart."""
+    above = row["above_fp8_percent"]
+    return float(row["quality"]["error"] if above is None else above["error"] / 100 * fp8["quality"]["value"])
 
 
 def _draw_breakdown(result: Mapping[str, Any], axes: Any) -> None:
@@ -139,10 +147,11 @@ def _draw_breakdown(result: Mapping[str, Any], axes: Any) -> None:
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("pJ per block pair")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", ncols=len(_PARTS), loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equal length as lines, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))

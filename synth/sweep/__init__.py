@@ -1,0 +1,1 @@
+"""Grids of configurations through the flows, in parallel and resumable (docs/sweep.md)."""

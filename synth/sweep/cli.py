@@ -1,0 +1,76 @@
+"""`fgmp sweep`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["COMMANDS"]
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", type=Path, metavar="FILE", help="TOML: flow, units, grid, options")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out/sweep"), metavar="DIR", help="for results and "
+                        "plot; points that it holds are not run again; default out/sweep")  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="points at a time, default 1; -1: all cores")
+    parser.add_argument("--dask", metavar="ADDRESS", help="run on the workers of a dask scheduler (tcp://host:8786)")
+    parser.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where flows keep what they computed, "
+                        "default out/synth")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..asic.flow import write_json, write_text
+    from ..cache import CACHE
+    from ..liberty.find import read_liberty
+    from .plan import read_plan
+    from .report import plot_sweep, sweep_csv, sweep_table
+    from .run import run_sweep
+    from .work import Work
+
+    plan = read_plan(args.file)
+    library = None
+    if "liberty" in plan.options:
+        library = read_liberty(Path(plan.options["liberty"]) if plan.options["liberty"] else None)
+    with tqdm(total=len(plan.points), desc="sweep", unit="point", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def count(point: Any) -> None:
+            bar.set_postfix_str(str(point), refresh=False)
+            bar.update()
+
+        work = Work(plan, library, args.cache or CACHE)
+        result = run_sweep(work, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
+    write_json(args.out / "sweep.json", result)
+    write_text(args.out / "sweep.csv", sweep_csv(result))
+    plot_sweep(result, args.out / "pareto.svg")
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(sweep_table(result))
+        print(f"written: {args.out}/sweep.json, sweep.csv, pareto.svg")
+    return 0
+
+
+COMMANDS = {
+    "sweep": (
+        "run a grid of configurations through a flow, in parallel",
+        """Runs every combination of parameters in FILE through `fgmp synth asic`, `fgmp synth fpga` or `fgmp energy`,
+here or on a cluster, and prints a table with the Pareto front of two metrics (docs/sweep.md). For example:
+
+  flow = "asic"
+  unit = "engine-lane"
+  [grid]
+  pipeline = [0, 1, 2, 3, 4]
+  sharing = ["split", "merged"]
+  [options]
+  liberty = "sky130.lib.gz"
+
+A sweep that was stopped continues when it is started again.""",
+        _add_sweep,
+        _sweep,
+    )
+}

@@ -1,0 +1,188 @@
+"""A sweep's file: which flow, which units, the grid of their parameters, and the flow's options."""
+
+import itertools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...hdl.config import EngineConfig, changed, preset
+from ..asic.mapping import DONT_USE, Target
+from ..energy.job import EnergyJob
+from ..energy.subject import Texts
+from ..fpga.nextpnr import device
+from ..liberty.cells import StandardCells
+
+__all__ = ["FLOWS", "OPTIONS", "Plan", "Point", "read_plan"]
+
+_MAPPING: dict[str, Any] = {
+    "liberty": "",
+    "period": 1.0,
+    "optimize": "speed",
+    "clock_gates": True,
+    "wire_load": True,
+    "dont_use": list(DONT_USE),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "asic": {**_MAPPING, "words": 4, "seed": 0, "energy": True},
+    "fpga": {"target": "ecp5", "device": "", "package": "", "seeds": 1, "mhz": 100.0, "dsp": False},
+    "energy": {
+        **_MAPPING,
+        "model": "demo",
+        "text": "",
+        "calibration": "",
+        "fractions": [0.5, 0.7, 0.9],
+        "activations": ["dynamic"],
+        "samples": 64,
+        "windows": 48,
+        "captured": 4,
+        "words": 8,
+        "seed": 0,
+        "node": 0.0,
+        "memory_factor": 1.0,
+    },
+}
+"""What each flow's table `[options]` may say, with its default; "" and node = 0 mean the flow's own choice."""
+
+FLOWS: dict[str, tuple[str, str]] = {
+    "asic": ("area_um2", "pj"),
+    "fpga": ("luts", "clock_mhz"),
+    "energy": ("pj", "quality"),
+}
+"""Flows, with the metrics that their plot has along x and y unless the file says otherwise."""
+
+_KEYS = {"flow", "unit", "grid", "options", "plot"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration: a preset and what is changed in it."""
+
+    unit: str
+    changes: dict[str, Any]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The changes as `fgmp.hdl.config.changed` takes them."""
+        return [f"{name}={value}" for name, value in self.changes.items()]
+
+    def __str__(self) -> str:
+        return " ".join([self.unit, *self.arguments])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep's file asks for; `plot` are the metrics along x and y."""
+
+    flow: str
+    points: list[Point]
+    options: dict[str, Any]
+    plot: tuple[str, str]
+
+    def target(self, cells: StandardCells) -> Target:
+        """The mapping that the options ask for."""
+        o = self.options
+        wire_load = cells.wire_load if o["wire_load"] else None
+        return Target(cells, wire_load, o["period"], o["optimize"], o["clock_gates"], tuple(o["dont_use"]))
+
+    def energy_job(self, point: Point, cache: Path) -> EnergyJob:
+        """What the flow "energy" does at a point."""
+        o = self.options
+        return EnergyJob(
+            o["model"],
+            Texts(o["text"] or None, o["calibration"] or None, o["samples"], o["windows"]),
+            tuple(map(float, o["fractions"])),
+            tuple(o["activations"]),
+            point.unit,
+            tuple(point.arguments),
+            float(o["node"]) or None,
+            float(o["memory_factor"]),
+            o["words"],
+            o["captured"],
+            o["seed"],
+            cache,
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a sweep's TOML file, all of its points included.
+
+    Raises InputError, naming the file and the key, for what it should not hold or lacks.
+    """
+    if not path.is_file():
+        raise InputError(f"sweep {path}: not found, expected a TOML file")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"sweep {path}: no TOML ({error})") from None
+    try:
+        return _plan(content)
+    except InputError as error:
+        raise InputError(f"sweep {path}: {error}") from None
+
+
+def _plan(content: Mapping[str, Any]) -> Plan:
+    for key in content:
+        if key not in _KEYS:
+            raise InputError(f"key {key!r}, expected {', '.join(sorted(_KEYS))}")
+    flow = content.get("flow", "asic")
+    if flow not in FLOWS:
+        raise InputError(f"flow: {flow!r}, expected one of {', '.join(FLOWS)}")
+    options = dict(OPTIONS[flow])
+    for key, value in _table(content, "options").items():
+        if key not in options:
+            raise InputError(f"options.{key}: not an option of {flow}, expected {', '.join(options)}")
+        options[key] = _like(f"options.{key}", value, options[key])
+    unit = content.get("unit", "engine" if flow == "energy" else "engine-lane")
+    units = unit if isinstance(unit, list) else [unit]
+    grid = {name: values if isinstance(values, list) else [values] for name, values in _table(content, "grid").items()}
+    points = [
+        Point(name, dict(zip(grid, values, strict=True)))
+        for name in units
+        for values in itertools.product(*grid.values())
+    ]
+    if not points:
+        raise InputError("grid: no points, expected at least one value for each parameter")
+    plot = _table(content, "plot")
+    axes = (str(plot.get("x", FLOWS[flow][0])), str(plot.get("y", FLOWS[flow][1])))
+    plan = Plan(flow, points, options, axes)
+    _check(plan)
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    for point in plan.points:
+        config = changed(preset(str(point.unit)), point.arguments)
+        if isinstance(config, EngineConfig) != (plan.flow == "energy") and plan.flow == "energy":
+            raise InputError(f"unit: {point.unit!r}, expected the preset of an engine")
+    if plan.flow == "fpga":
+        device(plan.options["target"], plan.options["device"] or None, plan.options["package"] or None)
+    if plan.flow == "energy":
+        plan.energy_job(plan.points[0], Path()).check()
+    elif plan.flow == "asic" and plan.options["optimize"] not in ("speed", "area"):
+        raise InputError(f"options.optimize: {plan.options['optimize']!r}, expected speed or area")
+    for name, low, high in (("words", 1, 1024), ("seeds", 1, 1000)):
+        value = plan.options.get(name, low)
+        if not low <= value <= high:
+            raise InputError(f"options.{name}: {value}, expected {low} to {high}")
+    for name in ("period", "mhz"):
+        if not 0 < plan.options.get(name, 1.0) < 1e6:
+            raise InputError(f"options.{name}: {plan.options[name]}, expected above 0")
+
+
+def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key, {})
+    if not isinstance(value, dict):
+        raise InputError(f"{key}: {value!r}, expected a table [{key}]")
+    return value
+
+
+def _like(name: str, value: Any, default: Any) -> Any:
+    """`value`, if it is of the kind that `default` is."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise InputError(f"{name}: {value!r}, expected a {type(default).__name__} such as {default!r}")
+    return value

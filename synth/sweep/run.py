@@ -1,0 +1,101 @@
+"""Runs a plan's points in parallel; what is done is kept, so that a sweep that was stopped continues."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+
+from ... import __version__
+from ...errors import InputError
+from ..asic.flow import write_json
+from ..cache import digest
+from .plan import Point
+from .work import BETTER_HIGH, Work
+
+__all__ = ["SCHEMA", "pareto", "run_sweep"]
+
+SCHEMA = "fgmp-sweep/1"
+
+Rows = list[dict[str, Any]]
+
+
+def run_sweep(
+    work: Work, out: Path, *, jobs: int = 1, dask: str | None = None, on_point: Callable[[Point], None] = lambda p: None
+) -> dict[str, Any]:
+    """All points; JSON data of the schema in docs/sweep.md. Points that `out` holds already are not run again.
+
+    `jobs` processes here, or the workers of the dask scheduler at the address `dask`. Raises InputError if there is
+    none, or a point cannot be run.
+    """
+    plan = work.plan
+    files = {str(point): out / "points" / f"{_key(work, point)}.json" for point in plan.points}
+    done: dict[str, Rows] = {}
+    for point in plan.points:
+        try:
+            done[str(point)] = json.loads(files[str(point)].read_text())["rows"]
+            on_point(point)
+        except (OSError, ValueError, KeyError):
+            continue
+    missing = [point for point in plan.points if str(point) not in done]
+    for point, rows in _run(work, missing, jobs, dask):
+        write_json(files[str(point)], {"point": asdict(point), "rows": rows})
+        done[str(point)] = rows
+        on_point(point)
+    rows = [{"unit": p.unit, **p.changes, **row} for p in plan.points for row in done[str(p)]]
+    x, y = plan.plot
+    for metric in (x, y):
+        if not any(isinstance(row.get(metric), int | float) for row in rows):
+            known = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, int | float))
+            raise InputError(f"plot: {metric!r} was not measured, expected one of {', '.join(known)}")
+    for row, best in zip(rows, pareto(rows, x, y), strict=True):
+        row["pareto"] = best
+    return {"schema": SCHEMA, "flow": plan.flow, "options": plan.options, "plot": {"x": x, "y": y}, "rows": rows}
+
+
+def pareto(rows: Rows, x: str, y: str) -> list[bool]:
+    """Of each row whether no other one is better in one of two metrics and at least as good in the other."""
+
+    def cost(row: dict[str, Any], metric: str) -> float:
+        value = row.get(metric)
+        if value is None:
+            return float("inf")
+        return -value if metric in BETTER_HIGH else value
+
+    costs = [(cost(row, x), cost(row, y)) for row in rows]
+    return [
+        all(p < float("inf") for p in own) and not any(o != own and o[0] <= own[0] and o[1] <= own[1] for o in costs)
+        for own in costs
+    ]
+
+
+def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Iterator[tuple[Point, Rows]]:
+    def one(point: Point) -> tuple[Point, Rows]:
+        return point, work(point)
+
+    if address is None:
+        if jobs == 1 or len(points) <= 1:
+            yield from map(one, points)
+        else:
+            yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(one)(p) for p in points)
+        return
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise InputError("--dask: dask is missing, install it with: pip install 'fgmp[cluster]'") from None
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dask: no scheduler at {address} ({error})") from None
+    with client, parallel_config(backend="dask"):
+        # This backend hands results over only when all are there: in rounds, so that a stop loses one round.
+        size = max(effective_n_jobs(-1), 1)
+        for start in range(0, len(points), size):
+            yield from Parallel(n_jobs=-1)(delayed(one)(p) for p in points[start : start + size])
+
+
+def _key(work: Work, point: Point) -> str:
+    library = None if work.library is None else work.library.sha256
+    return digest([work.plan.flow, asdict(point), work.plan.options, library, str(__version__)])[:24]

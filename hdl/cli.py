@@ -9,6 +9,9 @@ __all__ = ["COMMANDS"]
 
 def _add_verilog(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="?", help="what to generate; without it the presets are listed")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="change parameters, such as pipeline=5"
+    )
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out"), help="folder (default: out)")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
@@ -25,7 +28,7 @@ def _verilog(args: argparse.Namespace) -> int:
             for name, (text, _) in PRESETS.items():
                 print(f"{name:{width}}  {text}")
         return 0
-    design = build_preset(args.preset)
+    design = build_preset(args.preset, args.set)
     paths = write_design(design, args.out)
     if args.json:
         print(json.dumps({"files": [str(p) for p in paths], **sidecar(design)}, indent=2))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
+from .export.cli import COMMANDS as _EXPORT_COMMANDS
 from .options import add_library, library_target, stepper
 from .sweep.cli import COMMANDS as _SWEEP_COMMANDS
 
@@ -189,4 +190,5 @@ COMMANDS = {
     ),
     **_ENERGY_COMMANDS,
     **_SWEEP_COMMANDS,
+    **_EXPORT_COMMANDS,
 }

@@ -31,14 +31,15 @@ def harness(design: Design) -> Harness:
         vector = "feed" if port.direction == "input" else "answer"
         connections.append(f".{port.name}({vector}[{low + port.width - 1}:{low}])")
     inputs, outputs = counts["input"], counts["output"]
+    assert min(inputs, outputs) > 1
     verilog = f"""\
 module {HARNESS} (input clk, input serial, input load, output result);
   reg [{inputs - 1}:0] feed;
   reg [{outputs - 1}:0] taken;
   wire [{outputs - 1}:0] answer;
   always @(posedge clk) begin
-    feed <= {{feed, serial}};
-    taken <= load ? answer : {{taken, 1'b0}};
+    feed <= {{feed[{inputs - 2}:0], serial}};
+    taken <= load ? answer : {{taken[{outputs - 2}:0], 1'b0}};
   end
   assign result = taken[{outputs - 1}];
   {design.name} unit ({", ".join(connections)});

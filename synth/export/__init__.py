@@ -1,0 +1,1 @@
+"""Projects for layout and FPGA tools (docs/export.md)."""

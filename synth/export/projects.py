@@ -1,0 +1,136 @@
+"""Project files: LibreLane, OpenROAD-flow-scripts, Vivado. They are written for the tools' current releases."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from ...hdl.engine.memory import RAM_VERILOG
+from ...hdl.verilog import Design
+from ..asic.flow import write_text
+from .constraints import constraints
+
+__all__ = ["TOOLS", "Memory", "export", "memories"]
+
+TOOLS = ("librelane", "openroad", "vivado")
+_RAM = "fgmp_ram_1r1w"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An instance of the memory wrapper."""
+
+    instance: str
+    width: int
+    depth: int
+
+
+def memories(verilog: str) -> list[Memory]:
+    """The memories of a design, from its Verilog."""
+    found = []
+    for parameters, instance in re.findall(rf"{_RAM} #\((.*?)\)\s+(\w+)\s*\(", verilog, re.DOTALL):
+        values = {n: int(v) for n, v in re.findall(r"\.(\w+)\(\s*(?:32'd)?(\d+)\)", parameters)}
+        found.append(Memory(instance, values["WIDTH"], values["DEPTH"]))
+    return found
+
+
+def export(
+    design: Design, out: Path, tools: tuple[str, ...], *, period: float, utilization: int, platform: str, part: str
+) -> list[Path]:
+    """Write sources, constraints and the tools' files into `out`; returns the paths.
+
+    `period` in ns; `utilization` of the core in percent; `platform` of OpenROAD-flow-scripts; `part` for Vivado.
+    """
+    for tool in tools:
+        if tool not in TOOLS:
+            raise InputError(f"tool: {tool!r}, expected one of {', '.join(TOOLS)}")
+    if not 0 < period < 1e6:
+        raise InputError(f"period: {period}, expected nanoseconds above 0")
+    if not 1 <= utilization <= 99:
+        raise InputError(f"utilization: {utilization}, expected 1 to 99 percent")
+    limits = constraints(design, period)
+    name = design.name
+    used = memories(design.verilog)
+    files = {f"src/{name}.v": design.verilog.replace(RAM_VERILOG, "").rstrip() + "\n", f"{name}.sdc": limits.sdc()}
+    if used:
+        files[f"src/{_RAM}.v"] = RAM_VERILOG
+    sources = [path for path in files if path.startswith("src/")]
+    if "librelane" in tools:
+        files["librelane/config.json"] = _librelane(name, limits.clock, sources, period, utilization)
+    if "openroad" in tools:
+        files["openroad/config.mk"] = _openroad(name, platform, sources, utilization)
+    if "vivado" in tools:
+        files |= {f"vivado/{name}.xdc": limits.xdc(), "vivado/build.tcl": _vivado(name, part, sources)}
+    files["README.md"] = _readme(name, tools, used, period)
+    for path, content in files.items():
+        write_text(out / path, content)
+    return [out / path for path in files]
+
+
+def _librelane(name: str, clock: str | None, sources: list[str], period: float, utilization: int) -> str:
+    settings = {
+        "meta": {"version": 2, "flow": "Classic"},
+        "DESIGN_NAME": name,
+        "VERILOG_FILES": [f"dir::../{path}" for path in sources],
+        "CLOCK_PORT": clock,
+        "CLOCK_PERIOD": period,
+        "PNR_SDC_FILE": f"dir::../{name}.sdc",
+        "SIGNOFF_SDC_FILE": f"dir::../{name}.sdc",
+        "FP_CORE_UTIL": utilization,
+    }
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def _openroad(name: str, platform: str, sources: list[str], utilization: int) -> str:
+    files = " ".join(f"$(FGMP_DIR)/{path}" for path in sources)
+    return f"""\
+FGMP_DIR := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))/..)
+export PLATFORM = {platform}
+export DESIGN_NAME = {name}
+export VERILOG_FILES = {files}
+export SDC_FILE = $(FGMP_DIR)/{name}.sdc
+export CORE_UTILIZATION = {utilization}
+"""
+
+
+def _vivado(name: str, part: str, sources: list[str]) -> str:
+    reads = "\n".join(f"read_verilog [file join $root {path}]" for path in sources)
+    return f"""\
+# vivado -mode batch -source build.tcl: place and route {name} out of context, reports beside this file.
+set here [file normalize [file dirname [info script]]]
+set root [file dirname $here]
+{reads}
+read_xdc [file join $here {name}.xdc]
+synth_design -top {name} -part {part} -mode out_of_context
+opt_design
+place_design
+phys_opt_design
+route_design
+report_utilization -file [file join $here utilization.txt]
+report_timing_summary -file [file join $here timing.txt]
+write_checkpoint -force [file join $here {name}.dcp]
+"""
+
+
+def _readme(name: str, tools: tuple[str, ...], used: list[Memory], period: float) -> str:
+    commands = {
+        "librelane": "librelane librelane/config.json",
+        "openroad": "make -C $ORFS/flow DESIGN_CONFIG=$PWD/openroad/config.mk    # ORFS: OpenROAD-flow-scripts",
+        "vivado": "cd vivado && vivado -mode batch -source build.tcl",
+    }
+    lines = [f"# {name}", "", f"Clock period {period:g} ns, in `{name}.sdc`. Run one of:", "", "```"]
+    lines += [commands[tool] for tool in tools]
+    lines += ["```", ""]
+    if used:
+        bits = sum(m.width * m.depth for m in used)
+        lines += [
+            f"`src/{_RAM}.v` describes all memories, {bits:,} bits together. FPGA tools infer block RAM from it; for a",
+            "chip replace it by macros of the same ports (as registers, only the smallest engines fit anywhere).",
+            "",
+            "| memory | width | depth |",
+            "|---|---|---|",
+            *(f"| {m.instance} | {m.width} | {m.depth} |" for m in used),
+            "",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,237 @@
+"""`fgmp energy`: places, pairings, memories, meters by share, and the command on the shipped model."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fgmp.__main__ import main
+from fgmp.errors import InputError
+from fgmp.golden.blocks import to_blocks
+from fgmp.golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
+from fgmp.golden.gemm import raw_gemm
+from fgmp.golden.selector import SiteRegisters, Threshold, select
+from fgmp.hdl.config import EngineLaneConfig
+from fgmp.sim.capture import Capture
+from fgmp.synth.asic.flow import implement, simulate
+from fgmp.synth.asic.gates import GateSimulator, unpack_bits
+from fgmp.synth.asic.mapping import Target
+from fgmp.synth.asic.power import PowerMeter
+from fgmp.synth.asic.timing import analyse
+from fgmp.synth.asic.weight_stationary import Tile
+from fgmp.synth.energy.job import SCHEMA, EnergyJob
+from fgmp.synth.energy.memories import MemoryModel, accumulator_memory, accumulator_stimulus, node_of
+from fgmp.synth.energy.tiles import CHANGES, PAIRINGS, pair_shares, pairing_streams, sample_tile
+from fgmp.synth.liberty.cells import StandardCells
+
+from .conftest import ROOT
+from .test_synth import LIBRARY, RECORDED, five_cells
+
+REAL = RECORDED / "engine-lane.library.lib.gz"
+
+
+def quantized(rows, k, seed, threshold):
+    x = torch.randn(rows, k, generator=torch.Generator().manual_seed(seed)) * 30
+    registers = SiteRegisters(0, Threshold.nearest(threshold), "dynamic")
+    return x, select(x, registers).tensor((rows, k), 0)
+
+
+def layer(name, m, n, k, seed, threshold):
+    x, a = quantized(m, k, seed, threshold)
+    _, w = quantized(n, k, seed + 1, threshold)
+    return Capture(name, x, a, w, None)
+
+
+LAYERS = [layer("one", 40, 12, 160, 1, 2e8), layer("two", 24, 30, 96, 5, 5e8)]
+
+
+def test_pair_shares_count_every_pair():
+    counts = dict.fromkeys(PAIRINGS, 0)
+    for item in LAYERS:
+        for name, (a_fp8, w_fp8) in PAIRINGS.items():
+            a, w = item.activations.mask == a_fp8, item.weight.mask == w_fp8
+            counts[name] += int((a[:, None] & w[None]).sum())
+    total = sum(counts.values())
+    assert all(count > 0 for count in counts.values())
+    assert pair_shares(LAYERS) == pytest.approx({n: c / total for n, c in counts.items()}, rel=1e-12)
+
+
+def test_tiles_hold_a_layers_own_blocks_and_sums():
+    tile = sample_tile(LAYERS, 128, 3, 8, seed=3)
+    assert tile.a.fp8.shape == (128, 3, 8)
+    values, weights = tile.a.values(), tile.w.values()
+    after = tile.sums + ((values * weights[:, :, None]).sum((1, 3)) * 2.0**ACCUMULATOR_FRACTION_BITS).long()
+    found = 0
+    for item in LAYERS:
+        a, w = to_blocks(item.activations.stored()).double(), to_blocks(item.weight.stored()).double()
+        for s in range(128):
+            for start in range(a.shape[1] - 2):
+                rows = [
+                    (m, n)
+                    for n in range(len(w))
+                    if torch.equal(w[n, start : start + 3], weights[s])
+                    for m in range(len(a) - 7)
+                    if torch.equal(a[m : m + 8, start : start + 3].transpose(0, 1), values[s])
+                ]
+                for m, n in rows:
+                    k = (start + 3) * BLOCK_SIZE
+                    expected = raw_gemm(item.activations.stored()[m : m + 8, :k], item.weight.stored()[n : n + 1, :k])
+                    assert torch.equal(expected[:, 0], after[s])
+                    assert bool(tile.first[s]) == (start == 0)
+                    found += 1
+    assert found >= 128
+
+
+def test_the_same_seed_takes_the_same_places_in_any_precision():
+    other = [replace(item, activations=quantized(len(item.x), item.x.shape[1], 1, 0)[1]) for item in LAYERS]
+    first, second = (sample_tile(layers, 64, 2, 8, seed=9) for layers in (LAYERS, other))
+    assert torch.equal(first.w.codes, second.w.codes)
+    assert torch.equal(first.first, second.first)
+    with pytest.raises(InputError, match="no linear with 2 blocks of K and 41 rows"):
+        sample_tile(LAYERS, 64, 2, 41, seed=0)
+
+
+def test_streams_are_told_apart_by_what_the_pipeline_holds():
+    tile = sample_tile(LAYERS, 64, 3, 8, seed=1)
+    first, depth = 4, 2
+    cycles = first + 24
+    streams = pairing_streams(tile, cycles, first, depth)
+    bits = {name: unpack_bits(words) for name, words in streams.steady.items()}
+    for cycle in range(cycles):
+        for s in range(64):
+            steps = [min(max(cycle - first - back, 0), 23) for back in range(depth + 1)]
+            pairs = {(bool(tile.a.fp8[s, t // 8, t % 8]), bool(tile.w.fp8[s, t // 8])) for t in steps}
+            names = [n for n, pairing in PAIRINGS.items() if pairs == {pairing}] or [CHANGES]
+            assert [n for n in bits if bits[n][cycle, s]] == names
+
+
+def test_memory_energy_is_the_published_figures():
+    model = MemoryModel(45, 0.9)
+    assert model.access(64, 1024) == 10.0  # 8 KB
+    assert model.access(64, 4096) == 20.0  # 32 KB
+    assert MemoryModel(90, 1.8, 2.0).access(64, 1024) == 10.0 * 2 * 4 * 2
+    assert node_of("sky130_fd_sc_hd__tt_025C_1v80", None) == 130
+    assert node_of("mine", 28.0) == 28
+    for library, node, message in (("mine", None, "not known for library mine"), ("mine", 0.1, "node: 0.1")):
+        with pytest.raises(InputError, match=message):
+            node_of(library, node)
+
+
+def test_accumulators_on_gates_read_what_was_written(tmp_path):
+    config = EngineLaneConfig(k_max=64)
+    tile = sample_tile(LAYERS, 64, 3, 16, seed=1)
+    tile = Tile(tile.a, tile.w, tile.sums % 1000, tile.first)  # what so few bits hold
+    design = accumulator_memory(config, 16)
+    cells = StandardCells(LIBRARY.read_text(), "five_cells.lib")
+    unit = implement(design, Target(cells), tmp_path)
+    stimulus = accumulator_stimulus(design, tile)
+    meters = simulate(unit, stimulus, "sums")  # compares every word
+    assert meters[""].cycles == 64 * (stimulus.cycles - stimulus.warmup - 1)
+    at, words = stimulus.expected["read_data"]
+    words = words.copy()
+    words[5, 3, 0] ^= np.uint64(1 << 7)
+    with pytest.raises(RuntimeError, match=r"read_data\[3\] of stream 7"):
+        simulate(unit, replace(stimulus, expected={"read_data": (at, words)}), "sums")
+
+
+def test_shares_of_a_meter_add_up_to_the_whole():
+    netlist = five_cells()
+    rng = np.random.default_rng(0)
+    drive = rng.integers(0, 1 << 64, (20, 2, 3), dtype=np.uint64)
+    some = rng.integers(0, 1 << 64, (20, 3), dtype=np.uint64)
+    masks = {"all": np.full_like(some, ~np.uint64(0)), "some": some, "others": ~some}
+    meters = {name: PowerMeter(netlist, analyse(netlist, None), 1.0) for name in masks}
+    simulator = GateSimulator(netlist, 3)
+    for step in range(20):
+        nets = simulator.settle({3: drive[step, 0], 4: drive[step, 1]})
+        for name, meter in meters.items():
+            if step == 2:
+                meter.start(nets)
+            elif step > 2:
+                meter.count(nets, masks[name][step])
+        simulator.clock()
+    energy = {name: meter.energy() for name, meter in meters.items()}
+    assert energy["some"].cycles + energy["others"].cycles == energy["all"].cycles == 17 * 192
+    # Which of an output's tables counts is decided by shares of its toggles, so internal energy is not quite additive.
+    for part, tolerance in (("switching", 1e-12), ("inputs", 1e-12), ("clock_pins", 1e-12), ("internal", 1e-4)):
+        total = sum(getattr(energy[n], part) * energy[n].cycles for n in ("some", "others"))
+        assert total / energy["all"].cycles == pytest.approx(getattr(energy["all"], part), rel=tolerance), part
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fractions": (0.0, 0.7)}, "fractions"),
+        ({"fractions": (0.7, 0.7)}, "expected each once"),
+        ({"fractions": (1.2,)}, "1.2"),
+        ({"activations": ("none",)}, "activations: 'none'"),
+        ({"engine": "lane"}, "engine: 'lane', expected the preset of an engine"),
+        ({"changes": ("rows=63",)}, "engine rows: 63"),
+        ({"words": 0}, "words: 0"),
+        ({"memory_factor": -1.0}, "memory factor: -1.0"),
+        ({"seed": -1}, "seed: -1"),
+    ],
+)
+def test_jobs_that_cannot_work_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        EnergyJob(**change).check()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--text", "x.txt"], "x.txt: not found"),
+        (["nowhere"], "--text: not given"),
+        (["--samples", "0"], "samples: 0"),
+        (["--captured", "9", "--windows", "8"], "captured windows: 9, expected at most the 8"),
+        (["--liberty", str(LIBRARY)], "node: not known for library"),
+    ],
+)
+def test_wrong_arguments_of_energy(tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert main(["energy", "--liberty", str(REAL), "--out", str(out), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not out.exists()
+
+
+def test_energy_of_the_shipped_model(tmp_path, capsys):
+    """Small in every respect, but whole: a model's blocks on gates of SkyWater cells, against FP8-only gates."""
+    arguments = ["energy", "--liberty", str(REAL), "--node", "130", "--fractions", "0.7", "1", "--samples", "2"]
+    arguments += ["--windows", "2", "--captured", "1", "--words", "1", "--engine", "engine-4"]
+    arguments += [
+        "--set",
+        "pipeline=0",
+        "rows=16",
+        "raw_input=bfloat16",
+        "--period",
+        "30",
+        "--cache",
+        str(ROOT / "out" / "synth"),
+    ]
+    assert main([*arguments, "-o", str(tmp_path / "a"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((tmp_path / "a" / "energy.json").read_text())
+    assert result["schema"] == SCHEMA
+    fp8, *others = result["rows"]
+    assert [r["name"] for r in result["rows"]] == ["FP8", "FGMP 0.7 dynamic", "FGMP 1", "FGMP 0.7 static"]
+    assert fp8["pairs"]["FP8xFP8"] == 1
+    assert fp8["weight_saving"] == 0
+    for row in result["rows"]:
+        assert row["pj"] == pytest.approx(sum(row["parts_pj"].values()), rel=1e-12)
+        assert row["saving"] == pytest.approx(1 - row["pj"] / fp8["pj"], rel=1e-12)
+        assert sum(row["pairs"].values()) == pytest.approx(1, rel=1e-12)
+        assert row["quality"]["value"] > 1
+    nvfp4 = others[1]
+    assert nvfp4["parts_pj"]["lane"] < 0.8 * fp8["parts_pj"]["lane"]
+    assert nvfp4["pairs"]["FP4xFP4"] == 1
+    assert others[2]["lane"]["changing_share"] < others[0]["lane"]["changing_share"]  # columns keep their precision
+    for name in ("energy", "quality", "breakdown"):
+        assert (tmp_path / "a" / f"{name}.svg").read_text().startswith("<?xml")
+    assert main([*arguments, "-o", str(tmp_path / "b")]) == 0
+    text = capsys.readouterr().out
+    assert "saved against FP8-only hardware" in text
+    assert "paper, at 70% FP4" in text

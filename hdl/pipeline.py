@@ -18,13 +18,23 @@ def wire(m: Module, name: str, value: ValueLike) -> Signal:
 class Pipeline:
     """Registers values where the configuration asks for a cut, and passes them through elsewhere.
 
-    A value that skips a cut must still be passed through it, or it would arrive early.
+    A value that skips a cut must still be passed through it, or it would arrive early. Where `valid` says what goes in,
+    registers of data move only with it (an idle pipeline's clock can be gated), and `valid` becomes what comes out.
     """
 
-    def __init__(self, m: Module, advance: Value, cuts: Sequence[str] | range):
+    def __init__(self, m: Module, advance: Value, cuts: Sequence[str] | range, valid: Value | None = None):
         self._m = m
         self._advance = advance
         self._cuts = cuts
+        self._moving: dict[object, Value] = {}
+        self.valid = valid
+        for name in cuts if valid is not None else ():
+            assert self.valid is not None
+            self._moving[name] = self.valid
+            following = Signal(name=f"valid_{name}")
+            with m.If(advance):
+                m.d.sync += following.eq(self.valid)
+            self.valid = following
 
     def cut(self, name: str, *values: ValueLike, enable: ValueLike = 1) -> list[Signal]:
         """The values behind the cut called `name`, in the same order and shape.
@@ -37,7 +47,7 @@ class Pipeline:
             value = Value.cast(item)
             signal = Signal(value.shape(), name=f"{name}_{index}", reset_less=name in self._cuts)
             if name in self._cuts:
-                with self._m.If(Value.cast(self._advance) & enable):
+                with self._m.If(Value.cast(self._advance) & enable & self._moving.get(name, Value.cast(1))):
                     self._m.d.sync += signal.eq(value)
             else:
                 self._m.d.comb += signal.eq(value)

@@ -85,8 +85,9 @@ class Selector(wiring.Component):
         config, faults = self.config, self._faults
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
-        pipeline = Pipeline(m, advance, _CUTS_BY_DEPTH[config.pipeline])
-        valid = pipeline.delayed(self.i.valid)
+        pipeline = Pipeline(m, advance, _CUTS_BY_DEPTH[config.pipeline], self.i.valid)
+        valid = pipeline.valid
+        assert valid is not None
         last = pipeline.delayed(self.i.payload.last)
         static_fp8 = pipeline.delayed(self.i.payload.static_fp8)
 
@@ -143,8 +144,9 @@ class Selector(wiring.Component):
         chosen = Mux(self.mode[1], self.mode[0], Mux(self.mode[0], static_fp8, dynamic))
         fp8 = chosen | faults.pick("NaN block left in FP4", block_nan, 0)
         with m.If(advance):
+            m.d.sync += self.o.valid.eq(valid)
+        with m.If(advance & valid):
             m.d.sync += [
-                self.o.valid.eq(valid),
                 self.o.payload.codes.eq(Mux(fp8, packed8, packed4)),
                 self.o.payload.scale.eq(Mux(fp8, 0, scale)),
                 self.o.payload.fp8.eq(fp8),

@@ -8,7 +8,7 @@ from typing import Any
 
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
 from .export.cli import COMMANDS as _EXPORT_COMMANDS
-from .options import add_library, library_target, stepper
+from .options import add_library, check_jobs, library_target, stepper
 from .sweep.cli import COMMANDS as _SWEEP_COMMANDS
 
 __all__ = ["COMMANDS"]
@@ -79,6 +79,7 @@ def _designs(args: argparse.Namespace) -> list[Any]:
 
 def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
     """`work` on every item, `--jobs` at a time."""
+    check_jobs(args.jobs)
     if args.jobs == 1 or len(items) == 1:
         return [work(item) for item in items]
     from joblib import Parallel, delayed
@@ -125,6 +126,8 @@ def _asic(args: argparse.Namespace) -> int:
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
+    if args.seed < 0:
+        raise InputError(f"seed: {args.seed}, expected 0 or more")
     library, target = library_target(args)
     quiet = not sys.stderr.isatty() or args.jobs != 1
 

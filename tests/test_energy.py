@@ -97,7 +97,8 @@ def test_streams_are_told_apart_by_what_the_pipeline_holds():
     tile = sample_tile(LAYERS, 64, 3, 8, seed=1)
     first, depth = 4, 2
     cycles = first + 24
-    streams = pairing_streams(tile, cycles, first, depth)
+    warmup = 9
+    streams = pairing_streams(tile, cycles, first, depth, warmup)
     bits = {name: unpack_bits(words) for name, words in streams.steady.items()}
     for cycle in range(cycles):
         for s in range(64):
@@ -105,6 +106,11 @@ def test_streams_are_told_apart_by_what_the_pipeline_holds():
             pairs = {(bool(tile.a.fp8[s, t // 8, t % 8]), bool(tile.w.fp8[s, t // 8])) for t in steps}
             names = [n for n, pairing in PAIRINGS.items() if pairs == {pairing}] or [CHANGES]
             assert [n for n in bits if bits[n][cycle, s]] == names
+    entering = tile.a.fp8.flatten(1) * 2 + tile.w.fp8[:, :, None].expand(-1, -1, 8).flatten(1).int()
+    for name, (a_fp8, w_fp8) in PAIRINGS.items():
+        mine = torch.eq(entering.T, 2 * a_fp8 + w_fp8).numpy()[warmup + 1 - first :]
+        changing = bits[CHANGES][warmup + 1 :][mine]
+        assert streams.changing[name] == pytest.approx(changing.mean() if len(changing) else 0, rel=1e-12)
 
 
 def test_memory_energy_is_the_published_figures():
@@ -164,7 +170,9 @@ def test_shares_of_a_meter_add_up_to_the_whole():
     ("change", "message"),
     [
         ({"fractions": (0.0, 0.7)}, "fractions"),
-        ({"fractions": (0.7, 0.7)}, "expected each once"),
+        ({"fractions": (0.7, 0.7000001)}, "expected each once"),
+        ({"fractions": ()}, "expected each once"),
+        ({"activations": ()}, "activations: none given"),
         ({"fractions": (1.2,)}, "1.2"),
         ({"activations": ("none",)}, "activations: 'none'"),
         ({"engine": "lane"}, "engine: 'lane', expected the preset of an engine"),
@@ -185,7 +193,7 @@ def test_jobs_that_cannot_work_are_refused(change, message):
         (["nowhere", "--text", "x.txt"], "x.txt: not found"),
         (["nowhere"], "--text: not given"),
         (["--samples", "0"], "samples: 0"),
-        (["--captured", "9", "--windows", "8"], "captured windows: 9, expected at most the 8"),
+        (["--captured", "9", "--windows", "8"], "captured: 9, expected at most the 8"),
         (["--liberty", str(LIBRARY)], "node: not known for library"),
     ],
 )

@@ -160,6 +160,15 @@ def test_no_scheduler_gets_one_line(tmp_path, capsys):
     assert "--dask: no scheduler at nonsense://x" in capsys.readouterr().err
 
 
+def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
+    path = sweep_file(tmp_path)
+    for extra, message in ((["-o", str(path)], "cannot be written"), (["--jobs", "0"], "jobs: 0")):
+        assert main(["sweep", str(path), *extra]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["synth", "asic", "decoder-e2m1", "--liberty", str(LIBRARY), "--seed", "-1"]) == 2
+    assert "seed: -1" in capsys.readouterr().err
+
+
 def test_pareto_by_hand():
     rows = [{"area": a, "clock_mhz": c} for a, c in ((1, 10), (2, 20), (2, 15), (3, 20), (1, 10))]
     assert pareto(rows, "area", "clock_mhz") == [True, True, False, False, True]
@@ -182,6 +191,15 @@ def test_pareto_by_hand():
         ('unit = "nothing"', "preset: 'nothing'"),
         ('flow = "energy"\nunit = "lane"', "unit: 'lane', expected the preset of an engine"),
         ('flow = "energy"\n[options]\nfractions = [2.0]', "2.0"),
+        ('flow = "energy"\n[options]\nfractions = ["a"]', "options.fractions: 'a', expected a float"),
+        ('flow = "energy"\n[options]\nactivations = []', "activations: none given"),
+        ('flow = "energy"\n[options]\noptimize = "size"', "options.optimize: 'size', expected speed or area"),
+        ('flow = "energy"\n[options]\nwindows = 1', "windows: 1, expected at least 2"),
+        ("[options]\ndont_use = [1]", "options.dont_use: 1, expected a str"),
+        ("[options]\nseed = -1", "options.seed: -1"),
+        ('flow = ["asic"]', "flow: ['asic'], expected one of"),
+        ("[plot]\nz = 3", "plot.z: unknown, expected x and y"),
+        ('flow = "fpga"\n[options]\nmhz = 20000', "options.mhz: 20000.0, expected above 0, at most 10000"),
         ('flow = "fpga"\n[options]\ntarget = "xc7"', "target: 'xc7'"),
     ],
 )
@@ -246,6 +264,8 @@ def test_memories_of_an_engine_are_listed():
     [
         (["--period", "0"], "period: 0.0"),
         (["--utilization", "100"], "utilization: 100"),
+        (["--part", "a b; exec rm"], "part: 'a b; exec rm', expected letters"),
+        (["--platform", "foo bar"], "platform: 'foo bar', expected letters"),
         (["--tools", "quartus"], "tool: 'quartus', expected one of librelane, openroad, vivado"),
     ],
 )

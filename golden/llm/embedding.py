@@ -72,11 +72,16 @@ def load_embedding_model(folder: str | Path) -> EmbeddingModel:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model, info = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever its parts raise on a broken folder
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"model folder {folder}: cannot be loaded ({reason})") from None
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))  # which nothing here reads
+    if missing:
+        raise InputError(f"model folder {folder}: weights lack {missing[0]}")
     return EmbeddingModel(model.eval(), tokenizer, str(folder))
 
 

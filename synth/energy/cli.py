@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..options import add_library, library_target, stepper
+from ..options import add_library, check_folder, library_target, stepper
 
 __all__ = ["COMMANDS"]
 
@@ -60,6 +60,7 @@ def _energy(args: argparse.Namespace) -> int:
         args.cache or CACHE,
     )
     job.check()
+    check_folder(args.out)
     library, target = library_target(args)
     progress = sys.stderr.isatty()
     result = run_energy(job, library, target, progress=progress, on_step=stepper(not progress, "energy"))

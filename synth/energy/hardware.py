@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ...errors import InputError
 from ...golden.blocks import to_blocks
 from ...golden.lane import StoredBlocks
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 _SELECTOR_CYCLES = 64
+_METHOD = 2
+"""Changes with whatever changes the energy of the same gates: simulator, meter, buffers, timing."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Hardware:
 def build_hardware(
     engine: EngineConfig, target: Target, memory: MemoryModel, cache: Path, on_step: Callable[[str], None]
 ) -> Hardware:
-    """Map all units. FP8-only lanes are built at the engine's pipeline depth and one less, and judged by energy later.
+    """Map all units. FP8-only lanes are built at the engine's pipeline depth and one less, with cells sized for speed
+    and for the mixed lane's clock; they are judged by energy later.
 
     Raises InputError where the library has no tables of delay or energy.
     """
@@ -77,16 +81,17 @@ def build_hardware(
         raise InputError(f"{target.cells.source}: no {missing} tables, expected them for energy")
     others = []
     for depth in sorted({min(lane.pipeline, 4), max(lane.pipeline - 1, 0)}, reverse=True):
-        on_step(f"mapping the FP8-only lane, pipeline {depth}")
-        config = EngineLaneConfig(lane.k_max, depth, "fp8")
-        others.append(implement(build(config, "engine_lane_fp8"), target, cache))
+        design = build(EngineLaneConfig(lane.k_max, depth, "fp8"), "engine_lane_fp8")
+        for period in dict.fromkeys((target.period, max(target.period, mixed.timing.period))):
+            on_step(f"mapping the FP8-only lane, pipeline {depth}, for {period:.3g} ns")
+            others.append(implement(design, replace(target, period=period), cache))
     reach = [unit for unit in others if _period(unit) <= _period(mixed)]
     fp8 = tuple(reach) or (min(others, key=_period),)
     on_step("mapping the accumulators")
     accumulators = implement(accumulator_memory(lane, engine.rows), target, cache)
     on_step("mapping the selector")
     source = "float32" if engine.raw_input == "none" else engine.raw_input
-    selector = implement(build(SelectorConfig(source), "selector"), target, cache)
+    selector = implement(build(SelectorConfig(source, engine.channel_codes), "selector"), target, cache)
     period = max(map(_period, (mixed, *fp8)))
     return Hardware(engine, mixed, fp8, accumulators, selector, memory, period, cache)
 
@@ -97,12 +102,12 @@ def lane_energy(hardware: Hardware, unit: Implementation, tile: Tile, shares: Ma
     """
     design = unit.design
     stimulus = Stimulus("model data", *weight_stationary(design, tile))
-    streams = pairing_streams(tile, stimulus.cycles, PROLOGUE, design.config.latency + 1)
+    streams = pairing_streams(tile, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
     measured = measured_total(hardware, unit, stimulus, "model data", streams.steady)
     total = 0.0
     for name in PAIRINGS:
         often = streams.changing[name]
-        steady = measured.get(name, measured.get(CHANGES, 0.0))
+        steady = measured.get(name, max(measured.values()))  # one that is too rare to be drawn counts as the dearest
         total += shares[name] * ((1 - often) * steady + often * measured.get(CHANGES, steady))
     changing = sum(shares[name] * streams.changing[name] for name in PAIRINGS)
     return {"pj": total, "by_pairing": measured, "changing_share": changing}
@@ -115,8 +120,10 @@ def accumulator_energy(hardware: Hardware, tile: Tile) -> float:
     return measured_total(hardware, unit, accumulator_stimulus(unit.design, part), "sums")[""]
 
 
-def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, seed: int) -> float:
-    """pJ to quantize a block of 16 activations, with runs of blocks drawn from the layers' inputs."""
+def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, seed: int) -> tuple[float, float]:
+    """pJ of a cycle in which a block of 16 activations is quantized, with runs of blocks drawn from the layers' inputs,
+    and of one without a block.
+    """
     rng = np.random.default_rng(seed)
     config = hardware.selector.design.config
     assert isinstance(config, SelectorConfig)
@@ -136,7 +143,11 @@ def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, s
         run = blocks[i][places]
         sets.append(BlockSet(run, registers.exponent, registers.threshold, registers.mode, static_fp8=static))
     stimulus = selector_stimulus(hardware.selector.design, sets, "model activations")
-    return measured_total(hardware, hardware.selector, stimulus, "model activations")[""]
+    busy = measured_total(hardware, hardware.selector, stimulus, "model activations")[""]
+    still = {name: words[:1] for name, words in stimulus.inputs.items() if name != "rst"}
+    still |= {"rst": stimulus.inputs["rst"], "i__valid": np.zeros_like(stimulus.inputs["i__valid"][:1])}
+    idle = measured_total(hardware, hardware.selector, replace(stimulus, inputs=still, expected={}), "idle")[""]
+    return busy, idle
 
 
 def measured_total(
@@ -147,10 +158,16 @@ def measured_total(
     Kept by the content of netlist and stimulus, so that a run that was stopped continues.
     """
     content = sha256()
-    for name, words in sorted([*stimulus.inputs.items(), *(shares or {}).items()]):
+    answers = [(f"expected {name}", words) for name, (_, words) in stimulus.expected.items()]
+    for name, words in sorted([*stimulus.inputs.items(), *answers, *(shares or {}).items()], key=lambda item: item[0]):
         content.update(f"{name} {words.shape}".encode())
         content.update(np.ascontiguousarray(words).tobytes())
-    key = {"unit": unit.identity, "stimulus": content.hexdigest(), "warmup": stimulus.warmup, "version": 1}
+    key = {
+        "unit": unit.identity,
+        "stimulus": content.hexdigest(),
+        "cycles": (stimulus.cycles, stimulus.warmup),
+        "version": (str(__version__), _METHOD),
+    }
 
     def measure() -> dict[str, Any]:
         meters = simulate(unit, stimulus, what, shares)

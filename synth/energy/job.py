@@ -72,8 +72,11 @@ class EnergyJob:
         """The engine; raises InputError for anything that cannot work."""
         for fraction in self.fractions:
             check_fraction(fraction)
-        if len(set(self.fractions)) != len(self.fractions) or 0 in self.fractions:
-            raise InputError(f"fractions: {self.fractions}, expected each once and above 0 (all FP8 is always there)")
+        if len({f"{f:g}" for f in self.fractions}) != len(self.fractions) or 0 in self.fractions or not self.fractions:
+            raise InputError(f"fractions: {self.fractions}, expected each once (to six digits) and above 0")
+        if not self.activations:
+            raise InputError("activations: none given, expected dynamic, static or both")
+        self.texts.check(self.captured)
         for kind in self.activations:
             choose("activations", kind, _ACTIVATIONS)
         if not 1 <= self.words <= 1024:
@@ -185,8 +188,9 @@ def _measure(
     fp8_a = shares["FP8xFP4"] + shares["FP8xFP8"]
     fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
     words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
-    meta = {k: 0.0 if fp8_only else hardware.memory.access(_META_BITS, n) for k, n in words.items()}
     bank = {k: hardware.memory.access(_BANK_BITS, n) for k, n in words.items()}
+    # A narrow memory saves less than its capacity promises: scale and mask bit take as much a bit as the bank.
+    meta = {k: 0.0 if fp8_only else e * _META_BITS / _BANK_BITS for k, e in bank.items()}
     parts = {
         "lane": lane["pj"],
         "accumulators": accumulator_energy(hardware, tile),
@@ -196,14 +200,15 @@ def _measure(
         "weight_buffer": 2 * (meta["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
         "selector": 0.0,
     }
-    block = None
+    block = idle = None
     if not fp8_only:
         watched = {name for site in sites for name in site.watched}
         inputs = [layer for layer in layers if layer.name in watched]
-        block = selector_energy(hardware, inputs, max(job.words // 4, 1), job.seed)
-        selected = sum(layer.activations.mask.numel() for layer in inputs)
+        block, idle = selector_energy(hardware, inputs, max(job.words // 4, 1), job.seed)
         pairs = sum(layer.activations.mask.numel() * layer.weight.shape[0] for layer in layers)
-        parts["selector"] = block * selected / pairs
+        busy = sum(_selected(engine, layer) for layer in layers) / (pairs / engine.lanes)  # share of the cycles
+        others = max((engine.raw_input != "none") + engine.packed_output, 1) - 1
+        parts["selector"] = (busy * block + (1 - busy + others) * idle) / engine.lanes
     return {
         "pairs": shares,
         "lane": {
@@ -212,10 +217,16 @@ def _measure(
             "changing_share": lane["changing_share"],
             "others_pj": {str(depth_of(u)): m["pj"] for u, m in zip(units, measured, strict=True)},
         },
-        "selector_block_pj": block,
+        "selector_pj": {"busy": block, "idle": idle},
         "parts_pj": parts,
         "pj": sum(parts.values()),
     }
+
+
+def _selected(engine: EngineConfig, layer: Capture) -> int:
+    """How many blocks a linear's job sends through the selector: its raw input, again for each N tile if K is long."""
+    blocks = layer.activations.mask.numel()
+    return blocks if layer.x.shape[1] <= engine.resident_k else blocks * -(-layer.weight.shape[0] // engine.lanes)
 
 
 def _compare(row: dict[str, Any], fp8: Mapping[str, Any]) -> None:

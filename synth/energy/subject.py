@@ -44,6 +44,18 @@ class Texts:
     samples: int = 64
     windows: int = 48
 
+    def check(self, captured: int) -> None:
+        """Raise InputError for numbers that cannot be; `captured` of the evaluated windows feed the hardware."""
+        for what, value, least in (
+            ("samples", self.samples, 1),
+            ("windows", self.windows, 2),
+            ("captured", captured, 1),
+        ):
+            if value < least:
+                raise InputError(f"{what}: {value}, expected at least {least}")
+        if captured > self.windows:
+            raise InputError(f"captured: {captured}, expected at most the {self.windows} windows that are evaluated")
+
     def read(self, demo: bool) -> tuple[str, str, str]:
         """Calibration text, evaluation text, and what they are. Raises InputError where there is none."""
         if self.text is None and self.calibration is not None:
@@ -99,11 +111,7 @@ def open_subject(model: str, texts: Texts, captured: int, progress: bool) -> Sub
     `captured` windows feed the hardware. Raises InputError for models and texts that do not serve.
     """
     name: str | Path = SHIPPED_MODEL if model == DEMO else model
-    for what, value in (("samples", texts.samples), ("windows", texts.windows), ("captured windows", captured)):
-        if value < 1:
-            raise InputError(f"{what}: {value}, expected at least 1")
-    if captured > texts.windows:
-        raise InputError(f"captured windows: {captured}, expected at most the {texts.windows} that are evaluated")
+    texts.check(captured)
     if is_quantized(name):
         raise InputError(f"model folder {name}: is quantized already, expected a model in its own precision")
     calibration, evaluation, source = texts.read(model == DEMO)

@@ -69,8 +69,11 @@ class PairingStreams:
     changing: dict[str, float]
 
 
-def pairing_streams(tile: Tile, cycles: int, first: int, depth: int) -> PairingStreams:
-    """Tell streams apart by the pairing of their last `depth` + 1 block pairs; the first enters in cycle `first`."""
+def pairing_streams(tile: Tile, cycles: int, first: int, depth: int, warmup: int) -> PairingStreams:
+    """Tell streams apart by the pairing of their last `depth` + 1 block pairs; the first enters in cycle `first`.
+
+    Only cycles after `warmup` count for `changing`.
+    """
     fp8 = tile.a.fp8.int() * 2 + tile.w.fp8[:, :, None].int()
     pairing = fp8.flatten(1).numpy().T
     step = np.clip(np.arange(cycles) - first, 0, len(pairing) - 1)
@@ -80,8 +83,9 @@ def pairing_streams(tile: Tile, cycles: int, first: int, depth: int) -> PairingS
     streams, changing = {}, {}
     for name, (a_fp8, w_fp8) in PAIRINGS.items():
         mine = pairing[step] == 2 * a_fp8 + w_fp8
+        counted = mine & (np.arange(cycles) > warmup)[:, None]
         streams[name] = pack_bits(steady & mine)
-        changing[name] = float(1 - steady[mine].mean()) if mine.any() else 0.0
+        changing[name] = float(1 - steady[counted].mean()) if counted.any() else 0.0
     return PairingStreams({**streams, CHANGES: pack_bits(~steady)}, changing)
 
 

@@ -49,6 +49,9 @@ def export(
         raise InputError(f"period: {period}, expected nanoseconds above 0")
     if not 1 <= utilization <= 99:
         raise InputError(f"utilization: {utilization}, expected 1 to 99 percent")
+    for what, value in (("platform", platform), ("part", part)):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
+            raise InputError(f"{what}: {value!r}, expected letters, digits, dots and dashes")
     limits = constraints(design, period)
     name = design.name
     used = memories(design.verilog)

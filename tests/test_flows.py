@@ -233,10 +233,9 @@ def test_exported_projects_hold_the_design_and_its_constraints(tmp_path, capsys,
     sources = [tmp_path / "p" / "librelane" / file.removeprefix("dir::") for file in settings["VERILOG_FILES"]]
     lint(tmp_path, settings["DESIGN_NAME"], *sources)
     makefile = tmp_path / "p" / "openroad" / "config.mk"
-    listed = subprocess.run(
-        ["make", "--no-print-directory", "-f", "-", "show"], input=f"include {makefile}\nshow:\n\t@echo $(VERILOG_FILES) $(SDC_FILE)\n",
-        capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+    show = f"include {makefile}\nshow:\n\t@echo $(VERILOG_FILES) $(SDC_FILE)\n"
+    command = ["make", "--no-print-directory", "-f", "-", "show"]
+    listed = subprocess.run(command, input=show, capture_output=True, text=True, check=True).stdout.split()
     assert all(Path(file).is_file() for file in listed)
     assert len(listed) == len(sources) + 1
     sdc = (tmp_path / "p" / f"{design.name}.sdc").read_text()

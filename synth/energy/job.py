@@ -215,7 +215,10 @@ def _measure(
             "pipeline": depth_of(units[best]),
             "by_pairing_pj": lane["by_pairing"],
             "changing_share": lane["changing_share"],
-            "others_pj": {str(depth_of(u)): m["pj"] for u, m in zip(units, measured, strict=True)},
+            "others_pj": {
+                f"pipeline {depth_of(u)}, cells for {u.target.period:.3g} ns": m["pj"]
+                for u, m in zip(units, measured, strict=True)
+            },
         },
         "selector_pj": {"busy": block, "idle": idle},
         "parts_pj": parts,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..golden.files import check_folder
 from ..golden.lane import check_k
 from ..golden.llm.config import FGMPConfig
 from ..golden.llm.evaluate import whole_windows
@@ -62,9 +63,7 @@ class DemoOptions:
             raise InputError(f"seed: {self.seed}, expected 0 to {(1 << 31) - 1}")
         if self.rows > WINDOW:
             raise InputError(f"rows: {self.rows}, expected at most {WINDOW}, the tokens of one window")
-        existing = next(p for p in (self.out, *self.out.absolute().parents) if p.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise InputError(f"output {self.out}: cannot be written, expected a folder or a place for one")
+        check_folder(self.out)
         for name, minimum in (("samples", 1), ("windows", 2), ("rows", 1), ("outputs", 1)):
             if getattr(self, name) < minimum:
                 raise InputError(f"{name}: {getattr(self, name)}, expected at least {minimum}")

@@ -1,13 +1,12 @@
 """Options that the commands of this package share."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_library", "check_folder", "check_jobs", "library_target", "stepper"]
+__all__ = ["add_library", "check_jobs", "library_target", "stepper"]
 
 
 def add_library(parser: argparse.ArgumentParser) -> None:
@@ -52,15 +51,6 @@ def check_jobs(jobs: int) -> None:
 
     if jobs == 0:
         raise InputError("jobs: 0, expected how many at a time, or -1 for all cores")
-
-
-def check_folder(out: Path) -> None:
-    """Raise InputError, before long work, if a folder cannot be made or written there."""
-    from ..errors import InputError
-
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"output {out}: cannot be written, expected a folder or a place for one")
 
 
 def stepper(quiet: bool, name: str) -> Callable[[str], None]:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ...errors import InputError
+from ..files import check_folder
 from . import distributed
 from .calibrate import Checkpoint, fingerprint
 from .checkpoint import LayerInfo, check_linears, read_manifest, verify, write_folder
@@ -52,7 +53,7 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
     Raises InputError if `job.out` exists and is not what this job makes, or another process is at it.
     """
     out = job.out.absolute()
-    _check_place(out)
+    check_folder(out, "the name of a new folder")
     distributed.join(job.device)
     text = read_text(job.calibration, "calibration")
     if out.exists() and not is_quantized(out):
@@ -186,9 +187,3 @@ def _checkpoint(job: QuantizeJob, work: Path, digest: str) -> Checkpoint:
     )
     path = work / f"calibration-{processes[0]}-of-{processes[1]}.safetensors"
     return Checkpoint(path, mark, job.checkpoint_seconds)
-
-
-def _check_place(out: Path) -> None:
-    existing = next(p for p in (out, *out.parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"output {out}: cannot be written, expected the name of a new folder")

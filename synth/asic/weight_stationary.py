@@ -38,6 +38,12 @@ class Tile:
     sums: Tensor
     first: Tensor
 
+    def growing_sums(self) -> tuple[Tensor, Tensor]:
+        """int64 sums, exact: (streams, rows) before the first block, and (streams, blocks, rows) after each."""
+        terms = (self.a.values() * self.w.values()[:, :, None]).sum(-1) * 2.0**ACCUMULATOR_FRACTION_BITS
+        begin = torch.where(self.first[:, None], torch.zeros_like(self.sums), self.sums)
+        return begin, begin[:, None] + terms.to(torch.int64).cumsum(1)
+
 
 def weight_stationary(
     design: Design, tile: Tile
@@ -51,10 +57,7 @@ def weight_stationary(
     streams, blocks, rows = tile.a.fp8.shape
     steps = blocks * rows
     total = PROLOGUE + steps + config.latency
-    terms = (tile.a.values() * tile.w.values()[:, :, None]).sum(-1) * 2.0**ACCUMULATOR_FRACTION_BITS
-    terms = terms.to(torch.int64)
-    begin = torch.where(tile.first[:, None], torch.zeros_like(tile.sums), tile.sums)
-    after = begin[:, None] + terms.cumsum(1)
+    begin, after = tile.growing_sums()
     before = torch.cat([begin[:, None], after[:, :-1]], 1)
 
     a = _held(_port_bits(tile.a, config.formats).reshape(streams, steps, -1))

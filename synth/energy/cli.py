@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..options import add_library, check_folder, library_target, stepper
+from ..options import add_library, library_target, stepper
 
 __all__ = ["COMMANDS"]
 
@@ -39,6 +39,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 
 
 def _energy(args: argparse.Namespace) -> int:
+    from ...golden.files import check_folder
     from ..asic.flow import write_json
     from ..cache import CACHE
     from .job import EnergyJob, run_energy

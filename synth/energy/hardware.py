@@ -125,8 +125,6 @@ def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, s
     and of one without a block.
     """
     rng = np.random.default_rng(seed)
-    config = hardware.selector.design.config
-    assert isinstance(config, SelectorConfig)
     blocks = [to_blocks(layer.x).flatten(0, 1) for layer in layers]
     usable = [i for i, b in enumerate(blocks) if len(b) >= _SELECTOR_CYCLES]
     if not usable:

@@ -110,7 +110,6 @@ def run_energy(
     *,
     progress: bool,
     on_step: Callable[[str], None] = lambda step: None,
-    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Measure; returns JSON data of the schema in docs/energy.md. Raises InputError for what cannot be measured."""
     engine = job.check()
@@ -128,6 +127,7 @@ def run_energy(
         on_step(f"{name}: {subject.measure}")
         own = subject.quality(variant)
         base = own if base is None else base
+        above = None if own is base else subject.against(own, base)
         layers = [c for s in subject.samples for c in capture(subject.study.model, subject.study.sites, variant, s)]
         variant.modules.clear()
         on_step(f"{name}: gate simulation")
@@ -136,15 +136,12 @@ def run_energy(
             "fp4_fraction": config.fp4_weights,
             "activations": config.activations,
             "quality": asdict(subject.estimate(own)),
-            "above_fp8_percent": None
-            if own is base or len(own) == 1
-            else asdict(_not_none(subject.against(own, base))),
+            "above_fp8_percent": None if above is None else asdict(above),
             **_stored(variant),
             **_measure(job, hardware, layers, subject.study.sites, name == FP8),
         }
         rows.append(row)
         _compare(row, rows[0])
-        on_row(row)
     return {
         "schema": SCHEMA,
         "model": subject.name,
@@ -266,8 +263,3 @@ def _units(hardware: Hardware) -> list[dict[str, Any]]:
         for name, unit in units.items()
         if unit.timing is not None
     ]
-
-
-def _not_none(value: Any) -> Any:
-    assert value is not None
-    return value

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...golden.formats import ACCUMULATOR_FRACTION_BITS
 from ...hdl.config import EngineLaneConfig
 from ...hdl.engine.memory import RAM_VERILOG
 from ...hdl.verilog import Design, Port
@@ -86,11 +85,9 @@ def accumulator_stimulus(design: Design, tile: Tile) -> Stimulus:
     assert isinstance(config, EngineLaneConfig)
     streams, blocks, rows = tile.a.fp8.shape
     steps, delay = blocks * rows, config.latency + 1
-    terms = (tile.a.values() * tile.w.values()[:, :, None]).sum(-1) * 2.0**ACCUMULATOR_FRACTION_BITS
-    begin = torch.where(tile.first[:, None], torch.zeros_like(tile.sums), tile.sums)
-    after = (begin[:, None] + terms.to(torch.int64).cumsum(1)).reshape(streams, steps)
+    begin, after = tile.growing_sums()
     poison_free = (1 << config.accumulator_bits) - 1
-    after &= poison_free
+    after = after.reshape(streams, steps) & poison_free
     written = torch.cat([begin & poison_free, after], 1)  # first what the accumulators hold before
     total = rows + steps + delay
     at_read = np.clip(np.arange(total) - rows, 0, steps - 1)

@@ -108,10 +108,10 @@ class Subject:
 def open_subject(model: str, texts: Texts, captured: int, progress: bool) -> Subject:
     """Load and prepare `model`: "demo" for the one that travels with the package, a folder, or a hub id.
 
-    `captured` windows feed the hardware. Raises InputError for models and texts that do not serve.
+    `captured` windows feed the hardware (`texts.check` says whether they can). Raises InputError for models and texts
+    that do not serve.
     """
     name: str | Path = SHIPPED_MODEL if model == DEMO else model
-    texts.check(captured)
     if is_quantized(name):
         raise InputError(f"model folder {name}: is quantized already, expected a model in its own precision")
     calibration, evaluation, source = texts.read(model == DEMO)

@@ -24,10 +24,11 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 def _sweep(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from ...golden.files import check_folder
     from ..asic.flow import write_json, write_text
     from ..cache import CACHE
     from ..liberty.find import read_liberty
-    from ..options import check_folder, check_jobs
+    from ..options import check_jobs
     from .plan import read_plan
     from .report import plot_sweep, sweep_csv, sweep_table
     from .run import run_sweep

@@ -161,7 +161,7 @@ def _plan(content: Mapping[str, Any]) -> Plan:
 def _check(plan: Plan) -> None:
     for point in plan.points:
         config = changed(preset(str(point.unit)), point.arguments)
-        if isinstance(config, EngineConfig) != (plan.flow == "energy") and plan.flow == "energy":
+        if plan.flow == "energy" and not isinstance(config, EngineConfig):
             raise InputError(f"unit: {point.unit!r}, expected the preset of an engine")
     if plan.flow == "fpga":
         device(plan.options["target"], plan.options["device"] or None, plan.options["package"] or None)

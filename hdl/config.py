@@ -71,9 +71,9 @@ class LaneConfig:
     def latency(self) -> int:
         """Cycles from accepting the last block pair of a row to its result, without stalls.
 
-        One for the accumulator, two for rounding.
+        One for the accumulator, three for rounding.
         """
-        return self.pipeline + 3
+        return self.pipeline + 4
 
     @property
     def throughput(self) -> str:

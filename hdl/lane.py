@@ -83,19 +83,18 @@ class Lane(wiring.Component):
                 ]
 
         m.submodules.round = rounder = Rounder(bits, self._faults)
-        emitted = Signal()
         m.d.comb += [
             rounder.advance.eq(advance),
+            rounder.valid.eq(emit),
             rounder.raw.eq(accumulator),
             rounder.poisoned.eq(poisoned),
             rounder.exponent.eq(self.exponent),
+            self.o.valid.eq(rounder.valid_out),
             self.o.payload.raw.eq(rounder.raw_out),
             self.o.payload.float32.eq(rounder.float32),
             self.o.payload.bfloat16.eq(rounder.bfloat16),
             self.o.payload.poisoned.eq(rounder.poisoned_out),
         ]
-        with m.If(advance):
-            m.d.sync += [emitted.eq(emit), self.o.valid.eq(emitted)]
 
         taken = valid & advance
         for flag, event in (

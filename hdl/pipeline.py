@@ -1,6 +1,8 @@
 """Pipeline cuts and the stream handshake shared by the units: one `advance` signal moves everything at once."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 
 from amaranth.hdl import Module, Signal, Value, ValueLike
 
@@ -28,26 +30,23 @@ class Pipeline:
         self._cuts = cuts
         self._moving: dict[object, Value] = {}
         self.valid = valid
-        for name in cuts if valid is not None else ():
-            assert self.valid is not None
-            self._moving[name] = self.valid
-            following = Signal(name=f"valid_{name}")
-            with m.If(advance):
-                m.d.sync += following.eq(self.valid)
-            self.valid = following
+        if valid is not None:
+            *before, self.valid = self._stages("valid", valid)
+            self._moving = dict(zip(cuts, before, strict=True))
 
-    def cut(self, name: str, *values: ValueLike, enable: ValueLike = 1) -> list[Signal]:
+    def cut(self, name: str, *values: ValueLike, enable: Value | None = None) -> list[Signal]:
         """The values behind the cut called `name`, in the same order and shape.
 
         Data registers have no reset: what a block that is not there computes is never looked at. While `enable` is low,
         a register keeps what it has (and its clock may be gated); without registers, nothing is kept.
         """
+        conditions = [c for c in (self._advance, enable, self._moving.get(name)) if c is not None]
         signals = []
         for index, item in enumerate(values):
             value = Value.cast(item)
             signal = Signal(value.shape(), name=f"{name}_{index}", reset_less=name in self._cuts)
             if name in self._cuts:
-                with self._m.If(Value.cast(self._advance) & enable & self._moving.get(name, Value.cast(1))):
+                with self._m.If(reduce(and_, conditions)):
                     self._m.d.sync += signal.eq(value)
             else:
                 self._m.d.comb += signal.eq(value)
@@ -56,10 +55,14 @@ class Pipeline:
 
     def delayed(self, value: ValueLike) -> Value:
         """`value` delayed by the number of cuts, cleared by reset: for control bits."""
-        result = Value.cast(value)
+        return self._stages("delayed", value)[-1]
+
+    def _stages(self, name: str, value: ValueLike) -> list[Value]:
+        """`value` before the first cut, between the cuts and behind the last."""
+        stages = [Value.cast(value)]
         for index in range(len(self._cuts)):
-            following = Signal(result.shape(), name=f"delayed_{index}")
+            following = Signal(stages[-1].shape(), name=f"{name}_{index}")
             with self._m.If(self._advance):
-                self._m.d.sync += following.eq(result)
-            result = following
-        return result
+                self._m.d.sync += following.eq(stages[-1])
+            stages.append(following)
+        return stages

@@ -1,4 +1,4 @@
-"""Rounds the accumulator to float32 and to bfloat16, each once from the exact value, in two cycles."""
+"""Rounds the accumulator to float32 and to bfloat16, each once from the exact value, in three cycles."""
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
@@ -6,11 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BFLOAT16, FLOAT32, TENSOR_EXPONENT_LIMIT, MiniFloat
 from .faults import NO_FAULTS, Faults
-from .pipeline import wire
+from .pipeline import Pipeline, wire
 
-__all__ = ["EXPONENT_LIMIT", "Rounder"]
+__all__ = ["EXPONENT_LIMIT", "ROUNDING_CYCLES", "Rounder"]
 
 EXPONENT_LIMIT = 2 * TENSOR_EXPONENT_LIMIT
+
+_CUTS = ("magnitude", "normalized", "rounded")
+ROUNDING_CYCLES = len(_CUTS)
 
 _QUIET_NAN = {FLOAT32.name: 0x7FC00000, BFLOAT16.name: 0x7FC0}
 
@@ -18,7 +21,8 @@ _QUIET_NAN = {FLOAT32.name: 0x7FC00000, BFLOAT16.name: 0x7FC0}
 class Rounder(wiring.Component):
     """`float32` and `bfloat16` of `raw * 2**(exponent - 20)`, or NaN where `poisoned`; `exponent` is clamped.
 
-    Two registers, both moving only while `advance` is high; `raw_out` is `raw` delayed alike.
+    Registers move only while `advance` is high, and those of data only with `valid`; `valid_out`, `raw_out` and
+    `poisoned_out` are what went in, `ROUNDING_CYCLES` later.
     """
 
     def __init__(self, bits: int, faults: Faults = NO_FAULTS):
@@ -27,10 +31,12 @@ class Rounder(wiring.Component):
         super().__init__(
             {
                 "advance": In(1),
+                "valid": In(1),
                 "raw": In(signed(bits)),
                 "poisoned": In(1),
                 "exponent": In(signed(8)),
                 "exponent_error": Out(1),
+                "valid_out": Out(1),
                 "raw_out": Out(signed(bits)),
                 "poisoned_out": Out(1),
                 "float32": Out(FLOAT32.bits),
@@ -45,38 +51,37 @@ class Rounder(wiring.Component):
         exponent = Mux(low, -EXPONENT_LIMIT, Mux(high, EXPONENT_LIMIT, self.exponent))
         m.d.comb += self.exponent_error.eq(low | high)
 
-        # First cycle: sign, magnitude, and the magnitude shifted up until its leading one is the top bit.
-        sign = self.raw[-1]
-        magnitude = wire(m, "magnitude", Mux(sign, -self.raw, self.raw)[:bits])
-        normalized, zeros = _normalize(m, magnitude, bits)
-        raw_1 = Signal(signed(bits), reset_less=True)
-        normalized_1 = Signal(bits, reset_less=True)
-        # The biased exponent of the leading one lies in 1..254 whatever the accumulator holds.
-        exponent_1 = Signal(FLOAT32.exponent_bits, reset_less=True)
-        sign_1, poisoned_1 = Signal(reset_less=True), Signal(reset_less=True)
-        with m.If(self.advance):
-            m.d.sync += [
-                raw_1.eq(self.raw),
-                normalized_1.eq(normalized),
-                exponent_1.eq(FLOAT32.bias + bits - 1 - ACCUMULATOR_FRACTION_BITS + exponent - zeros),
-                sign_1.eq(sign),
-                poisoned_1.eq(self.poisoned),
-            ]
+        pipeline = Pipeline(m, self.advance, _CUTS, self.valid)
+        assert pipeline.valid is not None
 
-        # Second cycle: one addition rounds and carries into the exponent.
-        float32 = self._round(FLOAT32, normalized_1, exponent_1)
-        bfloat16 = self._round(BFLOAT16, normalized_1, exponent_1)
+        # The biased exponent that a one in the top bit has. With a smaller one it still lies in 1..254, whatever the
+        # accumulator holds.
+        top = (FLOAT32.bias + bits - 1 - ACCUMULATOR_FRACTION_BITS + exponent)[: FLOAT32.exponent_bits]
+        magnitude = Mux(self.raw[-1], -self.raw, self.raw)[:bits]
+        raw, poisoned, top, magnitude = pipeline.cut("magnitude", self.raw, self.poisoned, top, magnitude)
+
+        normalized, zeros = _normalize(m, magnitude, bits)
+        exponent = (top - zeros)[: FLOAT32.exponent_bits]
+        raw, poisoned, exponent, normalized = pipeline.cut("normalized", raw, poisoned, exponent, normalized)
+
+        # One addition rounds and carries into the exponent.
+        float32 = self._round(FLOAT32, normalized, exponent)
+        bfloat16 = self._round(BFLOAT16, normalized, exponent)
         twice = (float32[16:] + (float32[15] & (float32[:15].any() | float32[16])))[: BFLOAT16.bits - 1]
         bfloat16 = self._faults.pick("bfloat16 rounded twice", bfloat16, twice)
-        with m.If(self.advance):
-            m.d.sync += [self.raw_out.eq(raw_1), self.poisoned_out.eq(poisoned_1)]
-            for fmt, rounded, port in (
-                (FLOAT32, float32, self.float32),
-                (BFLOAT16, bfloat16, self.bfloat16),
-            ):
-                finite = Mux(normalized_1[-1], Cat(rounded, sign_1), 0)
-                nan = C(_QUIET_NAN[fmt.name], fmt.bits)
-                m.d.sync += port.eq(Mux(self._faults.pick("NaN not poisoning", poisoned_1, 0), nan, finite))
+        values = []
+        for fmt, rounded in ((FLOAT32, float32), (BFLOAT16, bfloat16)):
+            finite = Mux(normalized[-1], Cat(rounded, raw[-1]), 0)
+            nan = C(_QUIET_NAN[fmt.name], fmt.bits)
+            values.append(Mux(self._faults.pick("NaN not poisoning", poisoned, 0), nan, finite))
+        raw, poisoned, *values = pipeline.cut("rounded", raw.as_signed(), poisoned, *values)
+        m.d.comb += [
+            self.valid_out.eq(pipeline.valid),
+            self.raw_out.eq(raw),
+            self.poisoned_out.eq(poisoned),
+            self.float32.eq(values[0]),
+            self.bfloat16.eq(values[1]),
+        ]
         return m
 
     def _round(self, fmt: MiniFloat, normalized: Value, exponent: Value) -> Value:

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...golden.formats import BLOCK_SIZE, FLOAT32
 from ..pipeline import Pipeline, wire
-from ..rounding import Rounder
+from ..rounding import ROUNDING_CYCLES, Rounder
 from .config import STREAM_BYTES, EngineConfig
 from .loop import loops
 from .memory import ram
@@ -94,7 +94,7 @@ class Drain(wiring.Component):
             m.d.sync += loaded.eq(0)
 
         lane_final = wire(m, "lane_final", n_tiles.final(n_tile.last))
-        # Two cycles of rounding, four lanes at once.
+        # Rounding, four lanes at once.
         values = []
         for lane in range(_GROUP):
             rounder = Rounder(bits)
@@ -109,12 +109,13 @@ class Drain(wiring.Component):
                         m.d.comb += chosen.eq(Mux(inside, sums.word_select(here, bits + 1), 0))
             m.d.comb += [
                 rounder.advance.eq(move),
+                rounder.valid.eq(loaded),
                 rounder.raw.eq(chosen[:bits]),
                 rounder.poisoned.eq(chosen[bits]),
                 rounder.exponent.eq(self.exponent),
             ]
             values.append([self._relu(v) for v in (rounder.float32, rounder.bfloat16)])
-        delay = Pipeline(m, move, range(2))
+        delay = Pipeline(m, move, range(ROUNDING_CYCLES))
         valid, at_last = delay.delayed(loaded), delay.delayed(at_end)
         index = delay.delayed(self._block_index(n_tile.value, group.value))
         floats = Cat(v[0] for v in values)

@@ -88,17 +88,17 @@ class SelectorConfig:
     Attributes:
         input_format: "float32" or "bfloat16".
         channel_codes: whether each channel has a 4-bit power-of-two sensitivity code.
-        pipeline: registers before the output register, 0 to 5.
+        pipeline: registers before the output register, 0 to 8.
     """
 
     input_format: str = "float32"
     channel_codes: bool = False
-    pipeline: int = 4
+    pipeline: int = 8
 
     def __post_init__(self) -> None:
         check("selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16")
         check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
-        check("selector", "pipeline", self.pipeline, whole(self.pipeline, 6), "0 to 5")
+        check("selector", "pipeline", self.pipeline, whole(self.pipeline, 9), "0 to 8")
 
     @property
     def format(self) -> MiniFloat:
@@ -188,7 +188,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "selector-bf16": ("activation selector, bfloat16 input", SelectorConfig("bfloat16")),
     "selector-channel": (
         "activation selector, float32 input, a sensitivity code per channel",
-        SelectorConfig(channel_codes=True, pipeline=5),
+        SelectorConfig(channel_codes=True, pipeline=6),
     ),
     "selector-flat": (
         "activation selector, bfloat16 input, output register only",

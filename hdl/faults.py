@@ -26,7 +26,7 @@ SELECTOR_FAULTS = (
     "E4M3 tie rounds down",
     "block scale tie rounds up",
     "score equal to threshold is FP8",
-    "error not cut to three bits",
+    "error cut to two bits",
     "infinity as zero",
     "negative zero emitted",
     "NaN block left in FP4",

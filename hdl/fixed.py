@@ -4,8 +4,8 @@ Every rounding boundary of E4M3 and of E2M1 under a legal block scale is a multi
 matters, so 20 bits and "something is below" decide every rounding exactly.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
@@ -21,8 +21,7 @@ MAGNITUDE_BITS = _LIMIT.bit_length()
 _EXPONENT_OF_TOP_BIT = MAGNITUDE_BITS - 1 - FRACTION_BITS
 
 
-@dataclass(frozen=True)
-class Fixed:
+class Fixed(NamedTuple):
     """`magnitude` is the value's, rounded down to 2**-11; `sticky` says that it was more."""
 
     magnitude: Value

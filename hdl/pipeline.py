@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import count
 from operator import and_
+from typing import Any
 
 from amaranth.hdl import Module, Signal, Value, ValueLike
 
@@ -34,24 +36,30 @@ class Pipeline:
             *before, self.valid = self._stages("valid", valid)
             self._moving = dict(zip(cuts, before, strict=True))
 
-    def cut(self, name: str, *values: ValueLike, enable: Value | None = None) -> list[Signal]:
-        """The values behind the cut called `name`, in the same order and shape.
+    def cut(self, name: str, *values: Any, enable: Value | None = None) -> list[Any]:
+        """The values behind the cut called `name`, in the same order and shape; lists and named tuples stay such.
 
         Data registers have no reset: what a block that is not there computes is never looked at. While `enable` is low,
         a register keeps what it has (and its clock may be gated); without registers, nothing is kept.
         """
         conditions = [c for c in (self._advance, enable, self._moving.get(name)) if c is not None]
-        signals = []
-        for index, item in enumerate(values):
+        order = count()
+
+        def behind(item: Any) -> Any:
+            if isinstance(item, list):
+                return [behind(part) for part in item]
+            if isinstance(item, tuple):
+                return type(item)(*map(behind, item))
             value = Value.cast(item)
-            signal = Signal(value.shape(), name=f"{name}_{index}", reset_less=name in self._cuts)
+            signal = Signal(value.shape(), name=f"{name}_{next(order)}", reset_less=name in self._cuts)
             if name in self._cuts:
                 with self._m.If(reduce(and_, conditions)):
                     self._m.d.sync += signal.eq(value)
             else:
                 self._m.d.comb += signal.eq(value)
-            signals.append(signal)
-        return signals
+            return signal
+
+        return [behind(item) for item in values]
 
     def delayed(self, value: ValueLike) -> Value:
         """`value` delayed by the number of cuts, cleared by reset: for control bits."""

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BFLOAT16, FLOAT32, TENSOR_EXPONENT_LIMIT, MiniFloat
 from .faults import NO_FAULTS, Faults
-from .pipeline import Pipeline, wire
+from .pipeline import Pipeline
 
 __all__ = ["EXPONENT_LIMIT", "ROUNDING_CYCLES", "Rounder"]
 

@@ -1,6 +1,7 @@
 """The activation selector: quantizes a block both ways, scores the difference, decides, and packs the result."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -25,14 +26,17 @@ from .pipeline import Pipeline, wire
 
 __all__ = ["Selector", "selector_input", "selector_output"]
 
-_CUTS = ("fixed", "amax", "scale", "quantized", "squares")
+_CUTS = ("fixed", "quarters", "amax", "scale", "codes", "quantized", "squares", "score")
 _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
     0: (),
     1: ("scale",),
     2: ("amax", "quantized"),
     3: ("amax", "scale", "quantized"),
     4: ("fixed", "amax", "scale", "quantized"),
-    5: _CUTS,
+    5: ("fixed", "amax", "scale", "codes", "squares"),
+    6: ("fixed", "amax", "scale", "codes", "squares", "score"),
+    7: ("fixed", "amax", "scale", "codes", "quantized", "squares", "score"),
+    8: _CUTS,
 }
 _ERROR_BITS = 17
 _KEPT_BITS = 3
@@ -51,6 +55,13 @@ def selector_output(config: SelectorConfig) -> data.StructLayout:
     return data.StructLayout(
         {"codes": 8 * BLOCK_SIZE, "scale": 8, "fp8": 1, "nan": 1, "last": 1, "score": config.score_bits}
     )
+
+
+class _Leading(NamedTuple):
+    """The three leading bits of a number, and how many bits follow them."""
+
+    kept: Value
+    low: Value
 
 
 THRESHOLD = data.StructLayout({"significand": THRESHOLD_SIGNIFICAND_BITS, "exponent": THRESHOLD_EXPONENT_BITS})
@@ -99,46 +110,48 @@ class Selector(wiring.Component):
         width = config.format.bits
         inputs = [self.i.payload.x.word_select(i, width) for i in range(BLOCK_SIZE)]
         fixed = [to_fixed(m, f"x{i}", config.format, x, exponent, faults) for i, x in enumerate(inputs)]
+        values, nans = [value for value, _ in fixed], [nan for _, nan in fixed]
+        signs = [x[-1] for x in inputs]
         channel = self.i.payload.channel_codes if config.channel_codes else C(0, 0)
-        cut = pipeline.cut(
-            "fixed", channel, *(x[-1] for x in inputs), *(n for _, n in fixed), *_flat(f for f, _ in fixed)
-        )
-        channel, signs, nans, values = cut[0], cut[1:17], cut[17:33], _fixed(cut[33:])
+        channel, signs, nans, values = pipeline.cut("fixed", channel, signs, nans, values)
 
-        amax = _maximum(m, [Cat(v.sticky, v.magnitude) for v in values])
-        cut = pipeline.cut("amax", channel, amax, *signs, *nans, *_flat(values))
-        channel, amax, signs, nans, values = cut[0], cut[1], cut[2:18], cut[18:34], _fixed(cut[34:])
+        quarters = _maximum(m, [Cat(v.sticky, v.magnitude) for v in values], 4)
+        channel, quarters, signs, nans, values = pipeline.cut("quarters", channel, quarters, signs, nans, values)
+
+        (amax,) = _maximum(m, quarters, 1)
+        channel, amax, signs, nans, values = pipeline.cut("amax", channel, amax, signs, nans, values)
 
         scale = block_scale(m, Fixed(amax[1:], amax[0]), faults)
         codes8 = [encode_e4m3(m, f"e4m3_{i}", v, faults) for i, v in enumerate(values)]
-        cut = pipeline.cut("scale", channel, scale, *signs, *nans, *codes8, *_flat(values))
-        channel, scale, signs, nans = cut[0], cut[1], cut[2:18], cut[18:34]
-        codes8, values = cut[34:50], _fixed(cut[50:])
+        cut = pipeline.cut("scale", channel, scale, signs, nans, codes8, values)
+        channel, scale, signs, nans, codes8, values = cut
 
-        decoded = decode_e4m3(Cat(scale, C(0, 1)))
-        significand = wire(m, "scale_significand", decoded.significand)
-        shift = wire(m, "scale_shift", decoded.shift)
-        boundaries = e2m1_boundaries(m, significand, shift)
+        boundaries = e2m1_boundaries(m, *_scale_parts(m, "scale", scale))
         codes4 = [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, faults)) for i, v in enumerate(values)]
-        errors = [_error(m, i, codes4[i], codes8[i], significand, shift) for i in range(BLOCK_SIZE)]
-        cut = pipeline.cut("quantized", channel, scale, *signs, *nans, *codes8, *codes4, *errors)
-        channel, scale, signs, nans = cut[0], cut[1], cut[2:18], cut[18:34]
-        codes8, codes4, errors = cut[34:50], cut[50:66], cut[66:]
+        cut = pipeline.cut("codes", channel, scale, signs, nans, codes8, codes4)
+        channel, scale, signs, nans, codes8, codes4 = cut
 
-        squares = [_square_of_three_bits(m, f"square_{i}", e, faults) for i, e in enumerate(errors)]
-        if config.channel_codes:
-            squares = [q << channel.word_select(i, 4) for i, q in enumerate(squares)]
+        parts = _scale_parts(m, "error_scale", scale)
+        errors = [_error(m, i, codes4[i], codes8[i], *parts) for i in range(BLOCK_SIZE)]
         packed8 = [
             Mux(nan, E4M3.nan_codes.start, Cat(code, sign & faults.pick("negative zero emitted", code.any(), 1)))
             for code, sign, nan in zip(codes8, signs, nans, strict=True)
         ]
         packed4 = [Cat(code, sign & code.any()) for code, sign in zip(codes4, signs, strict=True)]
-        block_nan = Cat(nans).any()
-        cut = pipeline.cut("squares", scale, block_nan, Cat(packed8), Cat(packed4), *squares)
-        scale, block_nan, packed8, packed4, squares = *cut[:4], cut[4:]
+        result = scale, Cat(nans).any(), Cat(packed8), Cat(packed4)
+        channel, *result, errors = pipeline.cut("quantized", channel, *result, errors)
 
-        score = Signal(config.score_bits)
-        m.d.comb += score.eq(tree_sum(squares))
+        leading = [_three_bits(m, f"leading_{i}", e, faults) for i, e in enumerate(errors)]
+        channel, *result, leading = pipeline.cut("squares", channel, *result, leading)
+
+        squares = [
+            wire(m, f"square_{i}", ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS])
+            for i, (kept, low) in enumerate(leading)
+        ]
+        if config.channel_codes:
+            squares = [q << channel.word_select(i, 4) for i, q in enumerate(squares)]
+        total = tree_sum(squares)[: config.score_bits]
+        scale, block_nan, packed8, packed4, score = pipeline.cut("score", *result, total)
         dynamic = self._above_threshold(m, score)
         # The modes are dynamic, static, all FP4, all FP8: bit 1 says "the same for all blocks".
         chosen = Mux(self.mode[1], self.mode[0], Mux(self.mode[0], static_fp8, dynamic))
@@ -167,19 +180,12 @@ class Selector(wiring.Component):
         return ~beyond.any() & above
 
 
-def _flat(values: Iterable[Fixed]) -> list[Value]:
-    return [part for v in values for part in (v.magnitude, v.sticky)]
-
-
-def _fixed(signals: list[Signal]) -> list[Fixed]:
-    return [Fixed(magnitude, sticky) for magnitude, sticky in zip(signals[::2], signals[1::2], strict=True)]
-
-
-def _maximum(m: Module, values: list[Value]) -> Value:
-    while len(values) > 1:
+def _maximum(m: Module, values: Sequence[Value], count: int) -> Sequence[Value]:
+    """The maxima of as many groups of `values`."""
+    while len(values) > count:
         pairs = zip(values[::2], values[1::2], strict=True)
         values = [wire(m, f"max_{len(values)}_{i}", Mux(x > y, x, y)) for i, (x, y) in enumerate(pairs)]
-    return values[0]
+    return values
 
 
 def _encode_e2m1(value: Fixed, boundaries: list[Value], faults: Faults) -> Value:
@@ -193,6 +199,12 @@ def _encode_e2m1(value: Fixed, boundaries: list[Value], faults: Faults) -> Value
     return Value.cast(count)[: E2M1.bits - 1]
 
 
+def _scale_parts(m: Module, name: str, scale: Value) -> tuple[Value, Value]:
+    """A block scale's significand and shift (unit 2**-9)."""
+    decoded = decode_e4m3(Cat(scale, C(0, 1)))
+    return wire(m, f"{name}_significand", decoded.significand), wire(m, f"{name}_shift", decoded.shift)
+
+
 def _error(m: Module, index: int, code4: Value, code8: Value, significand: Value, shift: Value) -> Value:
     """|Q4 - Q8| in units of 2**-10 (17 bits)."""
     q4 = wire(m, f"q4_{index}", (decode_e2m1(Cat(code4, C(0, 1))).significand * significand) << shift)
@@ -201,13 +213,11 @@ def _error(m: Module, index: int, code4: Value, code8: Value, significand: Value
     return Mux(q4 > q8, q4 - q8, q8 - q4)[:_ERROR_BITS]
 
 
-def _square_of_three_bits(m: Module, name: str, error: Value, faults: Faults) -> Value:
-    """The square of `error` with all but its three leading bits cleared."""
+def _three_bits(m: Module, name: str, error: Value, faults: Faults) -> _Leading:
     kept = Signal(_KEPT_BITS, name=f"{name}_kept")
     low = Signal(range(_ERROR_BITS - _KEPT_BITS + 1), name=f"{name}_low")
     m.d.comb += kept.eq(error[:_KEPT_BITS])
     for position in range(1, _ERROR_BITS - _KEPT_BITS + 1):
         with m.If(error[position + _KEPT_BITS - 1 :].any()):
             m.d.comb += [kept.eq(error[position : position + _KEPT_BITS]), low.eq(position)]
-    square = ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS]
-    return wire(m, name, faults.pick("error not cut to three bits", square, error * error))
+    return _Leading(faults.pick("error cut to two bits", kept, kept & ~1), low)

@@ -26,6 +26,7 @@ from .conftest import ROOT
         ({"k_max": 42800}, "engine k_max: 42800, expected"),
         ({"n_max": 0}, "engine n_max: 0, expected a multiple of 16 from 16 to 65536"),
         ({"pipeline": 5}, "engine pipeline: 5, expected 0 to 4"),
+        ({"selector_pipeline": 9}, "engine selector_pipeline: 9, expected 0 to 8"),
         ({"raw_input": "float16"}, "engine raw_input: 'float16', expected none, float32 or bfloat16"),
         ({"packed_output": 1}, "engine packed_output: 1, expected True or False"),
         ({"lanes": 8}, "engine packed_output: True, expected False with 8 lanes"),

@@ -33,7 +33,7 @@ ALL = pytest.mark.parametrize("name", PRESETS)
         (lambda: LaneConfig(sharing="none"), "lane sharing: 'none', expected split or merged"),
         (lambda: SelectorConfig("float16"), "selector input_format: 'float16', expected float32 or bfloat16"),
         (lambda: SelectorConfig(channel_codes=2), "selector channel_codes: 2, expected True or False"),
-        (lambda: SelectorConfig(pipeline=-1), "selector pipeline: -1, expected 0 to 5"),
+        (lambda: SelectorConfig(pipeline=-1), "selector pipeline: -1, expected 0 to 8"),
         (lambda: DecoderConfig("E5M2"), "decoder element: 'E5M2', expected E4M3 or E2M1"),
         (lambda: preset("nosuch"), "preset: 'nosuch', expected one of lane, "),
         (lambda: build(DecoderConfig(), "a-b"), "module name: 'a-b', expected a plain Verilog identifier"),
@@ -108,6 +108,6 @@ def test_faults_exist_only_where_asked():
 
 def test_pipeline_and_accumulator_follow_the_configuration():
     assert [LaneConfig(pipeline=p).latency for p in range(6)] == [4, 5, 6, 7, 8, 9]
-    assert [SelectorConfig(pipeline=p).latency for p in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert [SelectorConfig(pipeline=p).latency for p in range(9)] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert build(LaneConfig(k_max=1024), "x").port("o__payload").fields["raw"] == (0, 49)
     assert build(SelectorConfig(channel_codes=True), "x").port("o__payload").fields["score"][1] == 53

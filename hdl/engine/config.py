@@ -13,6 +13,7 @@ K_TILE = 256
 TILE_BLOCKS = K_TILE // BLOCK_SIZE
 STREAM_BYTES = 16
 _DEEPEST = 4
+_DEEPEST_SELECTOR = 8
 RAW_INPUTS = ("none", "float32", "bfloat16")
 
 
@@ -64,6 +65,7 @@ class EngineConfig:
         packed_output: whether results may leave through a selector as packed blocks (needs 16 or 32 lanes).
         channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
         sharing: "split" or "merged", how the lanes' adder trees are shared between pairings (LaneConfig).
+        selector_pipeline: registers inside the selectors, 0 to 8 (SelectorConfig).
     """
 
     lanes: int = 16
@@ -76,6 +78,7 @@ class EngineConfig:
     packed_output: bool = True
     channel_codes: bool = False
     sharing: str = "split"
+    selector_pipeline: int = 8
 
     def __post_init__(self) -> None:
         for name, allowed in (("lanes", (4, 8, 16, 32)), ("rows", (8, 16, 32, 64, 128)), ("slots", (2, 4, 8, 16, 32))):
@@ -86,6 +89,8 @@ class EngineConfig:
             check_multiple("engine", name, getattr(self, name), BLOCK_SIZE, limit)
         check("engine", "pipeline", self.pipeline, whole(self.pipeline, _DEEPEST + 1), f"0 to {_DEEPEST}")
         check_datapath("engine", "mixed", self.sharing, self.pipeline)
+        depth = self.selector_pipeline
+        check("engine", "selector_pipeline", depth, whole(depth, _DEEPEST_SELECTOR + 1), f"0 to {_DEEPEST_SELECTOR}")
         check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")
         for name in ("packed_output", "channel_codes"):
             value = getattr(self, name)

@@ -33,12 +33,16 @@ STREAMS = {"s_axis_weights": In, "s_axis_activations": In, "m_axis_results": Out
 
 def input_selector(config: EngineConfig) -> SelectorConfig | None:
     """The selector that raw activations go through, if there is one."""
-    return None if config.raw_input == "none" else SelectorConfig(config.raw_input, config.channel_codes)
+    return None if config.raw_input == "none" else _selector(config, config.raw_input)
 
 
 def output_selector(config: EngineConfig) -> SelectorConfig | None:
     """The selector that packed results come from, if there is one."""
-    return SelectorConfig("float32", config.channel_codes) if config.packed_output else None
+    return _selector(config, "float32") if config.packed_output else None
+
+
+def _selector(config: EngineConfig, source: str) -> SelectorConfig:
+    return SelectorConfig(source, config.channel_codes, config.selector_pipeline)
 
 
 class Engine(wiring.Component):

@@ -91,7 +91,8 @@ def build_hardware(
     accumulators = implement(accumulator_memory(lane, engine.rows), target, cache)
     on_step("mapping the selector")
     source = "float32" if engine.raw_input == "none" else engine.raw_input
-    selector = implement(build(SelectorConfig(source, engine.channel_codes), "selector"), target, cache)
+    kind = SelectorConfig(source, engine.channel_codes, engine.selector_pipeline)
+    selector = implement(build(kind, "selector"), target, cache)
     period = max(map(_period, (mixed, *fp8)))
     return Hardware(engine, mixed, fp8, accumulators, selector, memory, period, cache)
 

@@ -15,6 +15,7 @@ from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.verilog import build, build_preset
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
+from fgmp.synth.asic.hierarchy import area_by_hierarchy
 from fgmp.synth.asic.mapping import Mapped, Target, mapping_script
 from fgmp.synth.asic.netlist import add_buffers, read_netlist
 from fgmp.synth.asic.power import PowerMeter
@@ -70,6 +71,28 @@ def test_timing_by_hand():
     )
     assert timing.period == pytest.approx(0.4, rel=1e-12)
     assert [p.cell for p in timing.path] == ["DFF", "NAND2", "BUF"]
+
+
+def test_area_by_hierarchy():
+    """Names of registers are the tree; what drives several places belongs to what they have in common."""
+    netlist = five_cells()
+    # The registers are u1 (q) and u5 (q2); NAND2 drives u5 and, through BUF, the port z.
+    netlist.names.update({5: "mul_first_0[3]", 9: "mul_second_1"})
+    areas = {i.name: i.cell.area for i in netlist.instances}
+    parts = {p.name: p for p in area_by_hierarchy(netlist, least=0.0)}
+    assert set(parts) == {"mul", "mul_first", "mul_second", "n", "z"}
+    assert parts["mul_first"].area == parts["mul_first"].sequential == areas["u1"]
+    assert parts["n"].area == areas["u2"]
+    assert parts["z"].area == areas["u4"]
+    assert parts["mul"].area == areas["u1"] + areas["u5"]  # NAND2's two readers have nothing in common
+    assert [p.name for p in area_by_hierarchy(netlist, least=0.2)] == ["mul", "mul_first", "mul_second"]
+    # Without BUF both readers of NAND2 are registers of `mul`.
+    del netlist.instances[3]
+    netlist.instances[0].nets["D"] = 7
+    netlist.outputs.remove("z")
+    parts = {p.name: p for p in area_by_hierarchy(netlist, least=0.0)}
+    assert parts["mul"].area == areas["u1"] + areas["u3"] + areas["u5"]
+    assert parts["mul"].sequential == areas["u1"] + areas["u5"]
 
 
 def test_energy_by_hand():

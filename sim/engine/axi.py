@@ -29,6 +29,11 @@ def axi_jobs(config: EngineConfig, count: int, seed: int) -> dict[str, Job]:
     return jobs
 
 
+def _watched(name: str) -> list[tuple[str, str]]:
+    """What the bench looks at while all blocks are FP4."""
+    return [(f"{name}_lane", "held"), (f"{name}_lane", "a"), ("fgmp_ram_1r1w", "read_enable")]
+
+
 def run_axi_bench(design: Design, name: str, *, jobs: int, seed: int, cache: Path = CACHE) -> CampaignResult:
     """Run the bench on random jobs with pauses on every stream."""
     config = design.config
@@ -43,7 +48,7 @@ def run_axi_jobs(
     config = design.config
     assert isinstance(config, EngineConfig)
     chance = random.Random(seed)
-    simulator = Simulator(design, cache=cache)
+    simulator = Simulator(design, watched=_watched(design.name), cache=cache)
     with tempfile.TemporaryDirectory(prefix="fgmp-axi-") as folder:
         work = Path(folder)
         for index, (title, job) in enumerate(jobs.items()):

@@ -28,7 +28,8 @@ def build_library(design: Design, *, random_state: bool = False, optimize: bool 
     runs slower.
     """
     options = (*_OPTIONS, "-CFLAGS", "-O2 -march=native" if optimize else "-O0")
-    initial = ("--x-initial", "unique" if random_state else "fast")
+    # Blocks that are compiled by themselves would not start with random values of the seed.
+    initial = ("--x-initial", "unique") if random_state else ("--x-initial", "fast", "--hierarchical")
     with tools("verilator") as tool_version:
         harness = _HARNESS.read_text()
         key = json.dumps([design.verilog, harness, tool_version, options, initial, _processor()])
@@ -41,9 +42,12 @@ def build_library(design: Design, *, random_state: bool = False, optimize: bool 
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 (partial / f"{design.name}.v").write_text(design.verilog)
+                # With --hierarchical: the lane compiled once, not once for each of its instances.
+                once = f'`verilator_config\nhier_block -module "{design.name}_lane"\n'
+                (partial / "lane.vlt").write_text(once)
                 command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
                 command += [*initial, "--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
-                command += ["-LDFLAGS", "-shared", "-o", library.name, f"{design.name}.v", str(_HARNESS)]
+                command += ["-LDFLAGS", "-shared", "-o", library.name, "lane.vlt", f"{design.name}.v", str(_HARNESS)]
                 done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
                 if done.returncode:
                     message = "\n".join((done.stdout + done.stderr).splitlines()[-30:])

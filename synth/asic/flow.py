@@ -17,6 +17,7 @@ from ...hdl.verilog import Design
 from ..cache import CACHE, cached, digest
 from ..liberty.find import LibertyFile
 from .gates import GateSimulator, Words, unpack_bits
+from .hierarchy import area_by_hierarchy
 from .mapping import Mapped, Target, map_design, mapping_script
 from .netlist import Netlist, add_buffers, read_netlist
 from .power import Energy, PowerMeter
@@ -208,6 +209,10 @@ def _area_json(unit: Implementation) -> dict[str, Any]:
         "flip_flops": len(netlist.flip_flops()),
         "fanout_buffers": netlist.buffers_added,
         "by_module": sorted(modules, key=lambda m: -m["total_um2"]),
+        "by_hierarchy": [
+            {"part": p.name, "depth": p.depth, "area_um2": p.area, "sequential_um2": p.sequential}
+            for p in area_by_hierarchy(netlist)
+        ],
         "by_cell": {n: {"count": c, "area_um2": cells.cell(n).area * c} for n, c in counts.most_common()},
         "memories": memories,
     }

@@ -17,6 +17,9 @@ def asic_table(result: dict[str, Any]) -> str:
     if len(area["by_module"]) > 1:
         for module in area["by_module"]:
             lines.append(f"  {module['module']:24} {module['instances']:3} x {module['area_um2']:12,.0f}")
+    for part in area["by_hierarchy"]:
+        share = part["area_um2"] / area["total_um2"]
+        lines.append(f"  {'  ' * part['depth'] + part['part']:44} {part['area_um2']:10,.0f} {share:4.0%}")
     if area["memories"]:
         bits = sum(m["bits"] for m in area["memories"])
         lines.append(f"  memories, not included: {len(area['memories'])} with {bits:,} bits")

@@ -10,12 +10,11 @@ import sys
 import time
 
 from fgmp.hdl.verilog import build_preset
-from fgmp.sim.engine.axi import run_axi_jobs
+from fgmp.sim.engine.axi import axi_simulator, run_axi_jobs
 from fgmp.sim.engine.driver import EngineDriver
 from fgmp.sim.engine.jobs import uniform_job
 from fgmp.sim.engine.performance import measure
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
-from fgmp.sim.runner import Simulator
 
 
 def main() -> int:
@@ -28,7 +27,7 @@ def main() -> int:
     driver = EngineDriver(engine, design.config)
     rows = [row for _ in range(args.rounds) for row in measure(engine, driver, fractions=(0.7,))]
     fast = statistics.median(row["cycles_per_second"] for row in rows)
-    Simulator(design)  # compiled before the clock starts
+    axi_simulator(design)  # compiled before the clock starts
     job = uniform_job(64, 128, 1024, 0.7, 1)
     begin = time.perf_counter()
     result = run_axi_jobs(design, "benchmark", {"job": job}, pauses=False)

@@ -43,8 +43,8 @@ _QUICK = ["every kind of input and output", "registers"]
 ODD = EngineConfig(32, 8, 2, k_max=42_784, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True)
 
 
-def bench(design, cache, seed=1, *, random_state=False, optimize=True):
-    library = build_library(design, random_state=random_state, optimize=optimize, cache=cache)
+def bench(design, cache, seed=1, *, random_state=False):
+    library = build_library(design, random_state=random_state, cache=cache)
     engine = VerilatedEngine(library, seed=seed, random_state=random_state)
     return Bench(engine, EngineDriver(engine, design.config), seed)
 
@@ -78,7 +78,7 @@ def test_engine(name, big):
 
 def test_other_parameters(cache):
     """32 lanes, so two blocks a row; bfloat16 in; a sensitivity code per channel; no registers in the dot product."""
-    unit = bench(build(ODD, "odd"), cache, optimize=False)
+    unit = bench(build(ODD, "odd"), cache)
     assert_right(
         run_checks(unit, [*_QUICK, "random stalls on all streams", "jobs back to back", "NaN and illegal scales"])
     )
@@ -129,7 +129,7 @@ def test_reset_from_a_random_state(cache):
     """Registers and memories hold anything before reset."""
     design = build_preset("engine-4")
     for seed in range(1, 9):
-        unit = bench(design, cache, seed, random_state=True, optimize=False)
+        unit = bench(design, cache, seed, random_state=True)
         assert_right(run_checks(unit, _QUICK))
 
 
@@ -140,9 +140,7 @@ def test_a_missing_reset_is_found(cache):
 
     def fails(seed):
         try:
-            return any(
-                r.differences for r in run_checks(bench(broken, cache, seed, random_state=True, optimize=False), _QUICK)
-            )
+            return any(r.differences for r in run_checks(bench(broken, cache, seed, random_state=True), _QUICK))
         except (SimulationError, InputError):
             return True
 
@@ -162,7 +160,7 @@ def test_the_checks_see_a_wrong_engine(cache):
     ]
     for verilog in cut:
         assert verilog != text
-        unit = bench(dataclasses.replace(design, verilog=verilog), cache, optimize=False)
+        unit = bench(dataclasses.replace(design, verilog=verilog), cache)
         try:
             results = run_checks(unit, _QUICK[:1])
         except (SimulationError, InputError):

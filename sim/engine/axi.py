@@ -13,7 +13,7 @@ from .job import Job
 from .jobs import random_job, uniform_job
 from .wire import activation_bytes, result_bytes, weight_bytes
 
-__all__ = ["axi_jobs", "run_axi_bench", "run_axi_jobs"]
+__all__ = ["axi_jobs", "axi_simulator", "run_axi_bench", "run_axi_jobs"]
 
 _MODULE = "fgmp.sim.engine.axi_bench"
 _PAUSES = (0.0, 0.1, 0.5)
@@ -29,9 +29,10 @@ def axi_jobs(config: EngineConfig, count: int, seed: int) -> dict[str, Job]:
     return jobs
 
 
-def _watched(name: str) -> list[tuple[str, str]]:
-    """What the bench looks at while all blocks are FP4."""
-    return [(f"{name}_lane", "held"), (f"{name}_lane", "a"), ("fgmp_ram_1r1w", "read_enable")]
+def axi_simulator(design: Design, cache: Path = CACHE) -> Simulator:
+    """The engine compiled for the bench, which also looks at what FP4 must leave still."""
+    lane = f"{design.name}_lane"
+    return Simulator(design, watched=[(lane, "held"), (lane, "a"), ("fgmp_ram_1r1w", "read_enable")], cache=cache)
 
 
 def run_axi_bench(design: Design, name: str, *, jobs: int, seed: int, cache: Path = CACHE) -> CampaignResult:
@@ -48,7 +49,7 @@ def run_axi_jobs(
     config = design.config
     assert isinstance(config, EngineConfig)
     chance = random.Random(seed)
-    simulator = Simulator(design, watched=_watched(design.name), cache=cache)
+    simulator = axi_simulator(design, cache)
     with tempfile.TemporaryDirectory(prefix="fgmp-axi-") as folder:
         work = Path(folder)
         for index, (title, job) in enumerate(jobs.items()):

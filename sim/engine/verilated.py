@@ -21,18 +21,18 @@ _HARNESS = Path(__file__).with_name("harness.cpp")
 _OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "-CFLAGS", "-fPIC -std=c++20")
 
 
-def build_library(design: Design, *, random_state: bool = False, optimize: bool = True, cache: Path = CACHE) -> Path:
+def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
     """Compile the engine and the harness, or find them compiled in `cache`; returns the library's path.
 
-    `random_state` lets registers and memories start with random values; without `optimize` it is compiled sooner and
-    runs slower.
+    `random_state` lets registers and memories start with random values; such a library runs slower.
     """
-    options = (*_OPTIONS, "-CFLAGS", "-O2 -march=native" if optimize else "-O0")
-    # Blocks that are compiled by themselves would not start with random values of the seed.
-    initial = ("--x-initial", "unique") if random_state else ("--x-initial", "fast", "--hierarchical")
+    if random_state:  # of the seed: lanes that are compiled by themselves would not have them
+        options = (*_OPTIONS, "--x-initial", "unique", "-CFLAGS", "-O0")
+    else:
+        options = (*_OPTIONS, "--x-initial", "fast", "--hierarchical", "-CFLAGS", "-O2 -march=native")
     with tools("verilator") as tool_version:
         harness = _HARNESS.read_text()
-        key = json.dumps([design.verilog, harness, tool_version, options, initial, _processor()])
+        key = json.dumps([design.verilog, harness, tool_version, options, _processor()])
         folder = cache.resolve() / f"{design.name}-fast-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         library = folder / "libengine.so"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def build_library(design: Design, *, random_state: bool = False, optimize: bool 
                 once = f'`verilator_config\nhier_block -module "{design.name}_lane"\n'
                 (partial / "lane.vlt").write_text(once)
                 command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
-                command += [*initial, "--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
+                command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
                 command += ["-LDFLAGS", "-shared", "-o", library.name, "lane.vlt", f"{design.name}.v", str(_HARNESS)]
                 done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
                 if done.returncode:

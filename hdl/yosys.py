@@ -14,11 +14,16 @@ def run_yosys(folder: Path, what: str, *arguments: str) -> None:
         raise RuntimeError(f"yosys failed on {what}: {done.stderr.strip()}")
 
 
-def run_wasm(module: str, function: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the tools that YoWASP packages, in `folder`; its output and exit code.
+def run_wasm(
+    module: str, function: str, folder: Path, *arguments: str, log: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the tools that YoWASP packages, in `folder`; its messages and exit code. `log` shows them meanwhile.
 
     A process of its own, because the working directory of this one is not ours to change.
     """
     call = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
     command = [sys.executable, "-c", call, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    log = folder / "messages.log" if log is None else log
+    with log.open("w") as messages:
+        done = subprocess.run(command, cwd=folder, stdout=messages, stderr=subprocess.STDOUT, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, stderr=log.read_text())

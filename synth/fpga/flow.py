@@ -48,10 +48,11 @@ def characterize_fpga(
     key |= {"device": where.name, "package": where.package, "mhz": mhz, **tools}
 
     def run(seed: int) -> dict[str, Any]:
-        on_step(f"nextpnr, seed {seed}")
+        log = cache / f"{design.name}-{where.name}-seed-{seed}.log"
+        on_step(f"nextpnr, seed {seed}, its messages in {log}")
         work = {**key, "seed": seed}
         result: dict[str, Any] = cached(
-            cache, "route", work, lambda: place_and_route(design.name, netlist, where, seed, mhz)
+            cache, "route", work, lambda: place_and_route(design.name, netlist, where, seed, mhz, log)
         )
         return result
 

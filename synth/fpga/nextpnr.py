@@ -98,8 +98,8 @@ def synthesize(design: Design, around: Harness, where: Device, dsp: bool) -> str
         return (work / "netlist.json").read_text()
 
 
-def place_and_route(name: str, netlist: str, where: Device, seed: int, mhz: float) -> dict[str, Any]:
-    """nextpnr's report: `fmax`, `utilization`, `critical_paths`.
+def place_and_route(name: str, netlist: str, where: Device, seed: int, mhz: float, log: Path) -> dict[str, Any]:
+    """nextpnr's report: `fmax`, `utilization`, `critical_paths`. Its messages go to `log` as they come.
 
     Raises InputError, saying what there is too much of, where the unit does not fit.
     """
@@ -108,7 +108,7 @@ def place_and_route(name: str, netlist: str, where: Device, seed: int, mhz: floa
         (work / "netlist.json").write_text(netlist)
         arguments = [f"--{where.name}", "--package", where.package, "--json", "netlist.json", "--report", "report.json"]
         arguments += ["--seed", str(seed), "--freq", f"{mhz:g}", "--timing-allow-fail", *where.tools.extra]
-        done = run_wasm(where.tools.module, where.tools.function, work, *arguments)
+        done = run_wasm(where.tools.module, where.tools.function, work, *arguments, log=log)
         if done.returncode:
             raise InputError(_reason(name, where, done.stderr))
         report: dict[str, Any] = json.loads((work / "report.json").read_text())

@@ -45,7 +45,7 @@ def characterize_fpga(
     }
     on_step("yosys")
     netlist: str = cached(cache, "fpga", key, lambda: synthesize(design, around, where, dsp))
-    key |= {"device": where.name, "package": where.package, "mhz": mhz, **tools}
+    key |= {"device": where.name, "package": where.package, "mhz": mhz, "extra": where.tools.extra, **tools}
 
     def run(seed: int) -> dict[str, Any]:
         log = cache / f"{design.name}-{where.name}-seed-{seed}.log"

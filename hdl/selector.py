@@ -138,7 +138,7 @@ class Selector(wiring.Component):
             for code, sign, nan in zip(codes8, signs, nans, strict=True)
         ]
         packed4 = [Cat(code, sign & code.any()) for code, sign in zip(codes4, signs, strict=True)]
-        result = scale, Cat(nans).any(), Cat(packed8), Cat(packed4)
+        result = [scale, Cat(nans).any(), Cat(packed8), Cat(packed4)]
         channel, *result, errors = pipeline.cut("quantized", channel, *result, errors)
 
         leading = [_three_bits(m, f"leading_{i}", e, faults) for i, e in enumerate(errors)]

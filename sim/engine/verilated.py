@@ -26,10 +26,11 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
 
     `random_state` lets registers and memories start with random values; such a library runs slower.
     """
+    options = [*_OPTIONS, "--x-initial"]
     if random_state:  # of the seed: lanes that are compiled by themselves would not have them
-        options = (*_OPTIONS, "--x-initial", "unique", "-CFLAGS", "-O0")
+        options += ["unique", "-CFLAGS", "-O0"]
     else:
-        options = (*_OPTIONS, "--x-initial", "fast", "--hierarchical", "-CFLAGS", "-O2 -march=native")
+        options += ["fast", "--hierarchical", "-CFLAGS", "-O2 -march=native"]
     with tools("verilator") as tool_version:
         harness = _HARNESS.read_text()
         key = json.dumps([design.verilog, harness, tool_version, options, _processor()])

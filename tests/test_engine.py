@@ -94,6 +94,19 @@ def test_other_parameters(cache):
 
 
 @SMALL
+def test_engines_of_one_library_end_in_any_order(small, cache):
+    """Each with a context of its own: one that ended must not be looked for by another."""
+    others = [bench(build_preset("engine-4"), cache, seed) for seed in (2, 3)]
+    for unit in others:
+        assert_right(run_checks(unit, ["registers"]))
+        unit.engine.close()
+        assert_right(run_checks(small, ["registers"]))
+    last = bench(build_preset("engine-4"), cache)
+    bench(build_preset("engine-4"), cache).engine.close()
+    last.engine.close()
+
+
+@SMALL
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 17), st.integers(1, 9), st.integers(1, 513), st.integers(1, 1 << 20))
 def test_layers_of_any_size(small, rows, outputs, columns, seed):

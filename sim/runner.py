@@ -163,6 +163,8 @@ class Simulator:
         arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1" if self._optimize else "-O0"]
         # Compilers choke on a unit's functions unless they are split.
         arguments += ["--output-split", "5000", "--output-split-cfuncs", "500"]
+        if any(port.name == "fault_select" for port in self.design.ports):  # what a fault replaces may be unused
+            arguments += ["-Wno-UNUSEDSIGNAL"]
         # cocotb would make every signal public, which doubles the time to compile. Ports are enough.
         if not self._waves:
             arguments += ["--no-public-flat-rw"]

@@ -2,7 +2,7 @@
 
 from ..errors import InputError
 
-__all__ = ["check", "check_datapath", "check_multiple", "whole"]
+__all__ = ["check", "check_datapath", "check_multiple", "check_selector_depth", "whole"]
 
 
 def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> None:
@@ -28,3 +28,8 @@ def check_datapath(kind: str, formats: str, sharing: str, pipeline: int) -> None
     check(kind, "sharing", sharing, sharing in ("split", "merged"), "split or merged")
     deepest = 5 if formats == "mixed" else 4
     check(kind, "pipeline", pipeline, whole(pipeline, deepest + 1), f"0 to {deepest}")
+
+
+def check_selector_depth(kind: str, name: str, depth: int) -> None:
+    """Check how many registers a selector has before its output register."""
+    check(kind, name, depth, whole(depth, 9), "0 to 8")

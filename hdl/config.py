@@ -21,11 +21,12 @@ from ..golden.formats import (
     MiniFloat,
     accumulator_bits,
 )
-from .checks import check, check_datapath, check_multiple, whole
+from .checks import check, check_datapath, check_multiple, check_selector_depth
 from .engine.config import EngineConfig, EngineLaneConfig
 
 __all__ = [
     "PRESETS",
+    "ROUNDING_CYCLES",
     "Config",
     "DecoderConfig",
     "DotConfig",
@@ -37,6 +38,9 @@ __all__ = [
     "parameters",
     "preset",
 ]
+
+ROUNDING_CYCLES = 3
+"""Registers between an accumulator and its rounded value."""
 
 _INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
@@ -69,11 +73,8 @@ class LaneConfig:
 
     @property
     def latency(self) -> int:
-        """Cycles from accepting the last block pair of a row to its result, without stalls.
-
-        One for the accumulator, three for rounding.
-        """
-        return self.pipeline + 4
+        """Cycles from accepting the last block pair of a row to its result, without stalls."""
+        return self.pipeline + 1 + ROUNDING_CYCLES
 
     @property
     def throughput(self) -> str:
@@ -98,7 +99,7 @@ class SelectorConfig:
     def __post_init__(self) -> None:
         check("selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16")
         check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
-        check("selector", "pipeline", self.pipeline, whole(self.pipeline, 9), "0 to 8")
+        check_selector_depth("selector", "pipeline", self.pipeline)
 
     @property
     def format(self) -> MiniFloat:

@@ -5,15 +5,16 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BFLOAT16, FLOAT32, TENSOR_EXPONENT_LIMIT, MiniFloat
+from .config import ROUNDING_CYCLES
 from .faults import NO_FAULTS, Faults
 from .pipeline import Pipeline
 
-__all__ = ["EXPONENT_LIMIT", "ROUNDING_CYCLES", "Rounder"]
+__all__ = ["EXPONENT_LIMIT", "Rounder"]
 
 EXPONENT_LIMIT = 2 * TENSOR_EXPONENT_LIMIT
 
 _CUTS = ("magnitude", "normalized", "rounded")
-ROUNDING_CYCLES = len(_CUTS)
+assert len(_CUTS) == ROUNDING_CYCLES
 
 _QUIET_NAN = {FLOAT32.name: 0x7FC00000, BFLOAT16.name: 0x7FC0}
 

@@ -22,9 +22,9 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     generic.set_defaults(flow=_generic)
 
     text = (
-        "Maps each unit to a standard-cell library and reports area by module, clock rate with the critical path, and "
-        "energy by activity from gate simulation, whose every result is compared with the golden model. The figures "
-        "are those of a netlist before layout (docs/silicon.md)."
+        "Maps each unit to a standard-cell library and reports area by hierarchy, clock rate with the critical path, "
+        "and energy by activity from gate simulation, whose every result is compared with the golden model. The "
+        "figures are those of a netlist before layout (docs/silicon.md)."
     )
     asic = flows.add_parser("asic", help="area, clock rate and energy in a standard-cell library", description=text)
     _add_units(asic, "lane")

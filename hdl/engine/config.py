@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ...golden.formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
-from ..checks import check, check_datapath, check_multiple, whole
+from ..checks import check, check_datapath, check_multiple, check_selector_depth, whole
 
 __all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig", "EngineLaneConfig"]
 
@@ -13,7 +13,6 @@ K_TILE = 256
 TILE_BLOCKS = K_TILE // BLOCK_SIZE
 STREAM_BYTES = 16
 _DEEPEST = 4
-_DEEPEST_SELECTOR = 8
 RAW_INPUTS = ("none", "float32", "bfloat16")
 
 
@@ -89,8 +88,7 @@ class EngineConfig:
             check_multiple("engine", name, getattr(self, name), BLOCK_SIZE, limit)
         check("engine", "pipeline", self.pipeline, whole(self.pipeline, _DEEPEST + 1), f"0 to {_DEEPEST}")
         check_datapath("engine", "mixed", self.sharing, self.pipeline)
-        depth = self.selector_pipeline
-        check("engine", "selector_pipeline", depth, whole(depth, _DEEPEST_SELECTOR + 1), f"0 to {_DEEPEST_SELECTOR}")
+        check_selector_depth("engine", "selector_pipeline", self.selector_pipeline)
         check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")
         for name in ("packed_output", "channel_codes"):
             value = getattr(self, name)

@@ -5,8 +5,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...golden.formats import BLOCK_SIZE, FLOAT32
+from ..config import ROUNDING_CYCLES
 from ..pipeline import Pipeline, wire
-from ..rounding import ROUNDING_CYCLES, Rounder
+from ..rounding import Rounder
 from .config import STREAM_BYTES, EngineConfig
 from .loop import loops
 from .memory import ram
@@ -95,9 +96,8 @@ class Drain(wiring.Component):
 
         lane_final = wire(m, "lane_final", n_tiles.final(n_tile.last))
         # Rounding, four lanes at once.
-        values = []
-        for lane in range(_GROUP):
-            rounder = Rounder(bits)
+        rounders = [Rounder(bits) for _ in range(_GROUP)]
+        for lane, rounder in enumerate(rounders):
             m.submodules[f"round_{lane}"] = rounder
             chosen = Signal(bits + 1, name=f"sum_{lane}")
             with m.Switch(group.value):
@@ -114,12 +114,12 @@ class Drain(wiring.Component):
                 rounder.poisoned.eq(chosen[bits]),
                 rounder.exponent.eq(self.exponent),
             ]
-            values.append([self._relu(v) for v in (rounder.float32, rounder.bfloat16)])
+        valid = rounders[0].valid_out  # all rounders move at once
         delay = Pipeline(m, move, range(ROUNDING_CYCLES))
-        valid, at_last = delay.delayed(loaded), delay.delayed(at_end)
+        at_last = delay.delayed(at_end)
         index = delay.delayed(self._block_index(n_tile.value, group.value))
-        floats = Cat(v[0] for v in values)
-        brains = Cat(v[1] for v in values)
+        floats = Cat(self._relu(rounder.float32) for rounder in rounders)
+        brains = Cat(self._relu(rounder.bfloat16) for rounder in rounders)
 
         half = Signal(BEAT_BITS // 2, reset_less=True)
         half_valid = Signal()

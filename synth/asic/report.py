@@ -14,9 +14,6 @@ def asic_table(result: dict[str, Any]) -> str:
         f"area        {area['total_um2']:,.0f} um^2, {area['cells']:,} cells, {area['sequential_share']:.0%} in "
         f"{area['flip_flops']:,} flip-flops"
     )
-    if len(area["by_module"]) > 1:
-        for module in area["by_module"]:
-            lines.append(f"  {module['module']:24} {module['instances']:3} x {module['area_um2']:12,.0f}")
     for part in area["by_hierarchy"]:
         share = part["area_um2"] / area["total_um2"]
         lines.append(f"  {'  ' * part['depth'] + part['part']:44} {part['area_um2']:10,.0f} {share:4.0%}")

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from .files import write_bytes
 
 __all__ = ["CACHE", "cached", "digest"]
 
@@ -30,8 +31,5 @@ def cached(folder: Path, kind: str, key: Mapping[str, Any], make: Callable[[], A
     except (FileNotFoundError, zlib.error, ValueError):
         pass
     value = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(zlib.compress(json.dumps(value).encode(), 3))
-    os.replace(partial, path)
+    write_bytes(path, zlib.compress(json.dumps(value).encode(), 3))
     return value

@@ -88,7 +88,7 @@ def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
 
 
 def _finish(args: argparse.Namespace, results: list[Any], table: Any) -> int:
-    from .asic.flow import write_json
+    from .files import write_json
 
     if args.out:
         write_json(args.out, results)
@@ -123,11 +123,13 @@ def _asic(args: argparse.Namespace) -> int:
     from .asic.flow import characterize
     from .asic.report import asic_table
     from .cache import CACHE
+    from .files import check_file
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
     if args.seed < 0:
         raise InputError(f"seed: {args.seed}, expected 0 or more")
+    check_file(args.out)
     library, target = library_target(args)
     quiet = not sys.stderr.isatty() or args.jobs != 1
 
@@ -152,6 +154,7 @@ def _asic(args: argparse.Namespace) -> int:
 def _fpga(args: argparse.Namespace) -> int:
     from ..errors import InputError
     from .cache import CACHE
+    from .files import check_file
     from .fpga.flow import characterize_fpga, fpga_table
     from .fpga.nextpnr import device
 
@@ -159,6 +162,7 @@ def _fpga(args: argparse.Namespace) -> int:
         raise InputError(f"seeds: {args.seeds}, expected 1 to 1000")
     if not 1 <= args.mhz <= 10_000:
         raise InputError(f"mhz: {args.mhz}, expected 1 to 10000")
+    check_file(args.out)
     where = device(args.target, args.device, args.package)
     results = []
     for design in _designs(args):

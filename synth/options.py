@@ -32,8 +32,8 @@ def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
     from .asic.mapping import DONT_USE, Target
     from .liberty.find import read_liberty
 
-    if not 0 < args.period < 1e6:
-        raise InputError(f"period: {args.period}, expected nanoseconds above 0")
+    if not 1e-3 <= args.period <= 1e6:
+        raise InputError(f"period: {args.period}, expected nanoseconds from 0.001 to 1000000")
     library = read_liberty(args.liberty)
     return library, Target(
         library.cells,

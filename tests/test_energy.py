@@ -27,7 +27,7 @@ from fgmp.synth.energy.tiles import CHANGES, PAIRINGS, pair_shares, pairing_stre
 from fgmp.synth.liberty.cells import StandardCells
 
 from .conftest import ROOT
-from .test_synth import LIBRARY, RECORDED, five_cells
+from .test_synth import LIBRARY, RECORDED, five_cells, without
 
 REAL = RECORDED / "engine-lane.library.lib.gz"
 
@@ -204,6 +204,13 @@ def test_wrong_arguments_of_energy(tmp_path, capsys, arguments, message):
     assert error.count("\n") == 1
     assert message in error
     assert not out.exists()
+
+
+def test_a_library_without_energies_is_refused_at_once(tmp_path, capsys):
+    path = tmp_path / "no_power.lib"
+    path.write_text(without("internal_power", LIBRARY.read_text()))
+    assert main(["energy", "nowhere", "--liberty", str(path), "--node", "130", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"fgmp: {path}: no internal_power tables, expected them for energy\n"
 
 
 def test_energy_of_the_shipped_model(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,14 +16,14 @@ from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.verilog import build, build_preset
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
-from fgmp.synth.asic.hierarchy import area_by_hierarchy
+from fgmp.synth.asic.hierarchy import SHARED, area_by_hierarchy
 from fgmp.synth.asic.mapping import Mapped, Target, mapping_script
-from fgmp.synth.asic.netlist import add_buffers, read_netlist
+from fgmp.synth.asic.netlist import Instance, add_buffers, read_netlist
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.stimulus import stimuli
 from fgmp.synth.asic.timing import analyse
 from fgmp.synth.cache import cached
-from fgmp.synth.liberty.cells import StandardCells
+from fgmp.synth.liberty.cells import Cell, ClockGate, Pin, StandardCells
 from fgmp.synth.liberty.expression import truth_table
 from fgmp.synth.liberty.find import read_liberty
 
@@ -80,12 +81,14 @@ def test_area_by_hierarchy():
     netlist.names.update({5: "mul_first_0[3]", 9: "mul_second_1"})
     areas = {i.name: i.cell.area for i in netlist.instances}
     parts = {p.name: p for p in area_by_hierarchy(netlist, least=0.0)}
-    assert set(parts) == {"mul", "mul_first", "mul_second", "n", "z"}
+    assert set(parts) == {"mul", "mul_first", "mul_second", "n", "z", SHARED}
+    assert parts[SHARED].area == areas["u3"]
     assert parts["mul_first"].area == parts["mul_first"].sequential == areas["u1"]
     assert parts["n"].area == areas["u2"]
     assert parts["z"].area == areas["u4"]
     assert parts["mul"].area == areas["u1"] + areas["u5"]  # NAND2's two readers have nothing in common
     assert [p.name for p in area_by_hierarchy(netlist, least=0.2)] == ["mul", "mul_first", "mul_second"]
+    assert sum(p.area for p in parts.values() if p.depth == 0) == sum(areas.values())
     # Without BUF both readers of NAND2 are registers of `mul`.
     del netlist.instances[3]
     netlist.instances[0].nets["D"] = 7
@@ -93,6 +96,19 @@ def test_area_by_hierarchy():
     parts = {p.name: p for p in area_by_hierarchy(netlist, least=0.0)}
     assert parts["mul"].area == areas["u1"] + areas["u3"] + areas["u5"]
     assert parts["mul"].sequential == areas["u1"] + areas["u5"]
+
+
+def test_what_drives_a_clock_gate_belongs_to_its_registers():
+    netlist = five_cells()
+    netlist.names.update({5: "first", 9: "second"})
+    pins = {n: Pin(n, "input", (0.01, 0.01), 1.0, None, (), ()) for n in ("CLK", "E")}
+    gated = Cell("GATE", 3.0, pins, None, (), ClockGate("CLK", ("E",), "GCLK"))
+    netlist.instances.append(Instance("gate", gated, {"CLK": 2, "E": 8, "GCLK": 10}))
+    netlist.instances[4].nets["CLK"] = 10
+    netlist.outputs.remove("z")
+    parts = {p.name: p.area for p in area_by_hierarchy(netlist, least=0.0)}
+    # NAND2 and BUF, whose only readers are u5 and its gate.
+    assert parts == {"first": 6.0, "second": 6.0 + 3.0 + 2.0 + 2.0, "n": 1.0}
 
 
 def test_energy_by_hand():
@@ -161,6 +177,14 @@ def test_a_netlist_that_computes_something_else_is_refused():
         measure_energy(unit, stimulus, "broken")
 
 
+@pytest.mark.parametrize("name", ["decoder-e4m3", "decoder-e2m1", "dot-fp8", "engine-lane", "lane", "selector"])
+def test_every_output_of_a_unit_is_compared(name):
+    design = build_preset(name)
+    outputs = {p.name for p in design.ports if p.direction == "output"} - {"i__ready"}
+    for stimulus in stimuli(design, 1, 8).values():
+        assert set(stimulus.expected) == outputs
+
+
 def without(kind, text):
     """The library without groups of a kind."""
     pattern = re.compile(kind + r" \([^()]*\) \{(?:[^{}]|\{[^{}]*\})*\}")
@@ -181,18 +205,37 @@ def test_what_a_library_does_not_hold_is_left_out(tmp_path):
         assert any(f"has no {kind}" in c for c in result["caveats"])
 
 
+def with_wire_load(content):
+    """The library with a default wire load model that says `content`."""
+    model = f'nom_voltage : 1.0; default_wire_load : "small"; wire_load ("small") {{ {content} }}'
+    return lambda text: text.replace("nom_voltage : 1.0;", model)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t[: len(t) // 2], "ends inside cell NAND2, expected a whole Liberty file"),
         (lambda t: "", "expected a Liberty file that begins with library (NAME) {"),
-        (lambda t: t.replace("ff (IQ", "latch (IQ"), "no D flip-flop among 4 usable cells, expected one"),
+        (lambda t: t.replace("ff (IQ", "latch (IQ"), "no D flip-flop of the rising edge among 4 usable cells"),
+        (lambda t: t.replace('clocked_on : "CLK"', 'clocked_on : "!CLK"'), "no D flip-flop of the rising edge among 4"),
         (lambda t: t.replace('function : "!A"', 'function : "A"'), "no inverter among 4 usable cells, expected one"),
         (lambda t: t.replace("(A B)'", "A ^ B"), "no AND or OR gate of two inputs, inverted or not,"),
-        (lambda t: t.replace("nom_voltage : 1.0;", ""), "no voltage in operating_conditions and no nom_voltage"),
+        (lambda t: t.replace("nom_voltage : 1.0;", ""), "0 operating_conditions with a voltage, expected nom_voltage,"),
+        (lambda t: t.replace("nom_voltage : 1.0;", "nom_voltage : -1;"), "voltage '-1', expected a number above 0"),
         (lambda t: t.replace('"1ns"', '"1 fortnight"'), "time_unit '1 fortnight', expected one of"),
+        (lambda t: t.replace("(1, pf)", "(1, nf)"), "capacitive_load_unit 'nf', expected one of ff, pf"),
+        (lambda t: t.replace("(1, pf)", "(1)"), "capacitive_load_unit '', expected one of ff, pf"),
         (lambda t: t.replace('"!A"', '"!(A"'), "Liberty expression: '!(A', expected a closing parenthesis"),
         (lambda t: t.replace("area : 1;", "area : large;"), "cell INV cannot be read"),
+        (lambda t: t.replace("area : 1;", "area : nan;"), "cell INV cannot be read: 'nan', expected a finite number"),
+        (with_wire_load("capacitance : much;"), "wire_load small capacitance 'much', expected a number"),
+        (with_wire_load("fanout_length (1, 2, 3);"), "wire_load small fanout_length with 3 numbers, expected pairs"),
+        (lambda t: t.replace("cell (INV) {", "cell (INV) {" + "pin (A) {" * 9000 + "}" * 9000), "nested too deeply"),
+        (
+            lambda t: t.replace("cell (INV) {", "cell (INV) { leakage_power () { }"),
+            "cell INV cannot be read: no 'value'",
+        ),
+        (lambda t: t.replace("cell (INV) {", "cell (INV) { \0\xff"), "bad.lib: "),
     ],
 )
 def test_a_library_that_cannot_be_used_gets_one_line(tmp_path, capsys, change, message):
@@ -208,11 +251,24 @@ def test_a_library_that_cannot_be_used_gets_one_line(tmp_path, capsys, change, m
     assert not out.exists()
 
 
+def test_the_supply_is_that_of_the_default_conditions():
+    best = "operating_conditions (best) { voltage : 1.3; }"
+    typical = "operating_conditions (typ) { voltage : 0.9; }"
+    text = LIBRARY.read_text()
+    assert cells().voltage == 1.0
+    named = "nom_voltage : 1.0; default_operating_conditions : typ;"
+    assert cells(text.replace("nom_voltage : 1.0;", f"{named} {best} {typical}")).voltage == 0.9
+    assert cells(text.replace("nom_voltage : 1.0;", f"nom_voltage : 1.0; {best} {typical}")).voltage == 1.0
+    assert cells(text.replace("nom_voltage : 1.0;", best)).voltage == 1.3
+    with pytest.raises(InputError, match="2 operating_conditions with a voltage, expected nom_voltage"):
+        cells(text.replace("nom_voltage : 1.0;", best + typical))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--liberty", "nowhere.lib"], "liberty: nowhere.lib is not a file"),
-        (["--liberty", str(LIBRARY), "--period", "0"], "period: 0.0, expected nanoseconds above 0"),
+        (["--liberty", str(LIBRARY), "--period", "0"], "period: 0.0, expected nanoseconds from 0.001"),
         (["--liberty", str(LIBRARY), "--words", "0"], "words: 0, expected 1 to 1024"),
         (["--liberty", str(LIBRARY), "--set", "depth=3"], "parameter: 'depth=3', expected NAME=VALUE"),
         (["--liberty", str(LIBRARY), "--set", "element=E3M2"], "decoder element: 'E3M2', expected E4M3 or E2M1"),
@@ -298,6 +354,22 @@ def test_cache_makes_damaged_entries_again(tmp_path):
     next(tmp_path.iterdir()).write_bytes(b"damaged")
     assert cached(tmp_path, "x", {"a": 1}, make) == {"n": 2}
     assert cached(tmp_path, "x", {"a": 2}, make) == {"n": 3}
+
+
+def test_the_cache_serves_threads_of_one_key(tmp_path):
+    def get(number):
+        return cached(tmp_path, "x", {"round": number // 6}, lambda: {"text": "y" * 10_000})
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(value == {"text": "y" * 10_000} for value in pool.map(get, range(360)))
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".z"] * 60
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path, capsys):
+    arguments = ["synth", "asic", "decoder-e2m1", "--liberty", str(LIBRARY), "-o", str(tmp_path)]
+    assert main([*arguments, "--cache", str(tmp_path / "cache")]) == 2
+    assert "is a folder, expected a file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_parameters_can_be_changed():

@@ -15,8 +15,8 @@ __all__ = ["Filler"]
 class Filler(wiring.Component):
     """Asks a loader for tile after tile while slots are free: all of a job, then `finish`.
 
-    Loops: row tile, N tile, K tile. Weights have the rows of the N tile; activations those of the row tile, and where
-    they are resident one pass over K serves all N tiles.
+    Loops: row tile, N tile, K tile; a cycle passes between two tiles. Weights have the rows of the N tile; activations
+    those of the row tile, and where they are resident one pass over K serves all N tiles.
     """
 
     def __init__(self, config: EngineConfig, name: str, slots: int):
@@ -59,10 +59,15 @@ class Filler(wiring.Component):
         m_tile, n_tile, k_tile = levels
         ring = Ring(m, "slots", self._slots, self.done, self.free)
         row_final = n_tiles.final(n_tile.last) if weights else m_tiles.final(m_tile.last)
-        m.d.comb += [
-            self.enable.eq(running & ~ring.full),
+        # A tile's size is registered: the loader goes on from it to the stream's ready in the same cycle.
+        settled = Signal()
+        m.d.sync += [
+            settled.eq(running & ~self.done),
             self.last_row.eq(row_final),
             self.last_block.eq(k_tiles.final(k_tile.last)),
+        ]
+        m.d.comb += [
+            self.enable.eq(running & settled & ~ring.full),
             self.k_tile.eq(k_tile.value),
             self.filled.eq(ring.filled),
             self.oldest.eq(ring.oldest),

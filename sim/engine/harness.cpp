@@ -117,6 +117,7 @@ void fgmp_destroy(Engine* e) {
     enter(e);
     e->top->final();
     delete e->top;
+    Verilated::threadContextp(nullptr);
     delete e;
 }
 
@@ -150,6 +151,7 @@ void fgmp_discard(Engine* e) {
 void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = static_cast<uint32_t>(probability * 65536); }
 
 int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {
+    enter(e);
     Vengine* top = e->top;
     top->s_axi_awaddr = address;
     top->s_axi_wdata = value;
@@ -171,6 +173,7 @@ int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {
 }
 
 int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
+    enter(e);
     Vengine* top = e->top;
     top->s_axi_araddr = address;
     top->s_axi_arvalid = 1;
@@ -212,7 +215,6 @@ uint64_t fgmp_run(Engine* e, uint64_t limit) {
 uint64_t fgmp_cycles(const Engine* e) { return e->cycles; }
 uint64_t fgmp_faults(const Engine* e) { return e->faults; }
 size_t fgmp_queued(const Engine* e, int stream) { return e->sources[stream].size(); }
-size_t fgmp_packets(const Engine* e) { return e->packets.size(); }
 size_t fgmp_received(const Engine* e) { return e->received.size(); }
 
 // The first packet's bytes, which are then forgotten; returns their number, or -1 if there is none.

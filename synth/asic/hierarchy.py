@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from .netlist import Instance, Netlist
 from .timing import levels
 
-__all__ = ["Part", "area_by_hierarchy"]
+__all__ = ["SHARED", "Part", "area_by_hierarchy"]
+
+SHARED = "(shared)"
 
 _Path = tuple[str, ...]
 
@@ -29,6 +31,7 @@ class Part:
 def area_by_hierarchy(netlist: Netlist, least: float = 0.01) -> list[Part]:
     """The parts with at least the share `least` of the whole area, in um^2, each followed by those inside it.
 
+    Last comes `SHARED`: what drives places that have no word of their names in common.
     Raises InputError for combinational loops.
     """
     root = _Node()
@@ -50,12 +53,15 @@ def area_by_hierarchy(netlist: Netlist, least: float = 0.01) -> list[Part]:
         place(instance, _words(netlist.names.get(_outputs(instance)[0], "")))
     level = levels(netlist)
     others = [i for i in netlist.instances if i.cell.flip_flop is None]
-    # A clock gate drives registers only; among the rest, what is read comes after what reads it.
-    others.sort(key=lambda i: i.cell.clock_gate is None and -max(level[net] for net in _outputs(i)))
+    # Clock gates drive registers only; among the rest, what is read comes after what reads it.
+    others.sort(key=lambda i: (i.cell.clock_gate is None, -max((level[net] for net in _outputs(i)), default=0)))
     for instance in others:
         read = [owners[net] for net in _outputs(instance) if net in owners]
         place(instance, _common(read))
-    return list(root.parts(least * root.area))
+    parts = list(root.parts(least * root.area))
+    own = [root.area - sum(n.area for n in root.below.values()), root.sequential]
+    own[1] -= sum(n.sequential for n in root.below.values())
+    return [*parts, Part(SHARED, 0, *own)] if own[0] > least * root.area else parts
 
 
 class _Node:

@@ -4,7 +4,7 @@ import fnmatch
 import json
 import tempfile
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,17 @@ class Target:
         return min(gates, key=lambda c: (len(c.inputs), c.area), default=None)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What results say about the mapping."""
+        return {
+            "sizing_period_ns": self.period,
+            "optimize": self.optimize,
+            "clock_gates": self.clock_gates,
+            "wire_load": self.wire_load.name if self.wire_load else None,
+            "dont_use": list(self.dont_use),
+        }
+
+    @cached_property
     def excluded(self) -> frozenset[str]:
         """Names of the cells that are not used: the library's own `dont_use` and the patterns'."""
         patterns = self.dont_use
@@ -103,8 +114,8 @@ def check_library(target: Target) -> None:
         if _reads_inputs(c, c.outputs[0])
     }
     what = None
-    if not any(c.flip_flop and c.flip_flop.next_state in c.inputs and c.outputs for c in usable):
-        what = "D flip-flop"
+    if not any(c.flip_flop and c.flip_flop.rising and c.flip_flop.next_state in c.inputs and c.outputs for c in usable):
+        what = "D flip-flop of the rising edge"
     elif _INVERTER not in tables:
         what = "inverter"
     elif not tables & _AND_OR:
@@ -202,7 +213,12 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
         (work / "abc.script").write_text(abc)
         (work / "library.genlib").write_text(genlib)
         (work / "script.ys").write_text("\n".join(script))
-        run_yosys(work, top, "-s", "script.ys")
+        try:
+            run_yosys(work, top, "-s", "script.ys")
+        except RuntimeError as error:
+            if "library.lib" in str(error):
+                raise InputError(f"{target.cells.source}: yosys cannot read it: {_last_error(str(error))}") from error
+            raise
         statistics = json.loads((work / "stat.json").read_text())
         netlist = json.loads((work / "netlist.json").read_text())["modules"][top]
     unmapped = sorted({c["type"] for c in netlist["cells"].values() if c["type"].startswith("$")})
@@ -211,6 +227,11 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
     parts = {name.removeprefix("\\"): m["num_cells_by_type"] for name, m in statistics["modules"].items()}
     instances = {name: _occurrences(name, top, parts) for name in parts}
     return Mapped(netlist, parts, instances)
+
+
+def _last_error(messages: str) -> str:
+    lines = messages.splitlines()
+    return next((line.strip() for line in reversed(lines) if "error" in line.lower()), lines[-1])
 
 
 def _occurrences(name: str, top: str, parts: dict[str, dict[str, int]]) -> int:

@@ -75,7 +75,7 @@ class Netlist:
 
 
 def read_netlist(module: dict[str, Any], cells: StandardCells, *, clock: str | None = "clk") -> Netlist:
-    """From yosys' JSON of one flat module. Raises InputError for latches and for cells without a function."""
+    """From yosys' JSON of one flat module. Raises InputError for cells without a function."""
 
     def number(bit: int | str) -> int:
         if isinstance(bit, int):

@@ -15,19 +15,23 @@ def asic_table(result: dict[str, Any]) -> str:
         f"{area['flip_flops']:,} flip-flops"
     )
     for part in area["by_hierarchy"]:
-        share = part["area_um2"] / area["total_um2"]
+        share = part["area_um2"] / area["total_um2"] if area["total_um2"] else 0.0
         lines.append(f"  {'  ' * part['depth'] + part['part']:44} {part['area_um2']:10,.0f} {share:4.0%}")
     if area["memories"]:
         bits = sum(m["bits"] for m in area["memories"])
         lines.append(f"  memories, not included: {len(area['memories'])} with {bits:,} bits")
-    if timing and timing["path"]:
+    if timing and timing["clock_mhz"]:
         lines.append(
             f"clock       {timing['clock_mhz']:,.1f} MHz, {timing['period_ns']:.3f} ns, {len(timing['path'])} cells"
         )
         for kind, longest in timing["longest_ns"].items():
             lines.append(f"  {kind:24} {longest:8.3f} ns")
-        first, last = timing["path"][0], timing["path"][-1]
-        lines.append(f"  from {first['net']} ({first['cell'] or 'input'}) to {last['net']} ({last['cell']})")
+        lines.append(
+            f"  {'arrival ns':>10} {'delay':>7}       {'load pF':>8}  longest path: cell and the net it drives"
+        )
+        for p in timing["path"]:
+            place = f"{p['cell'] or 'input'} {p['net']}"
+            lines.append(f"  {p['arrival']:10.3f} {p['delay']:7.3f}  {p['edge']}  {p['load']:8.4f}  {place}")
     if energy:
         lines.append(f"energy      {'activity':28} {'pJ/cycle':>9} {'clock':>8} {'internal':>9} {'switching':>10}")
         for item in energy:

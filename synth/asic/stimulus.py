@@ -3,7 +3,7 @@
 Every answer is compared with the golden model: a netlist that computes something else has no energy worth reporting.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from ...sim.campaign import Campaign
 from ...sim.lane_campaigns import rows_campaign
 from ...sim.selector_campaigns import BlockSet, blocks_campaign
 from .gates import Words, pack_bits
-from .weight_stationary import Tile, weight_stationary
+from .weight_stationary import Tile, quiet_flags, weight_stationary
 
 __all__ = ["Stimulus", "random_blocks", "selector_stimulus", "stimuli"]
 
@@ -121,7 +121,8 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
     start = outputs["raw"][0]
     term = results[:, start : start + design.port("term").width]
     at = np.arange(config.latency, rows)
-    return Stimulus(text, inputs, {"term": (at, term[: len(at)])}, rows, config.latency + 1)
+    expected = {"term": (at, term[: len(at)]), **quiet_flags(design, at, words)}
+    return Stimulus(text, inputs, expected, rows, config.latency + 1)
 
 
 def _selector(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
@@ -168,6 +169,7 @@ def _stream(
     expected = {
         "o__payload": (at, results[:, :result_width]),
         "o__valid": (at, np.full((len(at), 1, words), ones)),
+        **quiet_flags(design, at, words),
     }
     # The tail, which only empties the pipeline, is not counted.
     return Stimulus(text, inputs, expected, total, _RESET_CYCLES + latency + 1)
@@ -179,13 +181,18 @@ def _decoder(design: Design, words: int, cycles: int, seed: int) -> Stimulus:
     fmt = config.format
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 1 << fmt.bits, (cycles, 64 * words))
-    magnitudes = np.array([0 if c in fmt.nan_codes else fmt.magnitude(c) for c in range(1 << (fmt.bits - 1))])
-    fields: dict[str, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {"sign": lambda c: c >> (fmt.bits - 1)}
-    if config.element == "E2M1":
-        fields["significand"] = lambda c: (2 * magnitudes[c & 7]).astype(np.int64)
-    expected = {
-        name: (np.arange(cycles), _integers(rule(codes), design.port(name).width)) for name, rule in fields.items()
-    }
+    small = codes & ((1 << fmt.bits - 1) - 1)
+    # The magnitude in units of the smallest one; NaN codes come last and have the exponent of the largest number.
+    units = (np.array(fmt.magnitudes) / fmt.magnitudes[1]).astype(np.int64)
+    shift = np.zeros_like(units)
+    if config.element == "E4M3":
+        shift = np.maximum(np.floor(np.log2(np.maximum(units, 1))).astype(np.int64) - fmt.mantissa_bits, 0)
+    finite = np.minimum(small, fmt.max_finite_code)
+    nan = (small != finite).astype(np.int64)
+    fields = {"sign": codes >> fmt.bits - 1, "significand": (units >> shift)[finite] * (1 - nan)}
+    if config.element == "E4M3":
+        fields |= {"shift": shift[finite], "nan": nan}
+    expected = {name: (np.arange(cycles), _integers(v, design.port(name).width)) for name, v in fields.items()}
     return Stimulus("random codes", {"code": _integers(codes, fmt.bits)}, expected, cycles, 1)
 
 

@@ -5,7 +5,6 @@ have no resistance. That is what a netlist before layout can say, and what timin
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..liberty.cells import Table, WireLoad
 from .netlist import CONSTANT_1, Instance, Netlist
 from .tables import TableBank
 
-__all__ = ["PathPoint", "Timing", "analyse", "levels", "loads", "points_table"]
+__all__ = ["PathPoint", "Timing", "analyse", "levels", "loads"]
 
 _EDGES = ("rise", "fall")
 Floats = NDArray[np.float64]
@@ -269,11 +268,3 @@ def _trace(
         if before is None:
             return tuple(reversed(points))
         net, edge = before
-
-
-def points_table(path: Sequence[PathPoint]) -> list[str]:
-    """The path as lines of text."""
-    lines = [f"{'arrival':>9} {'delay':>8}  edge  {'load':>8}  cell and net"]
-    for p in path:
-        lines.append(f"{p.arrival:9.4f} {p.delay:8.4f}  {p.edge}  {p.load:8.5f}  {p.cell or 'input'} {p.net}")
-    return lines

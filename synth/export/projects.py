@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...hdl.engine.memory import RAM_VERILOG
 from ...hdl.verilog import Design
-from ..asic.flow import write_text
+from ..files import write_text
 from .constraints import constraints
 
 __all__ = ["TOOLS", "Memory", "export", "memories"]

@@ -48,9 +48,9 @@ def characterize_fpga(
     key |= {"device": where.name, "package": where.package, "mhz": mhz, "extra": where.tools.extra, **tools}
 
     def run(seed: int) -> dict[str, Any]:
-        log = cache / f"{design.name}-{where.name}-seed-{seed}.log"
-        on_step(f"nextpnr, seed {seed}, its messages in {log}")
         work = {**key, "seed": seed}
+        log = cache / f"{design.name}-{where.name}-seed-{seed}-{digest(work)[:8]}.log"
+        on_step(f"nextpnr, seed {seed}, its messages in {log}")
         result: dict[str, Any] = cached(
             cache, "route", work, lambda: place_and_route(design.name, netlist, where, seed, mhz, log)
         )

@@ -3,6 +3,7 @@
 Units inside: ns, pF, V, um^2 (the library's area unit), pJ for energies, nW for leakage.
 """
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,8 @@ __all__ = [
     "WireLoad",
 ]
 
+_PAIR = 2
+_CAPACITANCE = {"ff": 1e-3, "pf": 1.0}
 _TIME = {"1ps": 1e-3, "10ps": 1e-2, "100ps": 0.1, "1ns": 1.0}
 _POWER = {"1mW": 1e6, "100uW": 1e5, "10uW": 1e4, "1uW": 1e3, "100nW": 100.0, "10nW": 10.0, "1nW": 1.0}
 _POWER |= {"100pW": 0.1, "10pW": 1e-2, "1pW": 1e-3}
@@ -107,19 +110,19 @@ class Pin:
     capacitance: tuple[float, float]
     max_capacitance: float
     function: str | None
-    clock: bool
     arcs: tuple[Arc, ...]
     power: tuple[InternalPower, ...]
 
 
 @dataclass(frozen=True)
 class FlipFlop:
-    """An edge-triggered flip-flop: `state` and `inverse` are the names that functions use."""
+    """An edge-triggered flip-flop: `state` and `inverse` are the names that functions use; `rising` is the edge."""
 
     state: str
     inverse: str
     next_state: str
     clock_pin: str
+    rising: bool
 
 
 @dataclass(frozen=True)
@@ -211,31 +214,47 @@ class StandardCells:
         self.hidden = tuple(n for n, body in self._library.cells.items() if _dont_use(body))
         self._time = _unit(_TIME, head.attributes.get("time_unit", "1ns"), "time_unit", source)
         self._leakage = _unit(_POWER, head.attributes.get("leakage_power_unit", "1nW"), "leakage_power_unit", source)
-        scale, unit = [*head.complex.get("capacitive_load_unit", ()), "1", "pf"][:2]
-        self._capacitance = _number(scale, "capacitive_load_unit", source) * {"ff": 1e-3, "pf": 1.0}[unit.lower()]
+        load_unit = head.complex.get("capacitive_load_unit", ["1", "pf"])
+        scale = _positive(load_unit[0], "capacitive_load_unit", source)
+        unit = load_unit[1].lower() if len(load_unit) == _PAIR else ""
+        self._capacitance = scale * _unit(_CAPACITANCE, unit, "capacitive_load_unit", source)
         self.voltage = self._voltage(head)
         self._templates = {g.name: g for kind in ("lu_table_template", "power_lut_template") for g in head.all(kind)}
-        self.wire_loads = {g.name: self._wire_load(g) for g in head.all("wire_load")}
-        self.wire_load = self.wire_loads.get(head.attributes.get("default_wire_load", ""))
+        default = head.attributes.get("default_wire_load")
+        models = [g for g in head.all("wire_load") if g.name == default]
+        self.wire_load = self._wire_load(models[0]) if models else None
 
     def without(self, excluded: Set[str]) -> str:
         """Liberty text of the library without some cells."""
         return self._library.without(excluded)
 
     def _voltage(self, head: Group) -> float:
-        for group in (g for g in head.all("operating_conditions")):
-            if "voltage" in group.attributes:
-                return _number(group.attributes["voltage"], "voltage", self.source)
+        """Of the default operating conditions, else nominal, else of the only conditions that there are."""
+        conditions = {
+            g.name: g.attributes["voltage"] for g in head.all("operating_conditions") if "voltage" in g.attributes
+        }
+        default = head.attributes.get("default_operating_conditions")
+        if default in conditions:
+            return _positive(conditions[default], "voltage", self.source)
         if "nom_voltage" in head.attributes:
-            return _number(head.attributes["nom_voltage"], "nom_voltage", self.source)
-        raise InputError(f"{self.source}: no voltage in operating_conditions and no nom_voltage, expected one of them")
+            return _positive(head.attributes["nom_voltage"], "nom_voltage", self.source)
+        if len(conditions) == 1:
+            return _positive(next(iter(conditions.values())), "voltage", self.source)
+        raise InputError(
+            f"{self.source}: {len(conditions)} operating_conditions with a voltage, expected nom_voltage, "
+            "default_operating_conditions, or one of them"
+        )
 
     def _wire_load(self, group: Group) -> WireLoad:
-        lengths = tuple(
-            (int(float(a)), float(b)) for a, b in zip(*[iter(group.complex.get("fanout_length", ()))] * 2, strict=True)
+        where = f"wire_load {group.name}"
+        values = [_number(v, f"{where} fanout_length", self.source) for v in group.complex.get("fanout_length", ())]
+        if len(values) % _PAIR:
+            raise InputError(f"{self.source}: {where} fanout_length with {len(values)} numbers, expected pairs")
+        capacitance, slope = (
+            _number(group.attributes.get(n, "0"), f"{where} {n}", self.source) for n in ("capacitance", "slope")
         )
-        per_length = float(group.attributes.get("capacitance", "0")) * self._capacitance
-        return WireLoad(group.name, per_length, float(group.attributes.get("slope", "0")), lengths[-1:] and lengths)
+        lengths = tuple(sorted(zip(map(int, values[::2]), values[1::2], strict=True)))
+        return WireLoad(group.name, capacitance * self._capacitance, slope, lengths)
 
     def cell(self, name: str) -> Cell:
         """The cell called `name`. Raises InputError where the library lacks or garbles it."""
@@ -247,7 +266,8 @@ class StandardCells:
             except (KeyError, ValueError, IndexError) as error:
                 if isinstance(error, InputError):
                     raise
-                raise InputError(f"{self.source}: cell {name} cannot be read: {error}") from error
+                reason = f"no {error}" if isinstance(error, KeyError) else error
+                raise InputError(f"{self.source}: cell {name} cannot be read: {reason}") from error
         return self._cells[name]
 
     def _cell(self, group: Group) -> Cell:
@@ -256,18 +276,19 @@ class StandardCells:
             for name in pin.arguments:
                 pins[name] = self._pin(name, pin)
         leakage = [
-            Leakage(g.attributes.get("when"), float(g.attributes.get("value", "nan")) * self._leakage)
+            Leakage(g.attributes.get("when"), _finite(g.attributes["value"]) * self._leakage)
             for g in group.all("leakage_power")
         ]
         if "cell_leakage_power" in group.attributes:
-            leakage.append(Leakage(None, float(group.attributes["cell_leakage_power"]) * self._leakage))
+            leakage.append(Leakage(None, _finite(group.attributes["cell_leakage_power"]) * self._leakage))
         flip_flop = None
         ff = group.first("ff")
         if ff is not None:
-            clock = variables(ff.attributes["clocked_on"])[0]
+            clocked_on = ff.attributes["clocked_on"].strip(" ()")
+            clock = variables(clocked_on)[0]
             state, inverse = [*ff.arguments, "", ""][:2]
-            flip_flop = FlipFlop(state, inverse, ff.attributes["next_state"], clock)
-        area = float(group.attributes.get("area", "0"))
+            flip_flop = FlipFlop(state, inverse, ff.attributes["next_state"], clock, clocked_on == clock)
+        area = _finite(group.attributes.get("area", "0"))
         return Cell(group.name, area, pins, flip_flop, tuple(leakage), _clock_gate(group))
 
     def _pin(self, name: str, group: Group) -> Pin:
@@ -281,7 +302,7 @@ class StandardCells:
         if function is not None:
             compile_expression(function)
         capacitance = group.attributes.get("capacitance", "0")
-        edges = [float(group.attributes.get(f"{e}_capacitance", capacitance)) for e in ("rise", "fall")]
+        edges = [_finite(group.attributes.get(f"{e}_capacitance", capacitance)) for e in ("rise", "fall")]
         limit = group.attributes.get("max_capacitance", "inf")
         return Pin(
             name,
@@ -289,7 +310,6 @@ class StandardCells:
             (edges[0] * self._capacitance, edges[1] * self._capacitance),
             float(limit) * self._capacitance,
             function,
-            group.attributes.get("clock") == "true",
             tuple(arcs),
             tuple(power),
         )
@@ -323,6 +343,8 @@ class StandardCells:
                 axes.append(axis)
                 kinds.append(variable)
         values = np.array(group.numbers("values")).reshape([len(a) for a in axes] or [1])
+        if not np.isfinite(values).all():
+            raise ValueError(f"table {group.name} holds a number that is not finite")
         is_load = [k in _LOAD_VARIABLES for k in kinds]
         if len(axes) > 2 or any(k not in _LOAD_VARIABLES + _SLEW_VARIABLES for k in kinds if k):
             raise InputError(f"{self.source}: table {group.name} over {kinds}, expected slew and load")
@@ -368,6 +390,20 @@ def _unit(table: dict[str, float], text: str, name: str, source: str) -> float:
 
 def _number(text: str, name: str, source: str) -> float:
     try:
-        return float(text)
+        return _finite(text)
     except ValueError as error:
         raise InputError(f"{source}: {name} {text!r}, expected a number") from error
+
+
+def _positive(text: str, name: str, source: str) -> float:
+    value = _number(text, name, source)
+    if value <= 0:
+        raise InputError(f"{source}: {name} {text!r}, expected a number above 0")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r}, expected a finite number")
+    return value

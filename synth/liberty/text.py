@@ -180,4 +180,7 @@ def _group(text: str, where: str) -> Group:
     if position == len(tokens) or tokens[position] != "{":
         raise fail("an opening brace")
     position += 1
-    return body(Group(kind, found))
+    try:
+        return body(Group(kind, found))
+    except RecursionError:
+        raise InputError(f"{where}: groups nested too deeply, expected a Liberty file") from None

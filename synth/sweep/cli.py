@@ -24,9 +24,10 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 def _sweep(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from ...errors import InputError
     from ...golden.files import check_folder
-    from ..asic.flow import write_json, write_text
     from ..cache import CACHE
+    from ..files import write_json, write_text
     from ..liberty.find import read_liberty
     from ..options import check_jobs
     from .plan import read_plan
@@ -50,12 +51,15 @@ def _sweep(args: argparse.Namespace) -> int:
         result = run_sweep(work, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
     write_json(args.out / "sweep.json", result)
     write_text(args.out / "sweep.csv", sweep_csv(result))
-    plot_sweep(result, args.out / "pareto.svg")
+    if result["plot"]:
+        plot_sweep(result, args.out / "pareto.svg")
+    if result["plot"] is None and plan.chosen:
+        raise InputError(f"{result['notes'][0]}; all figures are in {args.out / 'sweep.csv'}")
     if args.json:
         print(json.dumps(result, indent=2))
     else:
         print(sweep_table(result))
-        print(f"written: {args.out}/sweep.json, sweep.csv, pareto.svg")
+        print(f"written: {args.out}/sweep.json, sweep.csv{', pareto.svg' if result['plot'] else ''}")
     return 0
 
 

@@ -74,12 +74,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep's file asks for; `plot` are the metrics along x and y."""
+    """What a sweep's file asks for; `plot` are the metrics along x and y, `chosen` those of them that it names."""
 
     flow: str
     points: list[Point]
     options: dict[str, Any]
     plot: tuple[str, str]
+    chosen: frozenset[str] = frozenset()
 
     def target(self, cells: StandardCells) -> Target:
         """The mapping that the options ask for."""
@@ -150,10 +151,8 @@ def _plan(content: Mapping[str, Any]) -> Plan:
         if key not in ("x", "y"):
             raise InputError(f"plot.{key}: unknown, expected x and y")
     x, y = FLOWS[flow]
-    if flow == "asic" and not options["energy"]:
-        y = "clock_mhz"
     axes = (str(plot.get("x", x)), str(plot.get("y", y)))
-    plan = Plan(flow, points, options, axes)
+    plan = Plan(flow, points, options, axes, frozenset(map(str, plot.values())))
     _check(plan)
     return plan
 
@@ -173,9 +172,9 @@ def _check(plan: Plan) -> None:
         value = plan.options.get(name, low)
         if not low <= value <= high:
             raise InputError(f"options.{name}: {value}, expected {low} to {high}")
-    for name, most in (("period", 1e6), ("mhz", 1e4)):
-        if not 0 < plan.options.get(name, 1.0) <= most:
-            raise InputError(f"options.{name}: {plan.options[name]}, expected above 0, at most {most:g}")
+    for name, least, most in (("period", 1e-3, 1e6), ("mhz", 1.0, 1e4)):
+        if not least <= plan.options.get(name, least) <= most:
+            raise InputError(f"options.{name}: {plan.options[name]}, expected {least:g} to {most:g}")
 
 
 def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -18,7 +18,8 @@ def sweep_table(result: Mapping[str, Any]) -> str:
     table = [["", *names]]
     table += [["*" if r["pareto"] else "", *(_text(r.get(n, "")) for n in names)] for r in rows]
     plot = result["plot"]
-    return "\n".join([*aligned(table), "", f"*: no other point is better in both {plot['x']} and {plot['y']}"])
+    legend = [f"*: no other point is better in both {plot['x']} and {plot['y']}"] if plot else []
+    return "\n".join([*aligned(table), "", *legend, *result["notes"]])
 
 
 def sweep_csv(result: Mapping[str, Any]) -> str:

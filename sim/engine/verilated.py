@@ -155,7 +155,6 @@ def _declare(library: Any) -> Any:
         ("cycles", ctypes.c_uint64, (handle,)),
         ("faults", ctypes.c_uint64, (handle,)),
         ("queued", size, (handle, ctypes.c_int)),
-        ("packets", size, (handle,)),
         ("received", size, (handle,)),
         ("packet", ctypes.c_int64, (handle, ctypes.c_char_p, size)),
     ):

@@ -95,14 +95,15 @@ def test_other_parameters(cache):
 
 @SMALL
 def test_engines_of_one_library_end_in_any_order(small, cache):
-    """Each with a context of its own: one that ended must not be looked for by another."""
-    others = [bench(build_preset("engine-4"), cache, seed) for seed in (2, 3)]
+    """Each has a context of its own: what one leaves behind must not matter to another."""
+    design = build_preset("engine-4")
+    others = [bench(design, cache, seed) for seed in (2, 3)]
     for unit in others:
         assert_right(run_checks(unit, ["registers"]))
         unit.engine.close()
         assert_right(run_checks(small, ["registers"]))
-    last = bench(build_preset("engine-4"), cache)
-    bench(build_preset("engine-4"), cache).engine.close()
+    last = bench(design, cache)
+    bench(design, cache).engine.close()
     last.engine.close()
 
 

@@ -54,11 +54,7 @@ void drive(Engine* e, int which, bool offer) {
     }
 }
 
-// Lanes that are compiled by themselves find their context by the thread, where another engine may have left its own.
-void enter(Engine* e) { Verilated::threadContextp(&e->context); }
-
 void tick(Engine* e) {
-    enter(e);
     Vengine* top = e->top;
     for (int i = 0; i < 2; i++) {
         // Valid never falls before ready was seen.
@@ -104,7 +100,6 @@ Engine* fgmp_create(uint64_t seed, int random_state) {
     e->random = seed * 0x9E3779B97F4A7C15ull | 1;
     e->context.randReset(random_state ? 2 : 0);
     e->context.randSeed(static_cast<int>(seed & 0x3FFFFFFF) + 1);
-    enter(e);
     e->top = new Vengine(&e->context);
     e->top->aresetn = 0;
     e->top->s_axi_awvalid = e->top->s_axi_wvalid = e->top->s_axi_arvalid = 0;
@@ -114,10 +109,8 @@ Engine* fgmp_create(uint64_t seed, int random_state) {
 }
 
 void fgmp_destroy(Engine* e) {
-    enter(e);
     e->top->final();
     delete e->top;
-    Verilated::threadContextp(nullptr);
     delete e;
 }
 
@@ -151,7 +144,6 @@ void fgmp_discard(Engine* e) {
 void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = static_cast<uint32_t>(probability * 65536); }
 
 int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {
-    enter(e);
     Vengine* top = e->top;
     top->s_axi_awaddr = address;
     top->s_axi_wdata = value;
@@ -173,7 +165,6 @@ int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {
 }
 
 int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
-    enter(e);
     Vengine* top = e->top;
     top->s_axi_araddr = address;
     top->s_axi_arvalid = 1;

@@ -34,6 +34,7 @@ __all__ = [
     "check_tools",
     "summarize",
     "tools",
+    "verilator_configuration",
     "verilator_folder",
 ]
 
@@ -63,6 +64,16 @@ def verilator_folder() -> Path | None:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "bin"
     return folder if (folder / "verilator").is_file() else None
+
+
+def verilator_configuration(design: Design, seen: Sequence[tuple[str, str]] = ()) -> str:
+    """What Verilator is told beside the Verilog: which signals, as (module, name), are `seen` from outside, and that an
+    engine's lane is compiled once, not once for each of its instances.
+    """
+    lines = [f'public_flat_rw -module "{module}" -var "{signal}"' for module, signal in seen]
+    if f"module {design.name}_lane" in design.verilog:
+        lines.append(f'no_inline -module "{design.name}_lane"')
+    return "\n".join(["`verilator_config", *lines, ""])
 
 
 class Simulator:
@@ -97,14 +108,12 @@ class Simulator:
         self._random_state = random_state
         self._optimize = optimize
         seen = [(design.name, port.name) for port in design.ports] + [*watched]
-        self._visible = "`verilator_config\n" + "".join(
-            f'public_flat_rw -module "{module}" -var "{signal}"\n' for module, signal in seen
-        )
+        self._configuration = verilator_configuration(design, seen)
         with tools(simulator) as tool_version:
             if waves and simulator == "verilator":
                 _check_fst_headers()
             versions = [simulator, tool_version, version("cocotb")]
-            key = json.dumps([design.verilog, versions, waves, self._build_arguments(), self._visible])
+            key = json.dumps([design.verilog, versions, waves, self._build_arguments(), self._configuration])
             self.folder = cache.resolve() / f"{design.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.folder}.lock"):
@@ -177,12 +186,12 @@ class Simulator:
         partial.mkdir()
         source = partial / f"{self.design.name}.v"
         source.write_text(self.design.verilog)
-        visible = partial / "ports.vlt"
-        visible.write_text(self._visible)
+        configuration = partial / "configuration.vlt"
+        configuration.write_text(self._configuration)
         log = partial / "build.log"
         try:
             get_runner(self._simulator).build(
-                sources=[visible, source] if self._simulator == "verilator" else [source],
+                sources=[configuration, source] if self._simulator == "verilator" else [source],
                 hdl_toplevel=self.design.name,
                 build_dir=partial,
                 build_args=self._build_arguments(),

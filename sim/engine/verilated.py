@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from ...hdl.verilog import Design
-from ..runner import CACHE, SimulationError, tools
+from ..runner import CACHE, SimulationError, tools, verilator_configuration
 
 __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
 
@@ -30,9 +30,8 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
     options = [*_OPTIONS, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
     with tools("verilator") as tool_version:
         harness = _HARNESS.read_text()
-        # The lane is compiled once, not once for each of its instances.
-        once = f'`verilator_config\nno_inline -module "{design.name}_lane"\n'
-        key = json.dumps([design.verilog, once, harness, tool_version, options, _processor()])
+        configuration = verilator_configuration(design)
+        key = json.dumps([design.verilog, configuration, harness, tool_version, options, _processor()])
         folder = cache.resolve() / f"{design.name}-fast-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         library = folder / "libengine.so"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +41,18 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 (partial / f"{design.name}.v").write_text(design.verilog)
-                (partial / "lane.vlt").write_text(once)
+                (partial / "configuration.vlt").write_text(configuration)
                 command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
                 command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
-                command += ["-LDFLAGS", "-shared", "-o", library.name, "lane.vlt", f"{design.name}.v", str(_HARNESS)]
+                command += [
+                    "-LDFLAGS",
+                    "-shared",
+                    "-o",
+                    library.name,
+                    "configuration.vlt",
+                    f"{design.name}.v",
+                    str(_HARNESS),
+                ]
                 done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
                 if done.returncode:
                     message = "\n".join((done.stdout + done.stderr).splitlines()[-30:])

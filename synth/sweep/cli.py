@@ -51,8 +51,10 @@ def _sweep(args: argparse.Namespace) -> int:
         result = run_sweep(work, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
     write_json(args.out / "sweep.json", result)
     write_text(args.out / "sweep.csv", sweep_csv(result))
+    plot = args.out / "pareto.svg"
+    plot.unlink(missing_ok=True)
     if result["plot"]:
-        plot_sweep(result, args.out / "pareto.svg")
+        plot_sweep(result, plot)
     if result["plot"] is None and plan.chosen:
         raise InputError(f"{result['notes'][0]}; all figures are in {args.out / 'sweep.csv'}")
     if args.json:

@@ -16,11 +16,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..golden.formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
-from .columns import Columns
 from .config import DotConfig
 from .decoder import decode_e2m1, decode_e4m3
 from .faults import NO_FAULTS, Faults
 from .pipeline import Pipeline, wire
+from .rows import Rows, ones
 
 __all__ = ["STORED_BLOCK", "TERM_BITS", "Dot", "DotProduct", "stored_block", "tree_sum"]
 
@@ -116,7 +116,7 @@ class DotProduct(wiring.Component):
         products, shifts, signs = self._products(m, a, w)
         *cut, nan = pipeline.cut("product", *products, *shifts, *signs, a.nan | w.nan)
         tree = _wide_tree(m, cut[:16], cut[16:32], cut[32:48], {})
-        first, second, nan = pipeline.cut("rows", *tree.rows(), nan)
+        first, second, nan = pipeline.cut("rows", *tree.two(), nan)
         total, nan = pipeline.cut("sum", tree.join(first, second).as_signed(), nan)
         term, nan = pipeline.cut("align", total << _FP8_SHIFT, nan)
         m.d.comb += [self.term.eq(term), self.nan.eq(nan)]
@@ -150,18 +150,18 @@ class DotProduct(wiring.Component):
         if self._split:
             # So few registers hold an FP4 pair that its sixteen products are added, to two rows, in front of them.
             small = _narrow_tree(m, *_narrow_products(m, self.a.codes, self.w.codes, fp4_now))
-            small_rows = pipeline.cut("product", *small.rows(), enable=fp4_now)
+            small_rows = pipeline.cut("product", *small.two(), enable=fp4_now)
             wide_on = Const(1) if "product" in self._cuts else ~fp4
             *wide, open_above = pipeline.cut("product", *products, *signs, *shifts, ~side[1], enable=~fp4_now)
             placed = [wire(m, "wide", v & wide_on.replicate(len(v))) for v in wide[: 2 * BLOCK_SIZE]]
             tree = _wide_tree(m, placed[:16], wide[32:], placed[16:], {_MIXED_BITS: open_above})
             (narrow,) = pipeline.cut("rows", small.join(*small_rows), enable=fp4)
-            *rows, open_above = pipeline.cut("rows", *tree.rows(), open_above, enable=~fp4)
+            *rows, open_above = pipeline.cut("rows", *tree.two(), open_above, enable=~fp4)
         else:
             cut = pipeline.cut("product", *products, *signs, *shifts)
             barriers = {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)}
             tree = _wide_tree(m, cut[:16], cut[32:], cut[16:32], barriers)
-            rows = pipeline.cut("rows", *tree.rows())
+            rows = pipeline.cut("rows", *tree.two())
         carried = pipeline.cut("rows", *carried)
         # A barrier belongs to the sum that passes it, wherever the registers stand.
         fp4, mixed, scale = carried[:3]
@@ -237,34 +237,34 @@ def _block_scale(scale: Value, fp8: Value, faults: Faults) -> tuple[Value, Value
 
 def _wide_tree(
     m: Module, products: list[Value], shifts: list[Value], signs: list[Value], barriers: Mapping[int, Value]
-) -> Columns:
+) -> Rows:
     """Sum of products, each shifted and signed, in units of the products; bits above a barrier that is low stand still.
 
     A shifted product f is placed as f, or as 4095 - f where it is negative: only its own three digits change. What that
     adds, 4095 for each negative product at its place, is counted by place and taken off again.
     """
-    columns = Columns(m, "tree", _SUM_BITS, barriers)
-    negative: list[list[Value]] = [[] for _ in range(_PLACES)]
+    rows = Rows(m, "tree", _SUM_BITS, barriers)
+    negative: list[Value] = []
     for product, shift, sign in zip(products, shifts, signs, strict=True):
         fine = wire(m, "fine", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ sign.replicate(_PLACED_BITS))
         at = [wire(m, f"at_{k}", shift[_OFFSET:] == k) for k in range(_PLACES)]
+        placed = []
         for digit in range(_PLACES + 2):
             # The lowest two bits of a product are zero at place 0, whose shift is at least 2.
             low = _OFFSET if digit == 0 else 0
             sources = [(fine.word_select(j, _DIGIT)[low:], digit - j) for j in range(3) if 0 <= digit - j < _PLACES]
-            placed = reduce(or_, [bits & at[k].replicate(_DIGIT - low) for bits, k in sources])
-            columns.add(wire(m, "placed", placed), digit * _DIGIT + low - _OFFSET, ready=4)
-        for k in range(_PLACES):
-            negative[k].append(wire(m, "negative_here", at[k] & sign))
-    counts = [_count(m, bits) for bits in negative]
+            placed.append(reduce(or_, [bits & at[k].replicate(_DIGIT - low) for bits, k in sources]))
+        rows.add(wire(m, "placed", Cat(placed)), ready=4)
+        negative.append(wire(m, "negative", Cat(at) & sign.replicate(_PLACES)))
+    counts = [Cat(bits) for bits in zip(*ones(m, "count", negative), strict=True)]
     # 4095 = 2**12 - 1: the counts come off 12 bits higher, and go on where they stand. At place 0 the two dropped bits
     # of each negative product stood for 3; with the count's own 1 that is the count, two bits higher.
     offset = wire(m, "offset", _digits(counts))
-    columns.add(counts[0], 0, ready=12)
-    columns.add(_digits(counts[1:]), _DIGIT - _OFFSET, ready=12)
-    columns.add([~bit for bit in offset], _PLACED_BITS - _OFFSET, ready=12)
-    columns.add(Const(-(((1 << len(offset)) - 1) << (_PLACED_BITS - _OFFSET)), _SUM_BITS), 0)
-    return columns
+    rows.add(counts[0], ready=12)
+    rows.add(_digits(counts[1:]), _DIGIT - _OFFSET, ready=12)
+    rows.add(~offset, _PLACED_BITS - _OFFSET, ready=12)
+    rows.add(Const(-(((1 << len(offset)) - 1) << (_PLACED_BITS - _OFFSET)), _SUM_BITS))
+    return rows
 
 
 def _narrow_products(m: Module, a: Value, w: Value, on: Value) -> tuple[list[Value], list[Value]]:
@@ -282,30 +282,23 @@ def _narrow_products(m: Module, a: Value, w: Value, on: Value) -> tuple[list[Val
     return products, signs
 
 
-def _narrow_tree(m: Module, products: list[Value], signs: list[Value]) -> Columns:
+def _narrow_tree(m: Module, products: list[Value], signs: list[Value]) -> Rows:
     """The same for FP4 pairs, whose products have no shift."""
-    columns = Columns(m, "narrow", _NARROW_BITS)
+    rows = Rows(m, "narrow", _NARROW_BITS)
     signs = [wire(m, "narrow_sign", sign) for sign in signs]
     for product, sign in zip(products, signs, strict=True):
-        columns.add(wire(m, "narrow_placed", product ^ sign.replicate(8)), 0)
-    count = _count(m, signs)
-    columns.add(count, 0, ready=8)
-    columns.add([~bit for bit in count], 8, ready=8)
-    columns.add(Const(-(((1 << len(count)) - 1) << 8), _NARROW_BITS), 0)
-    return columns
+        rows.add(wire(m, "narrow_placed", product ^ sign.replicate(8)))
+    count = wire(m, "count", Cat(ones(m, "count", signs)))
+    rows.add(count, ready=8)
+    rows.add(~count, 8, ready=8)
+    rows.add(Const(-(((1 << len(count)) - 1) << 8), _NARROW_BITS))
+    return rows
 
 
 def _digits(counts: list[Value]) -> Value:
     """Sum of counts, each a digit higher than the one before. A count of 16 is alone, so digits may overlap."""
     digits = [Cat(n[0] | (counts[k - 1][_DIGIT] if k else 0), n[1:_DIGIT]) for k, n in enumerate(counts)]
     return Cat(*digits, counts[-1][_DIGIT])
-
-
-def _count(m: Module, bits: list[Value]) -> Value:
-    columns = Columns(m, "count", 5)
-    for bit in bits:
-        columns.add(bit, 0)
-    return wire(m, "count", columns.join(*columns.rows()))
 
 
 def tree_sum(values: list[Value]) -> Value:

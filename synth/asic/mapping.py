@@ -69,9 +69,13 @@ class Target:
         """The smallest clock gate without a test pin that may be used, or the smallest one."""
         if not self.clock_gates:
             return None
-        names = [n for n in self.cells.cell_names if n not in self.excluded]
-        gates = [c for c in map(self.cells.cell, names) if c.clock_gate is not None]
+        gates = [c for c in self.usable if c.clock_gate is not None]
         return min(gates, key=lambda c: (len(c.inputs), c.area), default=None)
+
+    @property
+    def usable(self) -> list[Cell]:
+        """The cells that are not excluded."""
+        return [self.cells.cell(name) for name in self.cells.cell_names if name not in self.excluded]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class Mapped:
 
 def check_library(target: Target) -> None:
     """Raise InputError, naming the file and the cell, where the library cannot hold a synchronous design."""
-    usable = [target.cells.cell(name) for name in target.cells.cell_names if name not in target.excluded]
+    usable = target.usable
     gates = [c for c in usable if len(c.outputs) == 1 and c.flip_flop is None and 1 <= len(c.inputs) <= 2]
     tables = {
         (len(c.inputs), truth_table(c.pins[c.outputs[0]].function or "0", c.inputs))
@@ -152,11 +156,10 @@ def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]
 
 def _sizing(target: Target) -> tuple[str, str | None]:
     """abc's script, and a genlib library for it in place of the Liberty file where that has no usable delays."""
-    usable = [target.cells.cell(n) for n in target.cells.cell_names if n not in target.excluded]
     # Of tie cells, which have no inputs, no delay is expected.
     gates = [
         c
-        for c in usable
+        for c in target.usable
         if c.clock_pin is None and c.inputs and c.outputs and all(map(partial(_reads_inputs, c), c.outputs))
     ]
     outputs = [c.pins[name] for c in gates for name in c.outputs]

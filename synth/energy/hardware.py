@@ -69,9 +69,8 @@ class Hardware:
 
 def check_tables(target: Target) -> None:
     """Raise InputError, before long work, where a library says nothing of delay or of energy."""
-    usable = [target.cells.cell(name) for name in target.cells.cell_names if name not in target.excluded]
-    timed = any(c.outputs and c.has_timing for c in usable)
-    for what, there in (("timing", timed), ("internal_power", any(c.has_power for c in usable))):
+    timed = any(c.outputs and c.has_timing for c in target.usable)
+    for what, there in (("timing", timed), ("internal_power", any(c.has_power for c in target.usable))):
         if not there:
             raise InputError(f"{target.cells.source}: no {what} tables, expected them for energy")
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import whole_file
 from .packing import Packed
 
 __all__ = ["FORMAT_VERSION", "load_packed", "save_packed"]
@@ -39,13 +39,9 @@ def save_packed(path: Path, tensors: Mapping[str, Packed]) -> None:
         "tensors": text,
         "tensors_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         save_file(flat, partial, metadata)
         partial.chmod(0o644)  # safetensors writes for the owner only
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_packed(path: Path) -> dict[str, Packed]:

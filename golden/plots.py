@@ -1,6 +1,5 @@
 """Figures without a screen, written whole or not at all."""
 
-import os
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ..errors import InputError
+from ..files import whole_file
 
 __all__ = ["check_plot", "plt", "save_figure"]
 
@@ -25,11 +25,8 @@ def check_plot(path: Path) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `figure` into `path`, in the format of its suffix, and close it."""
     check_plot(path)
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format=path.suffix.removeprefix("."))
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format=path.suffix.removeprefix("."))
     finally:
-        partial.unlink(missing_ok=True)
         plt.close(figure)

@@ -7,7 +7,6 @@ keep (it does not for the distributions built on it), and the zip archive carrie
 import hashlib
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from .. import __version__
 from ..errors import InputError
+from ..files import write_bytes
 from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, accumulator_bits
 from .lane import StoredBlocks, check_k, expected_rows
 from .packing import pack_payload
@@ -60,11 +60,8 @@ def write_vectors(unit: str, count: int, seed: int, out: Path, *, k: int = 256, 
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
     files[f"{unit}_manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
-    out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        partial = out / (name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, out / name)
+        write_bytes(out / name, content)
     return [out / name for name in sorted(files)]
 
 

@@ -1,7 +1,6 @@
 """Units to Verilog: one diffable file per design, plain module names, a JSON sidecar and a port table."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from amaranth.lib import data, wiring
 
 from .. import __version__
 from ..errors import InputError
+from ..files import write_text
 from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
 from .config import (
     Config,
@@ -98,7 +98,6 @@ def write_design(design: Design, out: Path) -> list[Path]:
 
     Each is written whole or not at all; returns the paths.
     """
-    out.mkdir(parents=True, exist_ok=True)
     contents = {
         ".v": design.verilog,
         ".json": json.dumps(sidecar(design), indent=2) + "\n",
@@ -109,9 +108,7 @@ def write_design(design: Design, out: Path) -> list[Path]:
     paths = []
     for suffix, content in contents.items():
         path = out / (design.name + suffix)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(content)
-        os.replace(partial, path)
+        write_text(path, content)
         paths.append(path)
     return paths
 

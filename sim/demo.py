@@ -1,14 +1,13 @@
 """The demo: quantize a real language model, see what it loses and saves, and prove the Verilog on its own numbers."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..golden.files import check_folder
+from ..files import check_folder, write_text
 from ..golden.lane import check_k
 from ..golden.llm.config import FGMPConfig
 from ..golden.llm.evaluate import whole_windows
@@ -118,8 +117,8 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     weights = {name: unpack(packed, name) for name, packed in chosen.weights.items()}
     page = html_report(title, comparison, weights, shares, facts)
     numbers = _numbers(options, source, comparison, results)
-    _replace(options.out / "report.html", page)
-    _replace(options.out / "results.json", json.dumps(numbers, indent=2) + "\n")
+    write_text(options.out / "report.html", page)
+    write_text(options.out / "results.json", json.dumps(numbers, indent=2) + "\n")
     say(f"written  {options.out}/ (open {options.out / 'report.html'})")
     for result in results:
         if result.first:
@@ -192,9 +191,3 @@ def _numbers(
         "cycles": sum(r.cycles for r in results),
         "out": str(options.out),
     }
-
-
-def _replace(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content)
-    os.replace(partial, path)

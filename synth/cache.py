@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import write_bytes
+from ..files import write_bytes
 
 __all__ = ["CACHE", "cached", "digest"]
 

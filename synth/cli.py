@@ -88,7 +88,7 @@ def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
 
 
 def _finish(args: argparse.Namespace, results: list[Any], table: Any) -> int:
-    from .files import write_json
+    from ..files import write_json
 
     if args.out:
         write_json(args.out, results)
@@ -120,10 +120,10 @@ def _generic(args: argparse.Namespace) -> int:
 
 def _asic(args: argparse.Namespace) -> int:
     from ..errors import InputError
+    from ..files import check_file
     from .asic.flow import characterize
     from .asic.report import asic_table
     from .cache import CACHE
-    from .files import check_file
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
@@ -153,8 +153,8 @@ def _asic(args: argparse.Namespace) -> int:
 
 def _fpga(args: argparse.Namespace) -> int:
     from ..errors import InputError
+    from ..files import check_file
     from .cache import CACHE
-    from .files import check_file
     from .fpga.flow import characterize_fpga, fpga_table
     from .fpga.nextpnr import device
 

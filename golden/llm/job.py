@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from ...errors import InputError
-from ..files import check_folder
+from ...files import check_folder
 from . import distributed
 from .calibrate import Checkpoint, fingerprint
 from .checkpoint import LayerInfo, check_linears, read_manifest, verify, write_folder

@@ -39,9 +39,8 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 
 
 def _energy(args: argparse.Namespace) -> int:
-    from ...golden.files import check_folder
+    from ...files import check_folder, write_json
     from ..cache import CACHE
-    from ..files import write_json
     from .job import EnergyJob, run_energy
     from .report import energy_table, plot_energy
     from .subject import Texts

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...files import write_text
 from ...hdl.engine.memory import RAM_VERILOG
 from ...hdl.verilog import Design
-from ..files import write_text
 from .constraints import constraints
 
 __all__ = ["TOOLS", "Memory", "export", "memories"]

@@ -25,9 +25,8 @@ def _sweep(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ...errors import InputError
-    from ...golden.files import check_folder
+    from ...files import check_folder, write_json, write_text
     from ..cache import CACHE
-    from ..files import write_json, write_text
     from ..liberty.find import read_liberty
     from ..options import check_jobs
     from .plan import read_plan

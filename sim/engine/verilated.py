@@ -1,25 +1,22 @@
 """The engine compiled by Verilator into a library with a C++ loop around it: a fast stand-in for the real thing."""
 
 import ctypes
-import hashlib
-import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ...hdl.verilog import Design
+from ..builds import built_folder
 from ..runner import CACHE, SimulationError, tools, verilator_configuration
 
 __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
 
 STREAMS = ("weights", "activations", "results")
+_LIBRARY = "libengine.so"
 _HARNESS = Path(__file__).with_name("harness.cpp")
 _FAST = ("fast", "-CFLAGS", "-O1 -march=native")  # with -O2 it takes half as long again to compile and runs no faster
-_OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "-CFLAGS", "-fPIC -std=c++20")
+_OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "--output-split", "0", "-CFLAGS", "-fPIC -std=c++20")
 
 
 def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
@@ -31,35 +28,20 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
     with tools("verilator") as tool_version:
         harness = _HARNESS.read_text()
         configuration = verilator_configuration(design)
-        key = json.dumps([design.verilog, configuration, harness, tool_version, options, _processor()])
-        folder = cache.resolve() / f"{design.name}-fast-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        library = folder / "libengine.so"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not library.is_file():
-                partial = folder.with_name(folder.name + ".partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                (partial / f"{design.name}.v").write_text(design.verilog)
-                (partial / "configuration.vlt").write_text(configuration)
-                command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
-                command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", "."]
-                command += [
-                    "-LDFLAGS",
-                    "-shared",
-                    "-o",
-                    library.name,
-                    "configuration.vlt",
-                    f"{design.name}.v",
-                    str(_HARNESS),
-                ]
-                done = subprocess.run(command, cwd=partial, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    message = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-                    raise SimulationError(f"{design.name}: build failed\n{message}")
-                shutil.rmtree(folder, ignore_errors=True)
-                partial.rename(folder)
-    return library
+
+        def build(folder: Path) -> None:
+            (folder / f"{design.name}.v").write_text(design.verilog)
+            (folder / "configuration.vlt").write_text(configuration)
+            command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
+            command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", ".", "-LDFLAGS", "-shared"]
+            command += ["-o", _LIBRARY, "configuration.vlt", f"{design.name}.v", str(_HARNESS)]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode:
+                message = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+                raise SimulationError(f"{design.name}: build failed\n{message}")
+
+        content = [design.verilog, configuration, harness, tool_version, options, _processor()]
+        return built_folder(cache, f"{design.name}-fast", content, build) / _LIBRARY
 
 
 class VerilatedEngine:

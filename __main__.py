@@ -2,8 +2,11 @@
 
 import argparse
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from . import __version__
 from .errors import InputError
@@ -28,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             add_arguments(sub)
             sub.set_defaults(run=run)
     args = parser.parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     try:
         code: int = args.run(args)
         return code
@@ -50,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fgmp: interrupted", file=sys.stderr)
         return 130
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """As an exception, so that what runs on our behalf ends too and nothing temporary is left."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,12 @@ def check_file(path: Path | None) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Make the folder of `path` and give a name in it to write to; what is there afterwards becomes `path`.
 
-    If the block raises, `path` stays as it was.
+    If the block raises, `path` stays as it was. A link stays one; pipes and devices are written to directly.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:

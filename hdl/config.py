@@ -233,7 +233,7 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     """
     values: dict[str, int | str | bool] = {}
     known = parameters(config)
-    for change in changes:
+    for change in sorted(changes, key=lambda c: "=" in c):  # first what is no change at all, such as a unit
         name, separator, text = change.partition("=")
         if not separator or name not in known:
             raise InputError(f"parameter: {change!r}, expected NAME=VALUE with a name among {', '.join(known)}")

@@ -79,12 +79,12 @@ def _designs(args: argparse.Namespace) -> list[Any]:
 
 def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
     """`work` on every item, `--jobs` at a time."""
-    check_jobs(args.jobs)
-    if args.jobs == 1 or len(items) == 1:
+    jobs = min(args.jobs, len(items))
+    if jobs == 1:
         return [work(item) for item in items]
     from joblib import Parallel, delayed
 
-    return list(Parallel(n_jobs=args.jobs)(delayed(work)(item) for item in items))
+    return list(Parallel(n_jobs=jobs)(delayed(work)(item) for item in items))
 
 
 def _finish(args: argparse.Namespace, results: list[Any], table: Any) -> int:
@@ -104,6 +104,7 @@ def _generic(args: argparse.Namespace) -> int:
 
     from .generic import synthesize
 
+    check_jobs(args.jobs)
     designs = _designs(args)
     counted = _each(args, synthesize, designs)
     cells = {design.name: asdict(counts) for design, counts in zip(designs, counted, strict=True)}
@@ -127,8 +128,9 @@ def _asic(args: argparse.Namespace) -> int:
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
-    if args.seed < 0:
-        raise InputError(f"seed: {args.seed}, expected 0 or more")
+    if not 0 <= args.seed < 1 << 31:
+        raise InputError(f"seed: {args.seed}, expected 0 to 2147483647")
+    check_jobs(args.jobs)
     check_file(args.out)
     library, target = library_target(args)
     quiet = not sys.stderr.isatty() or args.jobs != 1
@@ -153,7 +155,7 @@ def _asic(args: argparse.Namespace) -> int:
 
 def _fpga(args: argparse.Namespace) -> int:
     from ..errors import InputError
-    from ..files import check_file
+    from ..files import check_file, check_folder
     from .cache import CACHE
     from .fpga.flow import characterize_fpga, fpga_table
     from .fpga.nextpnr import device
@@ -162,7 +164,9 @@ def _fpga(args: argparse.Namespace) -> int:
         raise InputError(f"seeds: {args.seeds}, expected 1 to 1000")
     if not 1 <= args.mhz <= 10_000:
         raise InputError(f"mhz: {args.mhz}, expected 1 to 10000")
+    check_jobs(args.jobs)
     check_file(args.out)
+    check_folder(args.cache or CACHE)
     where = device(args.target, args.device, args.package)
     results = []
     for design in _designs(args):

@@ -1,6 +1,7 @@
 """Options that the commands of this package share."""
 
 import argparse
+import fnmatch
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +30,18 @@ def add_library(parser: argparse.ArgumentParser) -> None:
 def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
     """The library and mapping that the options of `add_library` ask for."""
     from ..errors import InputError
+    from ..files import check_folder
     from .asic.mapping import DONT_USE, Target
+    from .cache import CACHE
     from .liberty.find import read_liberty
 
     if not 1e-3 <= args.period <= 1e6:
         raise InputError(f"period: {args.period}, expected nanoseconds from 0.001 to 1000000")
+    check_folder(args.cache or CACHE)
     library = read_liberty(args.liberty)
+    for pattern in args.dont_use or ():
+        if not fnmatch.filter(library.cells.cell_names, pattern):
+            raise InputError(f"--dont-use: {pattern!r}, expected names of cells in {library.path}, * and ? allowed")
     return library, Target(
         library.cells,
         None if args.no_wire_load else library.cells.wire_load,
@@ -46,7 +53,7 @@ def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def check_jobs(jobs: int) -> None:
-    """Raise InputError for a number of jobs that means nothing."""
+    """Raise InputError, before any work, for a number of jobs that means nothing."""
     from ..errors import InputError
 
     if jobs == 0:

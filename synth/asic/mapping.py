@@ -42,6 +42,7 @@ map -a
 """
 _RAM = "fgmp_ram_1r1w"
 _INVERTER = (1, 0b01)
+_BUFFER = (1, 0b10)
 _AND_OR = {(2, table) for table in (0b0111, 0b0001, 0b1000, 0b1110)}
 
 
@@ -124,6 +125,8 @@ def check_library(target: Target) -> None:
         what = "inverter"
     elif not tables & _AND_OR:
         what = "AND or OR gate of two inputs, inverted or not,"
+    elif _BUFFER not in tables:
+        what = "buffer"
     if what:
         raise InputError(f"{target.cells.source}: no {what} among {len(usable)} usable cells, expected one")
 
@@ -187,6 +190,8 @@ def _reads_inputs(cell: Cell, output: str) -> bool:
     return set(variables(cell.pins[output].function or "0")) <= set(cell.inputs)
 
 
+_SAY_NOTHING = ("cmd error", "Trap:", "Traceback", "Memory =")
+
 _FEWEST_GATED = 8
 """A clock gate takes about as much as the clock pins of so many flip-flops save when they rest half of the time."""
 
@@ -219,9 +224,8 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
         try:
             run_yosys(work, top, "-s", "script.ys")
         except RuntimeError as error:
-            if "library.lib" in str(error):
-                raise InputError(f"{target.cells.source}: yosys cannot read it: {_last_error(str(error))}") from error
-            raise
+            # The design maps to libraries that are in order, so it is this one.
+            raise InputError(f"{target.cells.source}: yosys cannot map to it: {_reason(str(error))}") from error
         statistics = json.loads((work / "stat.json").read_text())
         netlist = json.loads((work / "netlist.json").read_text())["modules"][top]
     unmapped = sorted({c["type"] for c in netlist["cells"].values() if c["type"].startswith("$")})
@@ -232,9 +236,12 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
     return Mapped(netlist, parts, instances)
 
 
-def _last_error(messages: str) -> str:
-    lines = messages.splitlines()
-    return next((line.strip() for line in reversed(lines) if "error" in line.lower()), lines[-1])
+def _reason(messages: str) -> str:
+    """The line that says most: an error that is not about a script or WebAssembly, else the last one before that."""
+    lines = [line.strip() for line in messages.splitlines() if line.strip()]
+    empty = [i for i, line in enumerate(lines) if any(word in line for word in _SAY_NOTHING)]
+    lines = lines[: empty[0]] if empty and empty[0] else lines
+    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1])
 
 
 def _occurrences(name: str, top: str, parts: dict[str, dict[str, int]]) -> int:

@@ -92,8 +92,8 @@ class EnergyJob:
             raise InputError(f"words: {self.words}, expected 1 to 1024")
         if not 0 <= self.memory_factor < 1e6:
             raise InputError(f"memory factor: {self.memory_factor}, expected 0 or more")
-        if self.seed < 0:
-            raise InputError(f"seed: {self.seed}, expected 0 or more")
+        if not 0 <= self.seed < 1 << 31:
+            raise InputError(f"seed: {self.seed}, expected 0 to 2147483647")
         engine = changed(preset(self.engine), self.changes)
         if not isinstance(engine, EngineConfig):
             raise InputError(f"engine: {self.engine!r}, expected the preset of an engine")

@@ -46,7 +46,7 @@ def energy_table(result: Mapping[str, Any]) -> str:
         table.append(
             [
                 r["name"],
-                *("" if base else f"{v:.1%}" for v in values),
+                *("" if base else f"{round(v, 3) + 0.0:.1%}" for v in values),  # no -0.0%
                 "" if base else f"{r['selector_share']:.2%}",
                 f"{own['value']:.{digits}f} ±{own['error']:.{digits}f}",
                 "" if above is None else f"{above['value']:+.2f} % ±{above['error']:.2f}",

@@ -20,14 +20,17 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
+    from ...files import check_folder
     from ...hdl.verilog import build_preset
     from .projects import TOOLS, export
 
+    out = args.out or Path("out") / "export" / args.unit
+    check_folder(out)
     design = build_preset(args.unit, args.set)
     paths = export(
         design,
-        args.out or Path("out") / "export" / args.unit,
-        tuple(args.tools or TOOLS),
+        out,
+        tuple(dict.fromkeys(args.tools or TOOLS)),
         period=args.period,
         utilization=args.utilization,
         platform=args.platform,

@@ -45,8 +45,8 @@ def export(
     for tool in tools:
         if tool not in TOOLS:
             raise InputError(f"tool: {tool!r}, expected one of {', '.join(TOOLS)}")
-    if not 0 < period < 1e6:
-        raise InputError(f"period: {period}, expected nanoseconds above 0")
+    if not 1e-3 <= period <= 1e6:
+        raise InputError(f"period: {period}, expected nanoseconds from 0.001 to 1000000")
     if not 1 <= utilization <= 99:
         raise InputError(f"utilization: {utilization}, expected 1 to 99 percent")
     for what, value in (("platform", platform), ("part", part)):

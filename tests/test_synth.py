@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fgmp.__main__ import main
 from fgmp.errors import InputError
 from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
-from fgmp.hdl.verilog import build, build_preset
+from fgmp.hdl.verilog import build
 from fgmp.synth.asic import mapping
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
@@ -28,7 +28,7 @@ from fgmp.synth.liberty.cells import Cell, ClockGate, Pin, StandardCells
 from fgmp.synth.liberty.expression import truth_table
 from fgmp.synth.liberty.find import read_liberty
 
-from .conftest import ROOT
+from .conftest import ROOT, build_preset
 
 LIBRARY = ROOT / "tests" / "data" / "five_cells.lib"
 RECORDED = ROOT / "tests" / "data" / "opensta"

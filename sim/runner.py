@@ -19,15 +19,18 @@ import cocotb_tools.config
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
 
-from ..errors import InputError
+from ..cache import SIMULATORS as CACHE
+from ..cache import cached_folder
+from ..errors import DifferenceError, InputError
 from ..hdl.verilog import Design
-from .builds import built_folder
+from ..processes import exhausted, run_tool
 from .campaign import Campaign, write_campaign
 
 __all__ = [
     "CACHE",
     "SIMULATORS",
     "CampaignResult",
+    "SimulatedDifference",
     "SimulationError",
     "Simulator",
     "check_tools",
@@ -38,11 +41,14 @@ __all__ = [
 ]
 
 SIMULATORS = ("verilator", "icarus")
-CACHE = Path("out") / "simulators"
 
 
 class SimulationError(RuntimeError):
-    """A simulation failed: a difference, a broken protocol, or a simulator that did not run its tests."""
+    """A simulation failed: a broken protocol, or a simulator that did not run its tests."""
+
+
+class SimulatedDifference(SimulationError, DifferenceError):
+    """A simulation ran, and its results differ from the golden model's."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class Simulator:
                 _check_fst_headers()
             versions = [simulator, tool_version, version("cocotb"), waves]
             content = [design.verilog, versions, self._build_arguments(), self._configuration]
-            self.folder = built_folder(cache, design.name, content, self._build)
+            self.folder = cached_folder(cache, design.name, content, self._build)
 
     def run(
         self,
@@ -154,7 +160,7 @@ class Simulator:
             raise SimulationError(f"{self.design.name}: {len(results)} of {len(campaigns)} campaigns were run")
         for result in results:
             if result.differences and not only_count:
-                raise SimulationError(
+                raise SimulatedDifference(
                     f"{self.design.name}: {result.differences} of {result.compared} comparisons differ\n{result.first}"
                 )
         return results
@@ -179,7 +185,7 @@ class Simulator:
         configuration.write_text(self._configuration)
         log = folder / "build.log"
         try:
-            get_runner(self._simulator).build(
+            _runner(self._simulator).build(
                 sources=[configuration, source] if self._simulator == "verilator" else [source],
                 hdl_toplevel=self.design.name,
                 build_dir=folder,
@@ -188,7 +194,8 @@ class Simulator:
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
-        except (SystemExit, Exception) as error:
+        except (RuntimeError, ValueError) as error:
+            exhausted(_tail(log), folder)
             raise SimulationError(f"{self.design.name}: build failed ({error})\n{_tail(log)}") from None
 
     def run_module(self, module: str, job: Path, *, may_fail: Callable[[], bool] = lambda: False) -> None:
@@ -205,7 +212,7 @@ class Simulator:
         log = job / "run.log"
         results = job / "results.xml"
         try:
-            get_runner(self._simulator).test(
+            _runner(self._simulator).test(
                 test_module=module,
                 hdl_toplevel=self.design.name,
                 hdl_toplevel_lang="verilog",
@@ -218,7 +225,8 @@ class Simulator:
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
-        except (SystemExit, RuntimeError) as error:
+        except (SystemExit, RuntimeError) as error:  # the runner exits with the simulator's code
+            exhausted(_tail(log), job)
             raise SimulationError(f"{self.design.name}: simulator stopped ({error})\n{_tail(log)}") from None
         try:
             tests, failed = get_results(results)
@@ -320,6 +328,21 @@ def _watch(progress: Path, on_campaign: Callable[[str], None] | None) -> Iterato
     finally:
         done.set()
         thread.join()
+
+
+def _runner(simulator: str) -> Any:
+    """cocotb's runner, whose tools end when we do."""
+    runner: Any = get_runner(simulator)
+
+    def execute(commands: Sequence[Sequence[str]], cwd: Any, stdout: Any = None) -> None:
+        for command in commands:
+            done = run_tool(command, cwd=Path(cwd), env=runner.env, output=stdout)
+            if done.returncode:
+                raise RuntimeError(f"{command[0]} exited with {done.returncode}")
+
+    assert hasattr(runner, "_execute_cmds"), "cocotb's runner has changed: see where it starts its tools"
+    runner._execute_cmds = execute
+    return runner
 
 
 def _tail(log: Path, lines: int = 30) -> str:

@@ -120,11 +120,11 @@ def _generic(args: argparse.Namespace) -> int:
 
 
 def _asic(args: argparse.Namespace) -> int:
+    from ..cache import SYNTHESIS as CACHE
     from ..errors import InputError
     from ..files import check_file
     from .asic.flow import characterize
     from .asic.report import asic_table
-    from .cache import CACHE
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
@@ -154,9 +154,9 @@ def _asic(args: argparse.Namespace) -> int:
 
 
 def _fpga(args: argparse.Namespace) -> int:
+    from ..cache import SYNTHESIS as CACHE
     from ..errors import InputError
     from ..files import check_file, check_folder
-    from .cache import CACHE
     from .fpga.flow import characterize_fpga, fpga_table
     from .fpga.nextpnr import device
 

@@ -29,10 +29,10 @@ def add_library(parser: argparse.ArgumentParser) -> None:
 
 def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
     """The library and mapping that the options of `add_library` ask for."""
+    from ..cache import SYNTHESIS as CACHE
     from ..errors import InputError
     from ..files import check_folder
     from .asic.mapping import DONT_USE, Target
-    from .cache import CACHE
     from .liberty.find import read_liberty
 
     if not 1e-3 <= args.period <= 1e6:

@@ -228,11 +228,11 @@ def test_evaluate_without_the_original(quantized, texts, tmp_path, capsys):
     out, _, _ = quantized
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)
-    from fgmp.golden.llm.checkpoint import _json_digest
+    from fgmp.golden.llm.manifest import json_digest
 
     settings = json.loads((moved / "config.json").read_text())
     settings["quantization_config"]["base_model"] = "/nowhere"
-    settings["quantization_config"]["sha256"] = _json_digest(settings["quantization_config"])
+    settings["quantization_config"]["sha256"] = json_digest(settings["quantization_config"])
     (moved / "config.json").write_text(json.dumps(settings))
     arguments = ["evaluate", str(moved), "--text", str(texts / "test.txt"), "--window", "128"]
     assert main(arguments) == 0

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgmp.__main__ import main
+from fgmp.cache import cached
 from fgmp.errors import InputError
 from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.verilog import build
@@ -23,7 +24,6 @@ from fgmp.synth.asic.netlist import Instance, add_buffers, read_netlist
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.stimulus import stimuli
 from fgmp.synth.asic.timing import analyse
-from fgmp.synth.cache import cached
 from fgmp.synth.liberty.cells import Cell, ClockGate, Pin, StandardCells
 from fgmp.synth.liberty.expression import truth_table
 from fgmp.synth.liberty.find import read_liberty

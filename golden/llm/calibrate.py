@@ -5,6 +5,7 @@ Nothing is kept of a sample: a parameter's or a site's gradient is squared, adde
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Calibration:
         channels: by site, float32 (K,), mean squared gradient per input channel; empty if no gradients were taken.
         squares: by site, float32 (K,), mean square of each input channel.
         exponents: tensor exponent of the activations by site, one octave of headroom included.
+        unreached: linears without a gradient in any sample. Their sensitivities are the means over those of their kind:
+            linears whose names differ in numbers only (other layers, other experts) and whose shapes are equal.
     """
 
     sites: list[Site]
@@ -44,6 +47,7 @@ class Calibration:
     channels: dict[str, Tensor]
     squares: dict[str, Tensor]
     exponents: dict[str, int]
+    unreached: tuple[str, ...] = ()
 
 
 class Checkpoint:
@@ -180,13 +184,16 @@ class _Watch:
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._model.requires_grad_(False)
         self._inputs.__enter__()
+        weights: dict[int, list[str]] = {}  # two linears may share one parameter
         for name, linear in self._linears.items():
             if self._sensitivity == "fisher":
-                linear.weight.requires_grad_(True)
-                hook = linear.weight.register_post_accumulate_grad_hook(self._weight_hook(name))
-                self._handles.append(hook)
+                weights.setdefault(id(linear.weight), []).append(name)
             elif self._sensitivity == "factored":
                 self._handles.append(linear.register_forward_hook(self._output_hook(name)))
+        for names in weights.values():
+            weight = self._linears[names[0]].weight
+            weight.requires_grad_(True)
+            self._handles.append(weight.register_post_accumulate_grad_hook(self._weight_hook(names)))
 
     def __exit__(self, *_: object) -> None:
         self._inputs.__exit__()
@@ -225,13 +232,14 @@ class _Watch:
 
         return hook
 
-    def _weight_hook(self, name: str) -> Any:
-        total = self._totals[f"weight/{name}"]
+    def _weight_hook(self, names: Sequence[str]) -> Any:
+        totals = [self._totals[f"weight/{name}"] for name in names]
 
         def hook(parameter: Tensor) -> None:
             if parameter.grad is not None:
                 gradient = parameter.grad.float()
-                total.addcmul_(gradient, gradient)
+                for total in totals:
+                    total.addcmul_(gradient, gradient)
                 parameter.grad = None
 
         return hook
@@ -270,8 +278,44 @@ def _means(
                     # dL/dw sums g * x over a sample's tokens; were they independent, its mean square would be this.
                     weights[name] = torch.outer(totals[f"output/{name}"] / samples, squares[site.name])
     exponents = {}
+    empty = [site for site in sites if not totals[f"rows/{site.name}"]]
     for site in sites:
-        if not totals[f"rows/{site.name}"]:
-            raise InputError(f"site {site.name}: not reached by the calibration text, expected more or other text")
-        exponents[site.name] = min(tensor_exponent(totals[f"amax/{site.name}"]) + 1, TENSOR_EXPONENT_LIMIT)
-    return Calibration(list(sites), weights, channels, squares, exponents)
+        if site not in empty:
+            exponents[site.name] = min(tensor_exponent(totals[f"amax/{site.name}"]) + 1, TENSOR_EXPONENT_LIMIT)
+    kinds = {name: _kind(name, linear) for name, linear in linears.items()}
+    for site in empty:
+        kin = [s.name for s in sites if s not in empty and kinds[s.name] == kinds[site.name]]
+        if not kin:
+            raise InputError(
+                f"linear {site.name}: never called while the calibration text ran, nor was another of its kind; "
+                "expected more or other text, or a glob in ignore"
+            )
+        exponents[site.name] = max(exponents[name] for name in kin)
+        squares[site.name] = torch.stack([squares[name] for name in kin]).mean(0)
+    unreached: list[str] = []
+    if sensitivity is not None:
+        dead = [name for name in weights if not weights[name].any() and linears[name].weight.any()]
+        silent = [site.name for site in sites if not channels[site.name].any()]
+        for what, values in ((dead, weights), (silent, channels)):
+            for name in what:
+                values[name] = _mean_of_kin(name, what, kinds, values)
+        unreached = [n for n in linears if n in dead or any(n in s.linears for s in sites if s.name in silent)]
+    return Calibration(list(sites), weights, channels, squares, exponents, tuple(unreached))
+
+
+def _kind(name: str, linear: nn.Linear) -> str:
+    return f"{re.sub(r'[0-9]+', '*', name)} {linear.out_features}x{linear.in_features}"
+
+
+def _mean_of_kin(name: str, without: Sequence[str], kinds: Mapping[str, str], values: Mapping[str, Tensor]) -> Tensor:
+    """Mean over what has a value of its own: those of one kind, element by element, or else all, in one number."""
+    kin = [n for n in values if n not in without and kinds[n] == kinds[name]]
+    if kin:
+        total = torch.zeros_like(values[name])
+        for other in kin:
+            total += values[other].to(total.device) / len(kin)
+        return total
+    rest = [values[n].mean().item() for n in values if n not in without]
+    if not rest:
+        raise InputError("calibration: no gradient reached any linear, expected a loss that depends on them")
+    return torch.full_like(values[name], sum(rest) / len(rest))

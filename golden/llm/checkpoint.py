@@ -11,36 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..formats import TENSOR_EXPONENT_LIMIT
-from ..packing import Packed, packed_sizes, unpack
-from ..selector import SiteRegisters, Threshold
-from .config import FGMPConfig
-from .layers import FGMPLinear
-from .thresholds import SitePlan
+from ...processes import exhausted
+from ..packing import Packed, unpack
+from .layers import REGISTERS, FGMPLinear
+from .manifest import FOLDER_VERSION, QUANT_METHOD, LayerInfo, json_digest, read_manifest, read_settings
+from .places import shared_modules
 
-__all__ = [
-    "FOLDER_VERSION",
-    "QUANT_METHOD",
-    "LayerInfo",
-    "check_linears",
-    "check_manifest",
-    "read_manifest",
-    "save",
-    "site_plans",
-    "verify",
-    "write_folder",
-]
+__all__ = ["check_state", "copy_side_files", "read_folder", "save", "write_folder"]
 
-QUANT_METHOD = "fgmp"
-FOLDER_VERSION = "1"
 _MAX_SHARD = 4 << 30
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_READ_SUFFIXES = (*_WEIGHT_SUFFIXES, ".json", ".jinja", ".model", ".py", ".txt", ".tiktoken")
+"""What transformers might read: such a file must be one of the folder's own."""
+
+_SIDE_SUFFIXES = (".json", ".jinja", ".model", ".py", ".txt", ".tiktoken")
+_SIDE_NAMES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _verified: set[tuple[str, int, int, str]] = set()
+_checked: set[tuple[Any, ...]] = set()
 
 
 def save(
@@ -50,11 +42,14 @@ def save(
     tokenizer: Any = None,
     base_model: str | None = None,
     max_shard_bytes: int = _MAX_SHARD,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a quantized `model` to a new `folder`, with its tokenizer and generation config if there are any.
 
-    Everything is written beside it first and renamed at the end. Raises InputError if the folder exists or the model
-    holds no quantized layer.
+    Everything is written beside it first; a model of transformers is loaded again from there and compared, tensor by
+    tensor; then the folder is renamed. `dtype` is that of what is not quantized (default: as it is); a tensor that
+    would lose by it stays as it is. Raises InputError if the folder exists, the model holds no quantized layer, or
+    what was written does not load.
     """
     folder = Path(folder)
     if folder.exists():
@@ -63,7 +58,11 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        write_folder(model, partial, tokenizer=tokenizer, base_model=base_model, max_shard_bytes=max_shard_bytes)
+        write_folder(
+            model, partial, tokenizer=tokenizer, base_model=base_model, max_shard_bytes=max_shard_bytes, dtype=dtype
+        )
+        if hasattr(model, "config"):
+            check_state(model, partial)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -77,19 +76,33 @@ def write_folder(
     base_model: str | None,
     calibration: str | None = None,
     max_shard_bytes: int = _MAX_SHARD,
+    dtype: torch.dtype | None = None,
+    source: Path | None = None,
 ) -> None:
-    """Write a quantized model's files into an existing empty `folder`; `calibration` is a digest of the samples."""
+    """Write a quantized model's files into an existing empty `folder`.
+
+    `calibration` is a digest of the samples; `source` the folder of the original model, whose other files (chat
+    templates, processors, licenses, custom code) come along.
+    """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, FGMPLinear)}
     if not layers:
         raise InputError(f"model {type(model).__name__}: holds no quantized layer, expected one that quantize() made")
-    files = _write_shards(model, folder, max_shard_bytes)
     settings: dict[str, Any] = {"architectures": [type(model).__name__]}
     if hasattr(model, "config"):
         config = copy.deepcopy(model.config)
         config.architectures = settings["architectures"]
         config.__dict__.pop("quantization_config", None)
+        if dtype is not None:
+            config.dtype = dtype
         config.save_pretrained(folder)
         settings = json.loads((folder / "config.json").read_text())
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if source is not None:
+        copy_side_files(source, folder)
+    _write_shards(model, folder, max_shard_bytes, dtype)
     manifest = {
         "quant_method": QUANT_METHOD,
         "version": FOLDER_VERSION,
@@ -97,144 +110,133 @@ def write_folder(
         "base_model": base_model,
         "calibration": calibration,
         **_structure(layers),
-        "files": files,
-        "settings": _json_digest(settings),
+        "aliases": shared_modules(model),
+        "files": {file: _file_digest(folder / file) for file in _files(folder)},
+        "settings": json_digest(settings),
     }
-    manifest["sha256"] = _json_digest(manifest)
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    manifest["sha256"] = json_digest(manifest)
     settings["quantization_config"] = manifest
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner only
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for the owner only
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The `quantization_config` of a folder.
+def copy_side_files(source: Path, folder: Path) -> None:
+    """Copy what belongs to a model but is neither weights nor settings, where `folder` has no such file yet."""
+    for path in sorted(source.iterdir()):
+        kept = path.suffix in _SIDE_SUFFIXES or path.name.upper().startswith(_SIDE_NAMES)
+        if not kept or not path.is_file() or path.name.endswith(".index.json") or path.name.startswith("."):
+            continue
+        if not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
 
-    Raises InputError for anything that is not a whole quantized model of this version.
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The manifest of a quantized folder, after everything that it says was checked: the one reader for all uses.
+
+    Raises InputError unless every file is the one that was written to the last bit, there are no others that would be
+    read, and every packed tensor follows all rules of docs/packed-format.md.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"model folder {folder}: no config.json, expected a folder that fgmp quantize wrote")
-    try:
-        manifest = json.loads(path.read_text()).get("quantization_config")
-    except (ValueError, AttributeError):
-        raise InputError(f"model folder {folder}: config.json is not JSON, expected a model's settings") from None
-    check_manifest(manifest, folder)
+    manifest = read_manifest(folder)
+    stats = [(file, (folder / file).stat()) for file in _files(folder)]
+    seen = (str(folder.absolute()), manifest["sha256"], *((f, s.st_size, s.st_mtime_ns) for f, s in stats))
+    _check_files(folder, manifest)
+    if seen not in _checked:  # in this process, and untouched since
+        with torch.device("cpu"):  # transformers loads in the context of the meta device
+            _check_tensors(folder, manifest)
+        _checked.add(seen)
     return manifest
 
 
-def check_manifest(manifest: Any, folder: Path | str) -> None:
-    """Raise InputError unless `manifest` is of this method and version, unaltered, and consistent."""
-    if not isinstance(manifest, dict) or manifest.get("quant_method") != QUANT_METHOD:
-        found = manifest.get("quant_method") if isinstance(manifest, dict) else None
-        raise InputError(f"model folder {folder}: quant_method {found!r}, expected {QUANT_METHOD!r}")
-    if manifest.get("version") != FOLDER_VERSION:
-        raise InputError(f"model folder {folder}: version {manifest.get('version')!r}, expected {FOLDER_VERSION!r}")
-    if _json_digest(manifest) != manifest.get("sha256"):
-        raise InputError(f"model folder {folder}: the checksum of quantization_config does not match, it was altered")
-    try:
-        texts = [*manifest["files"], *manifest["files"].values(), manifest["settings"]]
-        whole = [s["readers"] for s in manifest["sites"].values()]
-        whole += [
-            n for li in manifest["linears"].values() for n in (*li["shape"], li["fp4_blocks"], li["tensor_exponent"])
-        ]
-        base = manifest["base_model"]
-        if not (manifest["linears"] and manifest["files"] and (base is None or isinstance(base, str))):
-            raise ValueError
-        if not all(isinstance(t, str) for t in texts) or not all(type(n) is int for n in whole):
-            raise ValueError
-        for name, linear in manifest["linears"].items():
-            rows, columns = linear["shape"]
-            legal = rows > 0 < columns and 0 <= linear["fp4_blocks"] <= rows * -(-columns // 16)
-            legal &= abs(linear["tensor_exponent"]) <= TENSOR_EXPONENT_LIMIT
-            if not legal or (linear["site"] is not None and linear["site"] not in manifest["sites"]):
-                raise InputError(f"model folder {folder}: entry of linear {name} is {linear}, expected a legal one")
-        site_plans(manifest)
-        FGMPConfig.from_dict(manifest["config"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"model folder {folder}: quantization_config lacks what version 1 has") from None
+def check_state(model: nn.Module, folder: Path) -> None:
+    """Raise InputError unless `folder`, loaded again, has every tensor of `model`."""
+    from .load import load
+
+    again = load(folder, dtype=getattr(model, "dtype", "auto"))
+    mine, theirs = model.state_dict(), again.state_dict()
+    for name, tensor in mine.items():
+        other = theirs.get(name)
+        if other is None or not torch.equal(other.to(tensor.device), tensor):
+            raise InputError(
+                f"output: {name} is not the same when the written model is loaded again, expected equal tensors; "
+                "nothing was written"
+            )
 
 
-def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise InputError unless every file is there, is the one that was written to the last bit, and no others are."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _WEIGHT_SUFFIXES and path.name not in manifest["files"]:
-            raise InputError(f"model folder {folder}: {path.name} is none of its files, expected only those")
-    try:
-        settings = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        raise InputError(f"model folder {folder}: config.json is not JSON, expected a model's settings") from None
-    if _json_digest(settings) != manifest["settings"]:
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    files = manifest["files"]
+    whole = manifest["version"] != "1"
+    for file in _files(folder):
+        read = _READ_SUFFIXES if whole else _WEIGHT_SUFFIXES
+        if file not in files and Path(file).suffix in read:
+            raise InputError(f"model folder {folder}: {file} is none of its files, expected only those")
+    settings = read_settings(folder)
+    if json_digest(settings) != manifest["settings"]:
         raise InputError(f"model folder {folder}: the checksum of config.json does not match, it was altered")
-    for file, digest in manifest["files"].items():
+    for file, digest in files.items():
         path = folder / file
-        if Path(file).name != file or not path.is_file():
+        if not path.is_file():
             raise InputError(f"model folder {folder}: file {file} is missing, expected those that were written")
         stat = path.stat()
         seen = (str(path.absolute()), stat.st_size, stat.st_mtime_ns, digest)
         if seen in _verified:  # in this process, and untouched since
             continue
-        if _file_digest(path) == digest:
-            _verified.add(seen)
-        else:
+        if _file_digest(path) != digest:
             raise InputError(f"model folder {folder}: the checksum of {file} does not match, the file was altered")
+        _verified.add(seen)
+    _check_size(folder, settings)
 
 
-def check_linears(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise InputError unless every linear's three tensors are there and follow all rules of docs/packed-format.md."""
-    files = sorted(file for file in manifest["files"] if file.endswith(".safetensors"))
+_COUNTED = ("layers", "n_layer", "n_layers", "depth", "n_blocks", "num_blocks")
+
+
+def _check_size(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that ask for more layers than the weights can hold, before any is made."""
+    held = sum(len(names) for names in _tensor_names(folder).values())
+    for key, value in settings.items():
+        if isinstance(value, dict) and key != "quantization_config":
+            _check_size(folder, value)
+        elif isinstance(value, int) and value > held and (key in _COUNTED or key.endswith("_layers")):
+            raise InputError(
+                f"model folder {folder}: {key} {value}, expected no more than the {held} tensors of its weights"
+            )
+
+
+def _tensor_names(folder: Path) -> dict[Path, list[str]]:
+    names = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                names[path] = list(file.keys())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"model folder {folder}: {path.name} is no safetensors file ({error})") from None
+    return names
+
+
+def _check_tensors(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Sizes and types from the headers first, then the content, one linear at a time."""
+    names = _tensor_names(folder)
     with ExitStack() as stack:
-        opened = [stack.enter_context(safe_open(folder / file, "pt")) for file in files]
-        where = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-        for name, entry in manifest["linears"].items():
-            info = LayerInfo(name, entry)
-            parts = {}
-            for part in ("weight_mask", "weight_scale", "weight"):
-                if f"{name}.{part}" not in where:
-                    raise InputError(f"model folder {folder}: tensor {name}.{part} is missing")
-                parts[part] = where[f"{name}.{part}"].get_tensor(f"{name}.{part}")
-            tensor = unpack(Packed(info.shape, info.exponent, *parts.values()), f"model folder {folder}: {name}")
-            found = int((~tensor.mask).sum())
-            if found != info.fp4_blocks:
-                raise InputError(f"model folder {folder}: {name} has {found} FP4 blocks, expected {info.fp4_blocks}")
-
-
-def site_plans(manifest: Mapping[str, Any]) -> dict[str, SitePlan]:
-    """Each site's plan as the manifest has it; patterns and channel codes are empty until the shards fill them."""
-    plans = {}
-    for name, site in manifest["sites"].items():
-        registers = SiteRegisters(site["tensor_exponent"], Threshold(*site["threshold"]), site["mode"])
-        blocks = -(-site["channels"] // 16)
-        static = torch.zeros(blocks, dtype=torch.bool) if site["mode"] == "static" else None
-        codes = torch.zeros(blocks, 16, dtype=torch.uint8) if site["channel_codes"] else None
-        plans[name] = SitePlan(registers, static, codes, site["four_over_six"])
-    return plans
-
-
-class LayerInfo:
-    """One linear as a manifest describes it: sizes that follow from shape and FP4 blocks."""
-
-    def __init__(self, name: str, entry: Mapping[str, Any]):
-        self.name = name
-        self.shape: tuple[int, int] = tuple(entry["shape"])
-        self.exponent: int = entry["tensor_exponent"]
-        self.fp4_blocks: int = entry["fp4_blocks"]
-        self.site: str | None = entry["site"]
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of the weight."""
-        return self.shape[0] * -(-self.shape[1] // 16)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the three tensors."""
-        mask, scale, payload = packed_sizes(self.shape, self.fp4_blocks)
-        return mask[0] * mask[1] + scale + payload
+        opened = {path: stack.enter_context(safe_open(path, "pt")) for path in names}
+        where = {name: opened[path] for path, held in names.items() for name in held}
+        infos = [LayerInfo(name, entry) for name, entry in manifest["linears"].items()]
+        for info in infos:
+            for part, shape in info.tensors.items():
+                name = f"{info.name}.{part}"
+                if name not in where:
+                    raise InputError(f"model folder {folder}: tensor {name} is missing")
+                found = where[name].get_slice(name)
+                if found.get_dtype() != "U8" or tuple(found.get_shape()) != shape:
+                    raise InputError(
+                        f"model folder {folder}: tensor {name} is {found.get_dtype()} {tuple(found.get_shape())}, "
+                        f"expected U8 {shape}"
+                    )
+        for info in infos:
+            parts = [where[f"{info.name}.{part}"].get_tensor(f"{info.name}.{part}") for part in info.tensors]
+            tensor = unpack(Packed(info.shape, info.exponent, *parts), f"model folder {folder}: {info.name}")
+            fp4 = int((~tensor.mask).sum())
+            if fp4 != info.fp4_blocks:
+                raise InputError(f"model folder {folder}: {info.name} has {fp4} FP4 blocks, expected {info.fp4_blocks}")
 
 
 def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
@@ -263,50 +265,58 @@ def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
     return {"linears": linears, "sites": sites}
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The state to be saved; of tensors that share memory only the first (the others are tied again on loading)."""
     tensors: dict[str, Tensor] = {}
     seen: set[tuple[Any, ...]] = set()
     for name, tensor in model.state_dict().items():
         key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
-        if tensor.numel() and key in seen:
+        if name.endswith(f".{REGISTERS}") or (tensor.numel() and key in seen):
             continue
         seen.add(key)
-        tensors[name] = tensor
+        tensors[name] = tensor if dtype is None else _narrowed(tensor, dtype)
     return tensors
 
 
-def _write_shards(model: nn.Module, folder: Path, limit: int) -> dict[str, str]:
-    """Write the shards one after the other; returns the digest of each file, the index included."""
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float tensor in `dtype`, unless that would change a value."""
+    if not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    narrow = tensor.to(dtype)
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+
+
+def _write_shards(model: nn.Module, folder: Path, limit: int, dtype: torch.dtype | None) -> None:
+    """Write the shards one after the other, and their index if there is more than one."""
     groups: list[list[str]] = [[]]
     size = 0
-    tensors = _tensors(model)
+    tensors = _tensors(model, dtype)
     for name, tensor in tensors.items():
         if groups[-1] and size + tensor.nbytes > limit:
             groups.append([])
             size = 0
         groups[-1].append(name)
         size += tensor.nbytes
-    digests, where = {}, {}
+    where = {}
     for index, names in enumerate(groups, 1):
         file = "model.safetensors" if len(groups) == 1 else f"model-{index:05}-of-{len(groups):05}.safetensors"
-        save_file({name: tensors[name].contiguous() for name in names}, folder / file, {"format": "pt"})
-        digests[file] = _file_digest(folder / file)
+        try:
+            save_file({name: tensors[name].contiguous() for name in names}, folder / file, {"format": "pt"})
+        except SafetensorError as error:
+            exhausted(str(error), folder / file)
+            raise
         where.update(dict.fromkeys(names, file))
     if len(groups) > 1:
         index_file = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": where}
-        path = folder / "model.safetensors.index.json"
-        path.write_text(json.dumps(index_file, indent=1) + "\n")
-        digests[path.name] = _file_digest(path)
-    return digests
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1) + "\n")
+
+
+def _files(folder: Path) -> list[str]:
+    """All files of a folder but its config.json, which holds their digests, and hidden ones."""
+    found = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file())
+    return [file for file in found if file != "config.json" and not file.startswith(".")]
 
 
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _json_digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 of an object as JSON, without what cannot be in it: its own digest, the object that holds it."""
-    text = json.dumps({k: v for k, v in values.items() if k not in ("sha256", "quantization_config")}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...arguments import Collect
+
 __all__ = ["COMMANDS", "print_folder"]
 
 
@@ -16,12 +18,14 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--samples", type=int, default=128, metavar="N", help="calibration windows, default 128")
     group.add_argument("--threshold-samples", type=int, default=16, metavar="N", help="of these, how many set the "
                        "activation threshold, default 16")  # fmt: skip
-    group.add_argument("--ignore", nargs="+", metavar="GLOB", help="names of linears that stay as they are (default: "
-                       "the output embedding and routers)")  # fmt: skip
+    group.add_argument("--ignore", nargs="+", action=Collect, default=[], metavar="GLOB", help="names of linears that "
+                       "stay as they are, besides the output embedding and routers")  # fmt: skip
+    group.add_argument("--no-default-ignore", action="store_true", help="only what --ignore says stays as it is")
     group.add_argument("--seed", type=int, default=0, help="of the policy random, default 0")
+    group.add_argument("--no-special-tokens", action="store_true", help="leave out what the tokenizer puts before and "
+                       "after a text by default, such as BOS")  # fmt: skip
+    group.add_argument("--trust-remote-code", action="store_true", help="run the Python code that a model comes with")
     group = parser.add_argument_group("machine")
-    group.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"],
-                       help="while the model is measured, and of what is not quantized; default float32")  # fmt: skip
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, or auto to spread a large model "
                        "over all (needs accelerate)")  # fmt: skip
 
@@ -48,7 +52,10 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
                        "in the RTL)")  # fmt: skip
     group.add_argument("--channel-codes", action="store_true", help="weigh activation channels by powers of two")
     _add_method(parser)
-    parser.add_argument("--window", type=int, default=512, metavar="T", help="tokens in a sample, default 512")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="while the model is measured, and "
+                        "of what is not quantized (default: float32, and as the model stores it)")  # fmt: skip
+    parser.add_argument("--window", type=int, metavar="T", help="tokens in a sample (default: 512, or the model's "
+                        "positions if those are fewer)")  # fmt: skip
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS", help="how often calibration "
                         "saves its sums (0: after every sample), default 30")  # fmt: skip
@@ -56,10 +63,11 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from ...errors import InputError
     from .config import FGMPConfig
     from .job import QuantizeJob, run_job
-    from .targets import DEFAULT_IGNORE
 
     _check_device(args.device)
     if args.max_shard_mib < 1:
@@ -77,21 +85,25 @@ def _quantize(args: argparse.Namespace) -> int:
         four_over_six=args.four_over_six,
         channel_codes=args.channel_codes,
         samples=args.samples,
-        window=args.window,
         threshold_samples=args.threshold_samples,
         seed=args.seed,
-        ignore=tuple(args.ignore) if args.ignore else DEFAULT_IGNORE,
+        ignore=_ignored(args),
     )
+    if args.window is not None:
+        config = replace(config, window=args.window)  # which checks it before the model is loaded
     job = QuantizeJob(
-        args.model,
-        args.out,
-        args.calibration,
-        config,
-        args.dtype,
-        args.device,
-        args.gradient_checkpointing,
-        args.checkpoint_every,
-        args.max_shard_mib << 20,
+        model=args.model,
+        out=args.out,
+        calibration=args.calibration,
+        config=config,
+        window=args.window,
+        dtype=args.dtype,
+        device=args.device,
+        gradient_checkpointing=args.gradient_checkpointing,
+        checkpoint_seconds=args.checkpoint_every,
+        max_shard_bytes=args.max_shard_mib << 20,
+        special_tokens=not args.no_special_tokens,
+        trust_remote_code=args.trust_remote_code,
     )
     description = run_job(job, say=lambda line: print(line, file=sys.stderr), progress=_progress())
     if not description:  # a process of torchrun that only helped
@@ -139,8 +151,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", required=True, metavar="TEXT", help="text file or data set NAME[:CONFIG[:SPLIT]]")
     parser.add_argument("--original", metavar="MODEL", help="of a quantized folder: the model it was made from "
                         "(default: what it names itself, if that is there)")  # fmt: skip
-    parser.add_argument("--formats", nargs="+", metavar="FORMAT", help="of a model: fp8, nvfp4, fgmp:P, with options "
-                        "after commas (default: fp8 nvfp4 fgmp:0.7)")  # fmt: skip
+    parser.add_argument("--formats", nargs="+", action=Collect, metavar="FORMAT", help="of a model: fp8, nvfp4, "
+                        "fgmp:P, with options after commas (default: fp8 nvfp4 nvfp4,clip fgmp:0.7)")  # fmt: skip
     parser.add_argument("--ablation", type=float, metavar="P", help="of a model: all policies and refinements at this "
                         "FP4 fraction, with and without clipping")  # fmt: skip
     parser.add_argument("--calibration", metavar="TEXT", help="of a model: what to calibrate the formats on")
@@ -150,25 +162,27 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="evaluate on the first N tokens only")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="windows at a time, default 4")
     parser.add_argument("--exact", action="store_true", help="compute as the hardware does, bit for bit (slower)")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="run these tasks of lm-evaluation-harness too "
-                        "(needs the extra harness)")  # fmt: skip
+    parser.add_argument("--tasks", nargs="+", action=Collect, metavar="TASK", help="run these tasks of "
+                        "lm-evaluation-harness too (needs the extra harness)")  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw perplexity against FP4 fraction and bits")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     _add_method(parser)
-    parser.add_argument("--calibration-window", type=int, default=512, metavar="T", help="default 512")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"],
+                        help="what everything but the quantized products computes in, default float32")  # fmt: skip
+    parser.add_argument("--calibration-window", type=int, metavar="T", help="default: 512, or the model's positions if "
+                        "those are fewer")  # fmt: skip
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ..plots import check_plot
     from .evaluation import EvaluateJob, run_evaluation
     from .report import plot_comparison, table_lines
-    from .targets import DEFAULT_IGNORE
 
     _check_device(args.device)
     if args.plot:
         check_plot(args.plot)
     values = {k: v for k, v in vars(args).items() if k in EvaluateJob.__dataclass_fields__}
-    values["ignore"] = tuple(args.ignore) if args.ignore else DEFAULT_IGNORE
+    values |= {"ignore": _ignored(args), "special_tokens": not args.no_special_tokens}
     result = run_evaluation(EvaluateJob(**values), progress=_progress())
     if args.plot:
         plot_comparison(result.comparison, args.plot)
@@ -178,6 +192,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     for line in (*result.header, "", *table_lines(result.comparison), *result.footer):
         print(line)
     return 0
+
+
+def _ignored(args: argparse.Namespace) -> tuple[str, ...]:
+    from .targets import DEFAULT_IGNORE
+
+    defaults = () if args.no_default_ignore else DEFAULT_IGNORE
+    return (*defaults, *(glob for glob in args.ignore if glob not in defaults))
 
 
 def _against_fp8(description: dict[str, Any]) -> str:

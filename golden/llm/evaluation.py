@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from .checkpoint import read_manifest
+from ..packing import FP8_BITS
 from .config import FGMPConfig
 from .evaluate import Window, evaluate, text_windows
 from .experiment import FP8, NVFP4, Comparison, compare, summarize, uniform
 from .layers import FGMPLinear, SiteQuantizer, Variant, set_exact
+from .manifest import read_manifest
 from .models import LanguageModel, is_quantized, load_model, windows
 from .quantize import Study
 from .spec import ablation, parse_formats
@@ -26,7 +27,7 @@ __all__ = ["EvaluateJob", "Evaluation", "run_evaluation"]
 _LONGEST_WINDOW = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateJob:
     """What `fgmp evaluate` was asked to do."""
 
@@ -44,11 +45,24 @@ class EvaluateJob:
     tasks: Sequence[str] | None = None
     samples: int = 128
     threshold_samples: int = 16
-    calibration_window: int = 512
+    calibration_window: int | None = None
     ignore: tuple[str, ...] = DEFAULT_IGNORE
     seed: int = 0
     dtype: str = "float32"
     device: str = "cpu"
+    special_tokens: bool = True
+    trust_remote_code: bool = False
+
+    def load(self, name: str, *, quantized: bool = False) -> LanguageModel:
+        """A model as this job wants it."""
+        return load_model(
+            name,
+            dtype=self.dtype,
+            device=self.device,
+            quantized=quantized,
+            special_tokens=self.special_tokens,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,7 @@ def run_evaluation(job: EvaluateJob, *, progress: bool) -> Evaluation:
 
 
 def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
-    quantized = load_model(job.model, device=job.device, quantized=True)
+    quantized = job.load(job.model, quantized=True)
     layers = {n: m for n, m in quantized.model.named_modules() if isinstance(m, FGMPLinear)}
     tokens, parts, header = _windows(job, quantized, text)
     manifest = read_manifest(Path(job.model))
@@ -106,11 +120,11 @@ def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
             activation_fp4_share=own.activation_fp4_share,
             weight_bytes=size,
             bits_per_weight=bits,
-            weight_bytes_vs_fp8=bits / 8.0625,
+            weight_bytes_vs_fp8=bits / FP8_BITS,
         )
         footer = ["", "name the model it was made from by --original to see float32, FP8 and NVFP4 beside it"]
         return _evaluation(replace(plain, rows=[row]), job, parts, tokens, header, footer, tasks)
-    language_model = load_model(original, dtype=job.dtype, device=job.device)
+    language_model = job.load(original)
     study = Study(language_model.model, parts[0].ids[None, :2], ignore=manifest["config"]["ignore"], progress=progress)
     if set(study.linears) != set(layers):
         raise InputError(f"original {original}: other linears than {job.model}, expected the model it was made from")
@@ -159,12 +173,12 @@ def _uniform(study: Study, layers: dict[str, FGMPLinear], fp4: bool, exact: bool
 
 
 def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
-    language_model = load_model(job.model, dtype=job.dtype, device=job.device)
+    language_model = job.load(job.model)
     tokens, parts, header = _windows(job, language_model, text)
     base = FGMPConfig(
         samples=job.samples,
         threshold_samples=job.threshold_samples,
-        window=job.calibration_window,
+        window=language_model.window(job.calibration_window),
         seed=job.seed,
         ignore=job.ignore,
     )
@@ -172,7 +186,7 @@ def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
         raise InputError("--formats and --ablation: both given, expected one of them")
     names = ablation(job.ablation) if job.ablation is not None else job.formats
     if names is None and job.calibration is not None:
-        names = ["fp8", "nvfp4", "fgmp:0.7"]
+        names = ["fp8", "nvfp4", "nvfp4,clip", "fgmp:0.7"]
     formats = parse_formats(names or [], base)
     tasks = _tasks(job, language_model)
     if not formats:
@@ -182,7 +196,12 @@ def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
     if job.calibration is None:
         raise InputError("--calibration: not given, expected a text that the formats are calibrated on")
     samples = windows(
-        language_model, read_text(job.calibration, "calibration"), job.samples, "calibration text", window=base.window
+        language_model,
+        read_text(job.calibration, "calibration"),
+        job.samples,
+        "calibration text",
+        window=base.window,
+        flag="--calibration-window",
     )
     study = Study(language_model.model, samples, ignore=job.ignore, progress=progress)
     comparison, _ = compare(
@@ -193,8 +212,7 @@ def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
 
 
 def _windows(job: EvaluateJob, language_model: LanguageModel, text: str) -> tuple[Tensor, list[Window], list[str]]:
-    positions = getattr(language_model.model.config, "max_position_embeddings", _LONGEST_WINDOW)
-    window = min(positions, _LONGEST_WINDOW) if job.window is None else job.window
+    window = language_model.window(job.window, _LONGEST_WINDOW)
     stride = window if job.stride is None else job.stride
     language_model.check_window(window)
     tokens = language_model.tokens(text)
@@ -205,7 +223,8 @@ def _windows(job: EvaluateJob, language_model: LanguageModel, text: str) -> tupl
     parts = text_windows(tokens, window, stride)
     scored = sum(len(w.ids) - w.first for w in parts)
     header = [
-        f"{job.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, {scored:,} scored"
+        f"{job.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, {scored:,} scored, "
+        f"{language_model.special_tokens_text}"
     ]
     return tokens, parts, header
 

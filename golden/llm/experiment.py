@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from ..packing import FP8_BITS
 from .config import FGMPConfig
 from .evaluate import Estimate, Losses, Window, evaluate, jackknife
 from .layers import Variant
 from .quantize import Study
 
-__all__ = ["FP8", "NVFP4", "Comparison", "Row", "compare", "summarize", "uniform"]
+__all__ = ["FP8", "NVFP4", "NVFP4_CLIPPED", "Comparison", "Row", "compare", "summarize", "uniform"]
 
 FP8 = "FP8"
 NVFP4 = "NVFP4"
+NVFP4_CLIPPED = "NVFP4 clip"
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -38,12 +40,14 @@ class Row:
 class Comparison:
     """The table, how many tokens it was measured on, and paired KL differences between variants, by name.
 
-    `degradation_percent` in the rows is against FP8 where that is among them, else against the model's own precision.
+    `degradation_percent` in the rows is against the row that `degradation_against` names: FP8 where that is among them,
+    else the model's own precision. `weight_bytes_vs_fp8` is against one byte a weight (`FP8_BITS`).
     """
 
     rows: list[Row]
     tokens: int
     kl_above: dict[str, Estimate]
+    degradation_against: str = FP8
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries for machines."""
@@ -102,10 +106,12 @@ def summarize(
     own = losses[reference]
     fp8, nvfp4 = losses.get(FP8), losses.get(NVFP4)
     parameters = sum(p.shape[0] * p.shape[1] for p in variants[0].weights.values()) if variants else 0
-    fp8_bytes = parameters * 8.0625 / 8
+    fp8_bytes = parameters * FP8_BITS / 8
     bits = 8.0 * _BYTES.get(reference, 4)
     rows = [
-        Row(reference, None, None, _perplexity(own), None, None, None, int(parameters * bits / 8), bits, bits / 8.0625)
+        Row(
+            reference, None, None, _perplexity(own), None, None, None, int(parameters * bits / 8), bits, bits / FP8_BITS
+        )
     ]
     for variant in variants:
         mine = losses[variant.name]
@@ -132,7 +138,7 @@ def summarize(
         name: jackknife(lambda a, b, t: (a - b) / t, losses[name].kl, losses[other].kl, losses[name].tokens)
         for name, other in against.items()
     }
-    return Comparison(rows, int(own.tokens.sum()), above)
+    return Comparison(rows, int(own.tokens.sum()), above, reference if fp8 is None else FP8)
 
 
 def _perplexity(losses: Losses) -> Estimate:

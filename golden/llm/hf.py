@@ -1,5 +1,6 @@
 """Makes `from_pretrained` of transformers load folders that `fgmp quantize` wrote, once it is imported."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ...errors import InputError
-from .checkpoint import QUANT_METHOD, LayerInfo, check_manifest, site_plans, verify
+from .checkpoint import read_folder
 from .config import FGMPConfig
 from .layers import FGMPLinear, SiteQuantizer
+from .manifest import QUANT_METHOD, LayerInfo, check_manifest, site_plans
+from .places import places, put, share, unshare
 from .quantize import dequantize
 from .targets import prepare
 
@@ -39,19 +42,27 @@ class FGMPHfQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Packed weights have no gradients."""
-        return False
+        """Adapters beside the packed weights can be trained; the weights have no gradients."""
+        return True
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         """`save_pretrained` would write a folder without checksums; use `fgmp.golden.save`."""
         return False
 
+    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+        """Whether a stored tensor has another shape than the attribute of its name: a packed payload has."""
+        module, _, name = param_name.rpartition(".")
+        return name == "weight" and isinstance(model.get_submodule(module), FGMPLinear)
+
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **_: Any) -> Any:
         manifest = self.quantization_config.manifest
         folder = Path(checkpoint_files[0]).parent if checkpoint_files else Path(model.config._name_or_path)
         check_manifest(manifest, folder)
-        verify(folder, manifest)
+        read_folder(folder)
         make_skeleton(model, manifest)
+        aliases = [rf"^{re.escape(name)}\." for name in manifest.get("aliases", ())]
+        if aliases:  # these are not missing: they become what their original is
+            model._keys_to_ignore_on_load_missing = {*(model._keys_to_ignore_on_load_missing or ()), *aliases}
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
@@ -68,23 +79,31 @@ def make_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
     Raises InputError if the model has no such linear.
     """
     prepare(model, manifest["config"]["ignore"])
+    for alias, original in manifest.get("aliases", {}).items():
+        try:
+            alike = type(model.get_submodule(alias)) is type(model.get_submodule(original))
+        except AttributeError:
+            alike = False
+        if not alike:
+            raise InputError(f"module {alias}: expected one like {original} in this model")
+    unshare(model, manifest.get("aliases", {}))
     sites = {
         name: SiteQuantizer(plan, manifest["sites"][name]["readers"]) for name, plan in site_plans(manifest).items()
     }
-    modules = dict(model.named_modules())
+    modules, held = dict(model.named_modules()), places(model)
     for name, entry in manifest["linears"].items():
         info = LayerInfo(name, entry)
         linear = modules.get(name)
         if not isinstance(linear, nn.Linear) or (linear.out_features, linear.in_features) != info.shape:
             raise InputError(f"linear {name}: {linear}, expected a linear of shape {info.shape} in this model")
         site = None if info.site is None else sites[info.site]
-        layer = FGMPLinear.skeleton(linear, info.exponent, info.fp4_blocks, site)
-        model.set_submodule(name, layer)
+        put(held, linear, FGMPLinear.skeleton(linear, info.exponent, info.fp4_blocks, site))
 
 
 def fill_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
-    """After the tensors were loaded: give the sites theirs, and the model its configuration."""
+    """After the tensors were loaded: give the sites theirs, let aliases be what their originals are."""
     for module in model.modules():
         if isinstance(module, FGMPLinear):
             module.take_site_tensors()
+    share(model, manifest.get("aliases", {}))
     model.fgmp_config = FGMPConfig.from_dict(manifest["config"])

@@ -4,47 +4,56 @@ Everything is kept in `OUT.partial` until the end: the calibration's running sum
 one rename turns into `OUT`.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor
 
 from ...errors import InputError
 from ...files import check_folder
 from . import distributed
 from .calibrate import Checkpoint, fingerprint
-from .checkpoint import LayerInfo, check_linears, read_manifest, verify, write_folder
+from .checkpoint import read_folder, write_folder
 from .config import FGMPConfig
-from .models import is_quantized, load_model, model_digest, windows
+from .load import load
+from .manifest import LayerInfo, read_manifest, read_settings
+from .models import DTYPES, LanguageModel, is_quantized, load_model, model_digest, source_folder, windows
 from .quantize import checkpointed, quantize
+from .targets import left_alone
 from .text import read_text
 
 __all__ = ["QuantizeJob", "describe_folder", "run_job"]
 
-_STACKED = 3
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuantizeJob:
-    """What `fgmp quantize` was asked to do."""
+    """What `fgmp quantize` was asked to do.
+
+    `window` and `dtype` are None where they follow from the model: its own limit, up to 512 tokens; measured in float32
+    and, for what is not quantized, stored as the checkpoint stores it.
+    """
 
     model: str
     out: Path
     calibration: str
     config: FGMPConfig
-    dtype: str = "float32"
+    window: int | None = None
+    dtype: str | None = None
     device: str = "cpu"
     gradient_checkpointing: bool = False
     checkpoint_seconds: float = 30.0
     max_shard_bytes: int = 4 << 30
+    special_tokens: bool = True
+    trust_remote_code: bool = False
 
 
 def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
@@ -59,6 +68,7 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
     if out.exists() and not is_quantized(out):
         raise InputError(f"output {job.out}: exists already, expected the name of a new folder")
     work = out.with_name(out.name + ".partial")
+    made = not work.parent.exists()
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / "lock") if distributed.is_main() else None
     try:
@@ -66,73 +76,119 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
             lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"output {job.out}: another fgmp quantize is writing it") from None
+    keep = True
     try:
         return _locked(job, out, work, text, say, progress)
     except InputError:
-        if not any(work.glob("calibration*")):
-            shutil.rmtree(work, ignore_errors=True)
+        keep = any(work.glob("calibration*"))  # which another try may continue from
+        raise
+    except OSError:
+        keep = False  # a full disk is not helped by what lies on it
         raise
     finally:
         if lock is not None:
             lock.release()
+        if not keep:
+            shutil.rmtree(work, ignore_errors=True)
+            if made:
+                with contextlib.suppress(OSError):
+                    work.parent.rmdir()
 
 
 def _locked(
     job: QuantizeJob, out: Path, work: Path, text: str, say: Callable[[str], None], progress: bool
 ) -> dict[str, Any]:
-    language_model = load_model(job.model, dtype=job.dtype, device=job.device)
-    config = job.config
+    language_model = load_model(
+        job.model,
+        dtype=job.dtype or "float32",
+        device=job.device,
+        special_tokens=job.special_tokens,
+        trust_remote_code=job.trust_remote_code,
+    )
+    stored = DTYPES[job.dtype] if job.dtype else language_model.stored_dtype
+    config = replace(job.config, window=language_model.window(job.window))
     samples = windows(language_model, text, config.samples, "calibration text", window=config.window)
     digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
     if out.exists():
         manifest = read_manifest(out)
-        settings = json.loads((out / "config.json").read_text())
-        made = (manifest["config"], manifest["base_model"], manifest["calibration"], settings.get("dtype", job.dtype))
+        saved = FGMPConfig.from_dict(manifest["config"])
+        made = (saved, manifest["base_model"], manifest["calibration"], read_settings(out).get("dtype"))
         distributed.wait()
         if distributed.is_main():
             shutil.rmtree(work)
-        if made != (config.as_dict(), job.model, digest, job.dtype):
+        if made != (config, job.model, digest, str(stored).removeprefix("torch.")):
             raise InputError(f"output {job.out}: exists and was made otherwise, expected the name of a new folder")
         say(f"{job.out} is there already, made from a model of that name with this calibration and these options")
         return describe_folder(out)
+    short = "" if job.window is not None or config.window == FGMPConfig.window else ", all that the model can read"
+    say(f"calibration: {config.samples} windows of {config.window} tokens{short}, {language_model.special_tokens_text}")
     for left in ("scores", "model"):
         if distributed.is_main():
             shutil.rmtree(work / left, ignore_errors=True)
     if job.gradient_checkpointing:
         checkpointed(language_model.model)
-    model = quantize(
-        language_model.model,
-        config,
-        samples,
-        folder=work / "scores",
-        checkpoint=_checkpoint(job, work, digest),
-        progress=progress,
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = quantize(
+            language_model.model,
+            config,
+            samples,
+            folder=work / "scores",
+            checkpoint=_checkpoint(job, config, work, digest),
+            progress=progress,
+        )
+    for warning in {str(w.message): w for w in caught if "linears had no gradient" in str(w.message)}:
+        say(f"warning: {warning}")
     if not distributed.is_main():
         return {}
-    stacked = _left_alone(model)
-    if stacked:
-        total = sum(stacked.values())
-        say(f"left as they are: {len(stacked)} tensors of {total:,} weights that no linear holds, first {min(stacked)}")
-    (work / "model").mkdir()
-    write_folder(
-        model,
-        work / "model",
-        tokenizer=language_model.tokenizer,
-        base_model=job.model,
-        calibration=digest,
-        max_shard_bytes=job.max_shard_bytes,
-    )
+    groups, share = left_alone(model, model.fgmp_left_alone)
+    for group in groups:
+        say(f"left as they are, {group}")
+    if groups:
+        say(f"left as they are, altogether: {share:.1%} of the weights, embeddings not counted")
+    _write(job, model, language_model, stored, samples[0], digest, work / "model")
     os.replace(work / "model", out)
     shutil.rmtree(work)
     return describe_folder(out)
 
 
+def _write(
+    job: QuantizeJob,
+    model: Any,
+    language_model: LanguageModel,
+    stored: torch.dtype,
+    sample: Tensor,
+    digest: str,
+    folder: Path,
+) -> None:
+    """Write the model, load it again and try it on one window; raises InputError if that gives other logits."""
+    folder.mkdir()
+    write_folder(
+        model,
+        folder,
+        tokenizer=language_model.tokenizer,
+        base_model=job.model,
+        calibration=digest,
+        max_shard_bytes=job.max_shard_bytes,
+        dtype=stored,
+        source=source_folder(job.model),
+    )
+    ids = sample[None].to(model.device)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        again = load(folder, device=job.device, dtype=model.dtype, trust_remote_code=job.trust_remote_code)
+        same = torch.equal(again(input_ids=ids).logits, expected)
+    if not same:
+        shutil.rmtree(folder.parent)  # there is nothing to continue: it would be the same again
+        raise InputError(
+            f"model {job.model}: computes something else when its quantized folder is loaded again, expected equal "
+            "logits; nothing was written"
+        )
+
+
 def describe_folder(folder: Path) -> dict[str, Any]:
     """Verify a quantized folder and describe it: totals, and per linear what its packed weight and site are."""
-    manifest = read_manifest(folder)
-    verify(folder, manifest)
-    check_linears(folder, manifest)
+    manifest = read_folder(folder)
     layers = []
     for name, entry in manifest["linears"].items():
         info = LayerInfo(name, entry)
@@ -166,21 +222,16 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     }
 
 
-def _left_alone(model: nn.Module) -> dict[str, int]:
-    """Stacked matrices that were not recognized as linears, with their sizes: experts of a kind that is not known."""
-    return {n: p.numel() for n, p in model.named_parameters() if p.dim() == _STACKED and min(p.shape) > 1}
-
-
-def _checkpoint(job: QuantizeJob, work: Path, digest: str) -> Checkpoint:
+def _checkpoint(job: QuantizeJob, config: FGMPConfig, work: Path, digest: str) -> Checkpoint:
     processes = (os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"))
     mark = fingerprint(
         model_digest(job.model),
         digest,
-        job.dtype,
+        job.dtype or "float32",
         job.device,
         job.gradient_checkpointing,
-        job.config.sensitivity if job.config.needs_gradients else None,
-        sorted(job.config.ignore),
+        config.sensitivity if config.needs_gradients else None,
+        sorted(config.ignore),
         torch.__version__,
         torch.get_num_threads(),
         processes,

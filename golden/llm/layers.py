@@ -14,17 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ..blocks import MixedTensor
 from ..compiled import quantize_mixed
-from ..formats import BLOCK_SIZE
+from ..formats import BLOCK_SIZE, MODES
 from ..gemm import exact_gemm
 from ..packing import Packed, packed_sizes, unpack
-from ..selector import Selected, SiteRegisters, select
+from ..selector import Selected, SiteRegisters, Threshold, select
+from .packed_weight import PackedWeight
+from .places import Places, places, put
 from .sites import Site
 from .targets import TransposedLinear
 from .thresholds import SitePlan
 
-__all__ = ["FGMPLinear", "SiteQuantizer", "Variant", "apply", "install", "quantizers", "set_exact"]
+__all__ = ["REGISTERS", "FGMPLinear", "SiteQuantizer", "Variant", "apply", "install", "quantizers", "set_exact"]
+
+REGISTERS = "registers"
+"""What state dictionaries call a layer's exponents, threshold and mode; folders have them in their manifest."""
 
 
 class SiteQuantizer:
@@ -89,34 +95,50 @@ class SiteQuantizer:
         return memo.setdefault(id(self), SiteQuantizer(self.plan, self.readers))
 
 
-class FGMPLinear(nn.Module):
+class FGMPLinear(nn.Linear):
     """A linear layer with a packed weight (docs/packed-format.md) and quantized input.
 
     The product is exact and rounded once where `exact` is true, else in the input's dtype; the bias is added in the
     result's dtype. `site` is None where activations are not quantized (then `exact` has no meaning).
 
+    It is an `nn.Linear` to whoever asks: `weight` reads as the values that the packed bytes stand for, in the dtype of
+    the layer that it replaced. Gradients pass the quantizer of activations straight through (its derivative is taken
+    as 1); packed weights have none. State dictionaries hold the payload as `weight`, the mask and scales beside it, and
+    the exponents, threshold and mode as `registers`.
+
     Attributes:
-        weight: uint8 payload; with `weight_mask` and `weight_scale` the three byte tensors of the packed weight.
+        payload: uint8; with `weight_mask` and `weight_scale` the three byte tensors of the packed weight.
         keep_decoded: keep the decoded weight after the first call (4 or 8 bytes an element) instead of decoding again.
     """
 
-    weight: Tensor
     weight_mask: Tensor
     weight_scale: Tensor
+    dtype_like: Tensor
 
-    def __init__(self, packed: Packed, bias: Tensor | None, site: SiteQuantizer | None, *, exact: bool = True):
-        super().__init__()
+    def __init__(
+        self,
+        packed: Packed,
+        bias: Tensor | None,
+        site: SiteQuantizer | None,
+        *,
+        exact: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ):
+        nn.Module.__init__(self)  # nn.Linear would allocate a weight
         self.out_features, self.in_features = packed.shape
         self.weight_exponent = packed.exponent
-        self.register_buffer("weight", packed.payload)
+        self._buffers["weight"] = packed.payload
         self.register_buffer("weight_mask", packed.mask)
         self.register_buffer("weight_scale", packed.scale)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        # Follows `.to(dtype)` as the float weight would.
+        self.register_buffer("dtype_like", torch.empty(0, dtype=dtype), persistent=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self.site = site
         self.exact = exact
         self.keep_decoded = True
         self.transposed = False
-        self._decoded: Tensor | None = None
+        self.loading = False
+        self._decoded: tuple[object, Tensor] | None = None
         if site is not None and not site.owned:
             # The first layer of a site carries its tensors, so that they are saved and loaded with it.
             site.owned = True
@@ -125,31 +147,47 @@ class FGMPLinear(nn.Module):
 
     @classmethod
     def skeleton(cls, linear: nn.Linear, exponent: int, fp4_blocks: int, site: SiteQuantizer | None) -> "FGMPLinear":
-        """A layer of the right sizes on the meta device, to be filled from a checkpoint."""
+        """A layer of the right sizes on the meta device, to be filled from a checkpoint; `loading` until then."""
         shape = (linear.out_features, linear.in_features)
         mask, scale, payload = packed_sizes(shape, fp4_blocks)
         with torch.device("meta"):
             packed = Packed(shape, exponent, *(torch.empty(s, dtype=torch.uint8) for s in (mask, scale, payload)))
-        layer = cls(packed, None if linear.bias is None else linear.bias.data, site, exact=False)
+        bias = None if linear.bias is None else linear.bias.data
+        layer = cls(packed, bias, site, exact=False, dtype=linear.weight.dtype)
         layer.transposed = isinstance(linear, TransposedLinear)
+        layer.loading = True
         return layer
 
     def take_site_tensors(self) -> None:
         """After loading: let the site use the pattern and channel codes that this layer carries for it."""
-        if self.site is not None and hasattr(self, "input_static_fp8"):
+        self.loading = False
+        self.dtype_like = torch.empty(0, dtype=self.dtype_like.dtype, device=self.payload.device)
+        if self.site is not None and "input_static_fp8" in self._buffers:
             tensors = {"static_fp8": self.input_static_fp8, "channel_codes": self.input_channel_codes}
             self.site.plan = replace(self.site.plan, **tensors)
+
+    @property
+    def payload(self) -> Tensor:
+        """uint8 (bytes,): the element codes."""
+        payload = self._buffers["weight"]
+        assert payload is not None
+        return payload
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(N, K): reads as the dequantized weight; cannot be written."""
+        return PackedWeight(self, self.dtype_like.dtype)
 
     @property
     def packed(self) -> Packed:
         """The packed weight, on the CPU."""
         shape = (self.out_features, self.in_features)
-        parts = (self.weight_mask.cpu(), self.weight_scale.cpu(), self.weight.cpu())
+        parts = (self.weight_mask.cpu(), self.weight_scale.cpu(), self.payload.cpu())
         return Packed(shape, self.weight_exponent, *parts)
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Real weight values (N, K). bfloat16 holds all of them exactly, as long as they are normal numbers."""
-        return (unpack(self.packed).dequantize()).to(dtype).to(self.weight.device)
+        return (unpack(self.packed).dequantize()).to(dtype).to(self.payload.device)
 
     def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
         """A plain linear with the dequantized weight."""
@@ -164,32 +202,84 @@ class FGMPLinear(nn.Module):
         """(..., K) to (..., N), in the dtype of `x`."""
         site = self.site
         if site is None:
-            return nn.functional.linear(x, self._weight(x.dtype), self.bias)
-        stored = site(x)
+            return nn.functional.linear(x, self.decoded(x.dtype), self.bias)
+        with torch.no_grad():
+            stored = site(x)
         if not self.exact:
             values = (stored * 2.0**site.registers.exponent).to(x.dtype).view(x.shape)
-            return nn.functional.linear(values, self._weight(x.dtype), self.bias)
+            return nn.functional.linear(_straight_through(x, values), self.decoded(x.dtype), self.bias)
         exponent = self.weight_exponent + site.registers.exponent
         result = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-        y = exact_gemm(stored, self._weight(None), exponent, result).view(*x.shape[:-1], -1).to(x.dtype)
+        y = exact_gemm(stored, self._values(None), exponent, result).view(*x.shape[:-1], -1).to(x.dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            y = _straight_through(nn.functional.linear(x, self.decoded(x.dtype)), y)
         return y if self.bias is None else y + self.bias
 
-    def _weight(self, dtype: torch.dtype | None) -> Tensor:
-        """Real values in `dtype`, or, for None, stored values in float64."""
-        wanted = torch.float64 if dtype is None else dtype
-        kept = self._decoded
-        if kept is None or kept.dtype != wanted or kept.device != self.weight.device:
-            tensor = unpack(self.packed)
-            values = tensor.stored() if dtype is None else tensor.dequantize()
-            kept = values.to(wanted).to(self.weight.device)
-        self._decoded = kept if self.keep_decoded else None
-        return kept
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """Real values (N, K) in `dtype`, kept for the next call where `keep_decoded` is true."""
+        return self._values(dtype)
 
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"bits={8 * self.weight.numel() / (self.in_features * self.out_features):.2f}, exact={self.exact}"
-        )
+    def _values(self, dtype: torch.dtype | None) -> Tensor:
+        """Real values in `dtype`, or, for None, stored values in float64."""
+        parts = (self.payload, self.weight_mask, self.weight_scale)
+        mark = (dtype, self.weight_exponent, *((id(p), p.device, _version(p)) for p in parts))
+        if self._decoded is not None and self._decoded[0] == mark:
+            values = self._decoded[1]
+        else:
+            tensor = unpack(self.packed)
+            values = (tensor.stored() if dtype is None else tensor.dequantize()).to(dtype or torch.float64)
+            values = values.to(self.payload.device)
+        self._decoded = (mark, values) if self.keep_decoded else None
+        return values
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoded": None}  # a copy decodes again
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.loading:  # a folder's manifest holds them
+            destination[f"{prefix}{REGISTERS}"] = self._registers()
+
+    def _load_from_state_dict(
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
+    ) -> None:
+        registers = state.get(f"{prefix}{REGISTERS}")
+        if registers is None and strict and not self.loading:
+            missing.append(f"{prefix}{REGISTERS}")
+        taken = {k: v for k, v in state.items() if k != f"{prefix}{REGISTERS}"}
+        sized = ("weight", "weight_mask", "weight_scale", "input_static_fp8", "input_channel_codes")
+        for name in sized:
+            new, old = taken.get(prefix + name), self._buffers.get(name)
+            if name in self._buffers and new is not None and not self.loading:  # sizes follow from the masks
+                self._buffers[name] = torch.empty_like(new, device=self.payload.device if old is None else old.device)
+        super()._load_from_state_dict(taken, prefix, metadata, strict, missing, unexpected, errors)
+        if registers is not None:
+            try:
+                self._set_registers(registers)
+                unpack(self.packed, prefix.rstrip("."))
+            except InputError as error:
+                errors.append(f"{prefix.rstrip('.')}: {error}")
+
+    def _registers(self) -> Tensor:
+        """int64 (7,): weight exponent; whether the input is quantized, its exponent, threshold, mode, four over six."""
+        if self.site is None:
+            return torch.tensor([self.weight_exponent, 0, 0, 0, 0, 0, 0])
+        plan, registers = self.site.plan, self.site.registers
+        threshold, mode = registers.threshold, MODES.index(registers.mode)
+        values = [registers.exponent, threshold.significand, threshold.exponent, mode, int(plan.four_over_six)]
+        return torch.tensor([self.weight_exponent, 1, *values])
+
+    def _set_registers(self, values: Tensor) -> None:
+        weight, quantized, exponent, significand, shift, mode, four_over_six = values.tolist()
+        if bool(quantized) != (self.site is not None):
+            raise InputError("registers: of a layer whose input is quantized otherwise, expected the same in both")
+        self.weight_exponent = weight
+        if self.site is None:
+            return
+        registers = SiteRegisters(exponent, Threshold(significand, shift), MODES[mode])
+        plan = replace(self.site.plan, registers=registers, four_over_six=bool(four_over_six))
+        self.site.plan = plan
+        self.take_site_tensors()
 
     @property
     def fp4_blocks(self) -> int:
@@ -221,14 +311,34 @@ class Variant:
         """Share of the activation blocks quantized so far that were FP4."""
         if self.quantizers is None:
             return None
-        blocks = sum(q.blocks for q in self.quantizers.values())
-        return 1 - sum(q.fp8_blocks for q in self.quantizers.values()) / blocks if blocks else 0.0
+        sites = {id(q): q for q in self.quantizers.values()}.values()  # a site counts once, however many read it
+        blocks = sum(q.blocks for q in sites)
+        return 1 - sum(q.fp8_blocks for q in sites) / blocks if blocks else 0.0
 
     @property
     def weight_fp4_share(self) -> float:
         """Share of the weight blocks that are FP4."""
         blocks = sum(p.shape[0] * -(-p.shape[1] // BLOCK_SIZE) for p in self.weights.values())
         return sum(p.scale.numel() for p in self.weights.values()) / blocks
+
+
+class _StraightThrough(torch.autograd.Function):
+    """`values` forward; backward as if they were `x`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor) -> Tensor:
+        """Gives `values`."""
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient as it is."""
+        return gradient, None
+
+
+def _straight_through(x: Tensor, values: Tensor) -> Tensor:
+    through: Tensor = _StraightThrough.apply(x, values) if torch.is_grad_enabled() and x.requires_grad else values
+    return through
 
 
 def _version(x: Tensor) -> int:
@@ -241,11 +351,13 @@ def quantizers(sites: Sequence[Site], plans: Mapping[str, SitePlan]) -> dict[str
     return {s.name: SiteQuantizer(plans[s.name], len(s.linears) if len(s.watched) == 1 else 1) for s in sites}
 
 
-def install(model: nn.Module, name: str, packed: Packed, site: SiteQuantizer | None, *, exact: bool) -> FGMPLinear:
-    """Replace the linear `name` of `model` by its quantized layer."""
+def install(
+    model: nn.Module, name: str, packed: Packed, site: SiteQuantizer | None, *, exact: bool, held: Places | None = None
+) -> FGMPLinear:
+    """Replace the linear `name` of `model`, wherever it stands, by its quantized layer; `held` are `places(model)`."""
     linear: Any = model.get_submodule(name)
     layer = _layer(linear, packed, site, exact)
-    model.set_submodule(name, layer)
+    put(places(model) if held is None else held, linear, layer)
     return layer
 
 
@@ -265,6 +377,7 @@ def set_exact(model: nn.Module, exact: bool, *, compiled: bool = False) -> None:
 def apply(model: nn.Module, sites: Sequence[Site], variant: Variant) -> Iterator[None]:
     """Replace the model's linears by those of `variant` inside the `with` block."""
     originals: dict[str, nn.Module] = {}
+    held = places(model)
     for site in sites:
         for name in site.linears:
             linear: Any = model.get_submodule(name)
@@ -272,17 +385,18 @@ def apply(model: nn.Module, sites: Sequence[Site], variant: Variant) -> Iterator
             if name not in variant.modules:
                 quantizer = None if variant.quantizers is None else variant.quantizers[site.name]
                 variant.modules[name] = _layer(linear, variant.weights[name], quantizer, variant.exact)
-            model.set_submodule(name, variant.modules[name])
+            put(held, linear, variant.modules[name])
     try:
         yield
     finally:
         for name, linear in originals.items():
-            model.set_submodule(name, linear)
+            put(held, variant.modules[name], linear)
         for quantizer in (variant.quantizers or {}).values():
             quantizer.forget()
 
 
 def _layer(linear: nn.Linear, packed: Packed, site: SiteQuantizer | None, exact: bool) -> FGMPLinear:
-    layer = FGMPLinear(packed, None if linear.bias is None else linear.bias.data, site, exact=exact)
+    bias = None if linear.bias is None else linear.bias.data
+    layer = FGMPLinear(packed, bias, site, exact=exact, dtype=linear.weight.dtype)
     layer.transposed = isinstance(linear, TransposedLinear)
     return layer.to(linear.weight.device)

@@ -1,7 +1,7 @@
 """`load`: a quantized folder back into a model that runs."""
 
 import importlib
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from .checkpoint import read_manifest, verify
+from ...processes import exhausted
+from .checkpoint import read_folder
 from .layers import set_exact
+from .manifest import read_settings
 
 __all__ = ["load"]
 
@@ -22,8 +24,9 @@ def load(
     exact: bool = False,
     dtype: torch.dtype | str = "auto",
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
-    """Load a folder that `fgmp quantize` or `fgmp.golden.save` wrote; every checksum is verified first.
+    """Load a folder that `fgmp quantize` or `fgmp.golden.save` wrote; everything in it is verified first.
 
     Args:
         folder: the quantized model.
@@ -32,21 +35,29 @@ def load(
         exact: whether layers compute exactly as the hardware does, or fast in the model's dtype.
         dtype: of everything that is not packed; "auto" is what was saved.
         device: where to put the model, as for `from_pretrained`'s `device_map`.
+        trust_remote_code: whether Python code in the folder may run, for models that come with their own.
 
     Raises InputError for a folder that is broken, altered, of another version or of an unknown architecture.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = read_folder(folder)
     if model is not None:
         return _load_into(model, folder, manifest, exact)
     import transformers
 
     importlib.import_module(".hf", __package__)  # registers itself
-    verify(folder, manifest)
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_settings(folder)
     named = settings.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else None
     kind: Any = getattr(transformers, str(architecture), None)
+    own = "auto_map" in settings and kind is None
+    if own and trust_remote_code:
+        kind = transformers.AutoModelForCausalLM
+    if own and kind is None:
+        raise InputError(
+            f"model folder {folder}: architecture {architecture!r} comes with code of its own, expected leave to run "
+            "it (--trust-remote-code)"
+        )
     if "model_type" not in settings or kind is None:
         raise InputError(
             f"model folder {folder}: architecture {architecture!r} is not known to transformers, expected one that is, "
@@ -59,17 +70,24 @@ def load(
             device_map=None if device in (None, "cpu") else device,  # anything else needs accelerate
             use_safetensors=True,
             output_loading_info=True,
+            **({"trust_remote_code": True} if own else {}),
         )
     except InputError:
         raise
     except Exception as error:  # transformers raises whatever its parts raise on a broken folder
+        exhausted(str(error), folder)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"model folder {folder}: cannot be loaded ({reason})") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            raise InputError(f"model folder {folder}: {problem.replace('_', ' ')}: {sorted(info[problem])[0]}")
+        keys = [str(key) for key in info.get(problem) or () if not _within(str(key), manifest["aliases"])]
+        if keys:
+            raise InputError(f"model folder {folder}: {problem.replace('_', ' ')}: {min(keys)}")
     set_exact(loaded, exact)
     return loaded.eval()
+
+
+def _within(key: str, modules: Iterable[str]) -> bool:
+    return any(key.startswith(f"{module}.") for module in modules)
 
 
 def _load_into(model: nn.Module, folder: Path, manifest: dict[str, Any], exact: bool) -> nn.Module:
@@ -77,15 +95,16 @@ def _load_into(model: nn.Module, folder: Path, manifest: dict[str, Any], exact: 
 
     from .hf import fill_skeleton, make_skeleton
 
-    verify(folder, manifest)
     make_skeleton(model, manifest)
     state: dict[str, torch.Tensor] = {}
     for file in manifest["files"]:
-        if not file.endswith(".safetensors"):
-            continue
-        state.update(load_file(folder / file))
+        if file.endswith(".safetensors"):
+            state.update(load_file(folder / file))
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    shared = {n for n in missing if n not in dict(model.named_parameters())}  # tied to one that was saved
+    parameters = dict(model.named_parameters())
+    shared = {
+        n for n in missing if n not in parameters or _within(n, manifest["aliases"])
+    }  # tied to one that was saved
     if unexpected or set(missing) - shared:
         odd = sorted([*unexpected, *(set(missing) - shared)])[0]
         raise InputError(f"model folder {folder}: tensor {odd} is missing or unexpected in this module")

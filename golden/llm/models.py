@@ -7,13 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ...errors import InputError
-from .checkpoint import QUANT_METHOD
+from ...processes import exhausted
 from .load import load
+from .manifest import QUANT_METHOD
 
-__all__ = ["DTYPES", "SHIPPED_MODEL", "LanguageModel", "is_quantized", "load_model", "model_digest", "windows"]
+__all__ = [
+    "DTYPES",
+    "SHIPPED_MODEL",
+    "LanguageModel",
+    "is_quantized",
+    "load_model",
+    "model_digest",
+    "source_folder",
+    "windows",
+]
 
 SHIPPED_MODEL = Path(__file__).parent.parent / "assets" / "cpython-llama"
 """The small Llama that travels with the package."""
@@ -23,23 +34,58 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model, ready for evaluation, and its tokenizer; `name` is the folder or hub id it came from."""
+    """A causal language model, ready for evaluation, and its tokenizer.
+
+    Attributes:
+        name: the folder or hub id that it came from.
+        special_tokens: whether text is begun and ended as the tokenizer does by default (most begin with BOS, as the
+            field's evaluators have it), or is nothing but its own tokens.
+        stored_dtype: what its weights are stored in.
+    """
 
     model: Any
     tokenizer: Any
     name: str
+    special_tokens: bool = True
+    stored_dtype: torch.dtype = torch.float32
 
     def tokens(self, text: str) -> Tensor:
-        """int64 token ids of `text`, one-dimensional, without special tokens."""
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        """int64 token ids of `text`, one-dimensional."""
+        ids = self.tokenizer(text, add_special_tokens=self.special_tokens, verbose=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.int64)
 
-    def check_window(self, window: int) -> None:
+    @property
+    def special_tokens_text(self) -> str:
+        """In words, which special tokens a text gets."""
+        bare = len(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        ids = self.tokens("a").tolist()
+        if len(ids) <= bare:
+            return "no special tokens"
+        return f"special tokens as in {' '.join(self.tokenizer.convert_ids_to_tokens(ids))}"
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens the model can read at once; None where it sets no limit."""
+        config = self.model.config
+        for part in (config.get_text_config() if hasattr(config, "get_text_config") else config, config):
+            for key in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx"):
+                value = getattr(part, key, None)
+                if isinstance(value, int) and value > 0:
+                    return value
+        return None
+
+    def window(self, asked: int | None, most: int = 512) -> int:
+        """Tokens of a calibration window: what was asked for, or else `most`, or the model's limit if that is less."""
+        return asked if asked is not None else min(most, self.positions or most)
+
+    def check_window(self, window: int, flag: str = "--window") -> None:
         """Raise InputError if the model cannot read `window` tokens at once, or not every token of its tokenizer."""
         config = self.model.config
-        positions = getattr(config, "max_position_embeddings", window)
-        if positions < window:
-            raise InputError(f"model {self.name}: {positions} positions, expected at least {window}, one window")
+        positions = self.positions
+        if positions is not None and positions < window:
+            raise InputError(
+                f"model {self.name}: {positions} positions, expected at least {window}, one window (see {flag})"
+            )
         vocabulary = getattr(config, "vocab_size", len(self.tokenizer))
         if len(self.tokenizer) > vocabulary:
             raise InputError(
@@ -52,17 +98,23 @@ def is_quantized(folder: str | Path) -> bool:
     try:
         settings = json.loads((Path(folder) / "config.json").read_text())
         return settings["quantization_config"]["quant_method"] == QUANT_METHOD
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
 def load_model(
-    name: str | Path, *, dtype: str = "float32", device: str = "cpu", quantized: bool = False
+    name: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantized: bool = False,
+    special_tokens: bool = True,
+    trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a transformers causal language model from a local folder or, where there is none of that name, a hub.
 
-    Only safetensors are read, never pickle, and no code that comes with a model is run. With `quantized` a folder that
-    fgmp wrote is welcome too (its packed layers are loaded as they are).
+    Only safetensors are read, never pickle, and no code that comes with a model is run unless `trust_remote_code`. With
+    `quantized` a folder that fgmp wrote is welcome too (its packed layers are loaded as they are).
     Raises InputError if config, weights or tokenizer are missing or broken.
     """
     folder = Path(name)
@@ -77,9 +129,13 @@ def load_model(
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     try:
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        stored = config.dtype if isinstance(config.dtype, torch.dtype) else _stored_dtype(folder)
         if is_quantized(folder):
-            model, info = load(folder, device=device), {"missing_keys": ()}
+            model: Any = load(folder, device=device, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
+            info: dict[str, Any] = {"missing_keys": ()}
         else:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 name,
@@ -87,17 +143,35 @@ def load_model(
                 device_map=None if device == "cpu" else device,
                 use_safetensors=True,
                 output_loading_info=True,
-                local_files_only=local,
+                **options,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     except InputError:
         raise
     except Exception as error:  # transformers raises whatever its parts raise on a broken folder
+        exhausted(str(error), name)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own, which runs only with --trust-remote-code"
         raise InputError(f"model {'folder ' if local else ''}{name}: cannot be loaded ({reason})") from None
     if info["missing_keys"]:
         raise InputError(f"model {name}: weights lack {sorted(info['missing_keys'])[0]}")
-    return LanguageModel(model.eval(), tokenizer, str(name))
+    return LanguageModel(model.eval(), tokenizer, str(name), special_tokens, stored)
+
+
+_SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """What most of a folder's tensors are stored in, where its settings do not say."""
+    counts = dict.fromkeys(_SAFETENSORS_DTYPES, 0)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dictionary)
+                kind = file.get_slice(name).get_dtype()
+                if kind in counts:
+                    counts[kind] += 1
+    return _SAFETENSORS_DTYPES[max(counts, key=lambda kind: counts[kind])]
 
 
 def _check_folder(folder: Path) -> None:
@@ -130,12 +204,27 @@ def model_digest(name: str) -> str:
     return digest.hexdigest()
 
 
-def windows(language_model: LanguageModel, text: str, count: int, name: str, *, window: int = 512) -> Tensor:
+def source_folder(name: str) -> Path | None:
+    """Where a model's files lie: its folder, or what the hub's cache has of it once its small files were fetched."""
+    if Path(name).is_dir():
+        return Path(name)
+    import huggingface_hub
+
+    patterns = ["*.json", "*.jinja", "*.py", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception:  # offline: the model itself was in the cache, these files may not be
+        return None
+
+
+def windows(
+    language_model: LanguageModel, text: str, count: int, name: str, *, window: int = 512, flag: str = "--window"
+) -> Tensor:
     """`count` unpadded windows (count, `window`) of token ids from places spread evenly over `text`.
 
-    Raises InputError, naming the text by `name`, if it is too short.
+    Raises InputError, naming the text by `name`, if it is too short; `flag` is what sets the window.
     """
-    language_model.check_window(window)
+    language_model.check_window(window, flag)
     if count < 1:
         raise InputError(f"{name}: {count} windows asked for, expected at least 1")
     stride = len(text) // count

@@ -3,6 +3,7 @@
 import functools
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from . import distributed
 from .calibrate import Calibration, Checkpoint, calibrate
 from .config import FGMPConfig
 from .layers import FGMPLinear, Variant, install, quantizers
+from .places import places, put
 from .sites import find_sites
 from .targets import prepare, restore, target_linears
 from .thresholds import ActivationScores, SitePlan, activation_scores, plan_sites
@@ -67,8 +69,12 @@ class Study:
         self.model = model
         self.samples = samples
         self.loss = loss or causal_loss(model)
-        self.linears = target_linears(model, ignore)
-        self.sites = find_sites(model, self.linears, lambda: self.loss(samples[0]))
+        self.left_alone: dict[str, str] = {}
+        linears = target_linears(model, ignore, self.left_alone)
+        runs = (functools.partial(self.loss, sample) for sample in samples)
+        self.sites = find_sites(model, linears, runs, self.left_alone)
+        named = {name for site in self.sites for name in site.linears}
+        self.linears = {name: linear for name, linear in linears.items() if name in named}
         self.progress = progress
         self._checkpoint = checkpoint
         self._folder = folder or Path(tempfile.mkdtemp(prefix="fgmp-"))
@@ -77,6 +83,7 @@ class Study:
         self._calibrations: dict[str | None, Calibration] = {}
         self._scales: dict[str | None, dict[str, np.ndarray]] = {}
         self._scores: dict[tuple[bool, bool, int], ActivationScores] = {}
+        self._warned = False
 
     def calibration(self, config: FGMPConfig) -> Calibration:
         """What calibration measures for `config`, measured when first asked for."""
@@ -92,6 +99,15 @@ class Study:
                 checkpoint=self._checkpoint,
                 progress=self.progress,
             )
+            unreached = self._calibrations[kind].unreached
+            if unreached and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{len(unreached)} of {len(self.linears)} linears had no gradient on the calibration text, first "
+                    f"{unreached[0]}: their sensitivities are the means of their kind",
+                    UserWarning,
+                    stacklevel=3,
+                )
         return self._calibrations[kind]
 
     def plans(self, config: FGMPConfig) -> dict[str, SitePlan] | None:
@@ -188,10 +204,12 @@ def quantize(
     if not distributed.is_main():
         return model
     packed = study.pack(config)
+    held = places(model)
     for name, weight in packed:
-        install(model, name, weight, sites.get(site_of[name]), exact=exact)
+        install(model, name, weight, sites.get(site_of[name]), exact=exact, held=held)
         study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
     model.fgmp_config = config
+    model.fgmp_left_alone = dict(study.left_alone)
     return model
 
 
@@ -202,11 +220,12 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """
     if dtype is None:
         dtype = getattr(model, "dtype", torch.float32)
-    for name, module in list(model.named_modules()):
+    held = places(model)
+    for module in list(model.modules()):
         if isinstance(module, FGMPLinear):
-            model.set_submodule(name, module.to_linear(dtype))
+            put(held, module, module.to_linear(dtype))
     restore(model)
-    for attribute in ("fgmp_config", "hf_quantizer", "quantization_method"):
+    for attribute in ("fgmp_config", "fgmp_left_alone", "hf_quantizer", "quantization_method"):
         if attribute in model.__dict__:
             delattr(model, attribute)
     if getattr(getattr(model, "config", None), "quantization_config", None) is not None:

@@ -18,18 +18,20 @@ __all__ = ["difference_lines", "html_report", "plot_comparison", "table_lines"]
 
 _FP4_COLOR, _FP8_COLOR = "#cfe3f5", "#b5322a"
 
-_HEADERS = (
-    "format",
-    "FP4 weights",
-    "FP4 activ.",
-    "perplexity",
-    "vs FP8",
-    "KL divergence",
-    "gap recovered",
-    "weight bytes",
-    "bits/weight",
-    "vs FP8",
-)
+
+def _headers(comparison: Comparison) -> tuple[str, ...]:
+    return (
+        "format",
+        "FP4 weights",
+        "FP4 activ.",
+        "perplexity",
+        f"ppl. vs {comparison.degradation_against}",
+        "KL divergence",
+        "gap recovered",
+        "weight bytes",
+        "bits/weight",
+        "bytes vs FP8",
+    )
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def table_lines(comparison: Comparison) -> list[str]:
     """The table as aligned text."""
-    rows = [_HEADERS, *map(_cells, comparison.rows)]
+    rows = [_headers(comparison), *map(_cells, comparison.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -115,7 +117,7 @@ def html_report(
     facts: Sequence[tuple[str, str]],
 ) -> str:
     """The page. `weights` and `activation_shares` (FP8 share by site) belong to one FGMP variant."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in _HEADERS)
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in _headers(comparison))
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in _cells(row)) + "</tr>" for row in comparison.rows
     )

@@ -1,11 +1,13 @@
 """Sites: the activation tensors that linears read, found by running the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ...errors import InputError
 from .targets import LinearExperts
@@ -27,50 +29,120 @@ class Site:
     watched: tuple[str, ...]
 
 
-def find_sites(model: nn.Module, linears: Mapping[str, nn.Linear], run: Callable[[], Any]) -> list[Site]:
-    """Call `run` once, without gradients, and group `linears` by the very tensor they read.
+def find_sites(
+    model: nn.Module,
+    linears: Mapping[str, nn.Linear],
+    runs: Iterable[Callable[[], Any]],
+    reasons: dict[str, str] | None = None,
+) -> list[Site]:
+    """Call `runs` one after the other, without gradients, until all `linears` were called; group them by the very
+    tensor they read.
 
-    The experts of one layer share one site for their first projections and one for their second.
-    Raises InputError for a linear that `run` does not reach.
+    The experts of one layer share one site for their first projections and one for their second. A linear whose weight
+    is read by anything but its own call is in no site; `reasons` is told by name. One that no run calls has a site of
+    its own. Raises InputError if none is called.
     """
     readers: dict[Any, list[str]] = {}
     kept: list[Tensor] = []  # keeps the tensors alive, so that an id means one tensor only
     pooled = _pooled(model, linears)
+    needed = set(linears) - set(pooled)
+    seen: set[str] = set()
+    earlier: set[str] = set()  # seen in earlier runs
+    inside: list[str] = []
 
-    def note(name: str) -> Any:
+    def enter(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            inside.append(name)
             if not inputs:
                 raise InputError(f"linear {name}: called by keyword, expected its input as first argument")
+            if name in pooled or name in earlier:
+                return
+            seen.add(name)
             kept.append(inputs[0])
-            names = readers.setdefault(id(inputs[0]), [])
+            names = readers.setdefault((len(earlier), id(inputs[0])), [])
             if name not in names:
                 names.append(name)
 
         return hook
 
-    with torch.no_grad(), hooked(linears, {n: note(n) for n in linears if n not in pooled}):
-        run()
+    def leave(_: nn.Module, __: Any, ___: Any) -> None:
+        inside.pop()
+
+    watch = _WeightReads(linears, inside)
+    with torch.no_grad(), hooked(linears, {n: enter(n) for n in linears}), ExitStack() as stack:
+        for linear in linears.values():
+            stack.callback(linear.register_forward_hook(leave).remove)
+        for run in runs:
+            with watch:
+                run()
+            kept.clear()
+            earlier |= seen
+            if seen | watch.found >= needed:
+                break
+    if needed and not seen - watch.found:
+        raise InputError(
+            f"linear {next(iter(linears))}: never called while the calibration text ran, nor was any other, expected "
+            "linears that the model calls"
+        )
+    if reasons is not None:
+        reasons.update(dict.fromkeys(watch.found, "its weight is read directly"))
+    order = {name: index for index, name in enumerate(linears)}
     for name in linears:
         if name in pooled:
             readers.setdefault(pooled[name], []).append(name)
-    read = {name for names in readers.values() for name in names}
-    for name in linears:
-        if name not in read:
-            raise InputError(
-                f"linear {name}: not reached by the calibration text, expected every linear to be used or ignored"
-            )
-    sites = []
-    seen: set[str] = set()
-    order = {name: index for index, name in enumerate(linears)}
+        elif name not in seen:
+            readers[f"only {name}"] = [name]
     for names in readers.values():
         names.sort(key=order.__getitem__)  # named after the first in the model, in whatever order they are called
-    for key, names in sorted(readers.items(), key=lambda item: order[item[1][0]]):
-        if names[0] in seen:
-            continue  # a linear that is called several times in one pass keeps its first site
-        seen.update(names)
+    sites = []
+    placed: set[str] = set(watch.found)
+    for key, every in sorted(readers.items(), key=lambda item: order[item[1][0]]):
+        names = [name for name in every if name not in placed]  # one that is called several times keeps its first site
+        if not names:
+            continue
+        placed.update(names)
         watched = tuple(names) if isinstance(key, str) else (names[0],)
         sites.append(Site(names[0], linears[names[0]].in_features, tuple(names), watched))
     return sites
+
+
+class _WeightReads(TorchFunctionMode):
+    """Notices which linears' weights are read by anything but the linear itself; `inside` are those being called."""
+
+    def __init__(self, linears: Mapping[str, nn.Linear], inside: Sequence[str]):
+        super().__init__()
+        self._names: dict[int, set[str]] = {}
+        for name, linear in linears.items():
+            self._names.setdefault(id(linear.weight), set()).add(name)
+        self._inside = inside
+        self.found: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not _says_no_values(func):
+            for value in (*args, *kwargs.values()):
+                names = self._names.get(id(value))
+                if names is not None and not names.intersection(self._inside):
+                    self.found |= names
+        return func(*args, **kwargs)
+
+
+_FACTS = frozenset(
+    {
+        "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "untyped_storage", "data_ptr",
+        "is_floating_point", "is_complex", "is_contiguous", "is_inference", "element_size", "get_device", "type",
+        "requires_grad_", "register_hook", "__hash__", "__len__",
+    }
+)  # fmt: skip
+_VALUES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+
+
+def _says_no_values(func: Any) -> bool:
+    """Whether a function of torch tells about a tensor, such as its dtype, and not what is in it."""
+    name = getattr(func, "__name__", "")
+    if name in ("__get__", "__set__"):
+        return getattr(getattr(func, "__self__", None), "__name__", "") not in _VALUES
+    return name in _FACTS
 
 
 class hooked:

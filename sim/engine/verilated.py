@@ -2,12 +2,12 @@
 
 import ctypes
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from ...cache import cached_folder
 from ...hdl.verilog import Design
-from ..builds import built_folder
+from ...processes import exhausted, run_tool
 from ..runner import CACHE, SimulationError, tools, verilator_configuration
 
 __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
@@ -35,13 +35,14 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
             command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
             command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", ".", "-LDFLAGS", "-shared"]
             command += ["-o", _LIBRARY, "configuration.vlt", f"{design.name}.v", str(_HARNESS)]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            done = run_tool(command, cwd=folder)
             if done.returncode:
-                message = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+                exhausted(done.stdout, folder)
+                message = "\n".join(done.stdout.splitlines()[-30:])
                 raise SimulationError(f"{design.name}: build failed\n{message}")
 
         content = [design.verilog, configuration, harness, tool_version, options, _processor()]
-        return built_folder(cache, f"{design.name}-fast", content, build) / _LIBRARY
+        return cached_folder(cache, f"{design.name}-fast", content, build) / _LIBRARY
 
 
 class VerilatedEngine:

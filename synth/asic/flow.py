@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...cache import SYNTHESIS as CACHE
+from ...cache import cached, digest
 from ...errors import InputError
 from ...hdl.config import EngineConfig, parameters
 from ...hdl.verilog import Design
-from ..cache import CACHE, cached, digest
 from ..liberty.find import LibertyFile
 from .gates import GateSimulator, Words, unpack_bits
 from .hierarchy import area_by_hierarchy

@@ -39,8 +39,8 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 
 
 def _energy(args: argparse.Namespace) -> int:
+    from ...cache import SYNTHESIS as CACHE
     from ...files import check_folder, write_json
-    from ..cache import CACHE
     from .job import EnergyJob, run_energy
     from .report import energy_table, plot_energy
     from .subject import Texts

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...cache import cached
 from ...errors import InputError
 from ...golden.blocks import to_blocks
 from ...golden.lane import StoredBlocks
@@ -21,7 +22,6 @@ from ..asic.gates import Words
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
-from ..cache import cached
 from .memories import MemoryModel, accumulator_memory, accumulator_stimulus
 from .tiles import CHANGES, PAIRINGS, pairing_streams
 

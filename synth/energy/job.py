@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...cache import SYNTHESIS as CACHE
 from ...errors import InputError
 from ...golden.lane import check_k
 from ...golden.llm.config import FGMPConfig, choose
@@ -20,7 +21,6 @@ from ...hdl.config import EngineConfig, changed, parameters, preset
 from ...sim.capture import Capture, capture
 from ..asic.flow import CAVEATS
 from ..asic.mapping import Target
-from ..cache import CACHE
 from ..liberty.find import LibertyFile
 from .hardware import (
     Hardware,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...cache import SYNTHESIS as CACHE
+from ...cache import cached, digest
 from ...hdl.config import parameters
 from ...hdl.verilog import Design
-from ..cache import CACHE, cached, digest
 from .harness import harness
 from .nextpnr import Device, place_and_route, synthesize
 

@@ -24,9 +24,9 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 def _sweep(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from ...cache import SYNTHESIS as CACHE
     from ...errors import InputError
     from ...files import check_folder, write_json, write_text
-    from ..cache import CACHE
     from ..liberty.find import read_liberty
     from ..options import check_jobs
     from .plan import read_plan

@@ -10,11 +10,11 @@ from typing import Any
 
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 
+from ...cache import digest
 from ...errors import InputError
 from ...files import write_json
 from ...golden.llm.models import model_digest
 from ...golden.tinylm.corpus import read_corpus
-from ..cache import digest
 from ..energy.subject import DEMO
 from ..options import workers
 from .plan import Plan, Point

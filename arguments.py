@@ -1,0 +1,44 @@
+"""The command line's parser: every mistake in one line, and options that may be repeated."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .errors import InputError
+
+__all__ = ["Collect", "Parser", "whole"]
+
+_SHOWN = 60
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InputError where argparse would print its usage and exit."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register("type", int, whole)
+
+    def error(self, message: str) -> NoReturn:
+        """One line; `--help` has the rest."""
+        raise InputError(f"{message.replace(chr(10), ' ')} (see {self.prog} --help)")
+
+
+class Collect(argparse.Action):
+    """For `nargs="+"`: `--x a b` and `--x a --x b` are the same; the first use replaces the default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        seen: set[str] = namespace.__dict__.setdefault("_collected", set())
+        before: Sequence[Any] = getattr(namespace, self.dest) if self.dest in seen else ()
+        seen.add(self.dest)
+        setattr(namespace, self.dest, [*before, *values])
+
+
+def whole(text: str) -> int:
+    """A whole number of at most 18 digits; argparse's own message would repeat all digits of a longer one."""
+    digits = text.strip().lstrip("+-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+        raise argparse.ArgumentTypeError(f"{shown!r}, expected a whole number")
+    return int(text)

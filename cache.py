@@ -54,7 +54,7 @@ def cached(folder: Path, kind: str, key: Mapping[str, Any], make: Callable[[], A
     path = folder / f"{kind}-{digest(dict(key))[:32]}.json.z"
     try:
         value = json.loads(zlib.decompress(path.read_bytes()))  # with a checksum of its own
-        os.utime(path)
+        _touch(path)
         return value
     except (OSError, zlib.error, ValueError):
         pass
@@ -76,7 +76,7 @@ def cached_folder(cache: Path, name: str, content: Sequence[object], build: Call
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if _whole(folder):
-            os.utime(folder)
+            _touch(folder)
             return folder
         partial = folder.with_name(folder.name + ".partial")
         for left in (partial, folder):
@@ -107,7 +107,7 @@ def entries(cache: Path) -> Iterator[Entry]:
                 size = path.stat().st_size
             else:
                 continue
-            yield Entry(path, size, path.stat().st_mtime)
+            yield Entry(path, size, path.stat().st_atime)
 
 
 def clear(cache: Path) -> int:
@@ -119,6 +119,11 @@ def clear(cache: Path) -> int:
         elif path.suffix in (".z", ".lock", ".partial"):
             path.unlink(missing_ok=True)
     return freed
+
+
+def _touch(path: Path) -> None:
+    """Note that an entry is used: in the time of its last access, which a read need not set."""
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _trim(cache: Path) -> None:

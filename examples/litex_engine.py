@@ -77,6 +77,7 @@ class FGMPEngine(LiteXModule):
         }  # fmt: skip
         self.specials += Instance(Path(verilog).stem, **ports)
         soc.platform.add_source(verilog)
+        soc.platform.add_source(str(Path(verilog).with_name("fgmp_ram_1r1w.v")))
 
 
 def main() -> int:

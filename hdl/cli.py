@@ -4,21 +4,33 @@ import argparse
 import json
 from pathlib import Path
 
+from ..arguments import Collect
+
 __all__ = ["COMMANDS"]
 
 
 def _add_verilog(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", nargs="?", help="what to generate; without it the presets are listed")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="change parameters, such as pipeline=5"
+        "--set",
+        nargs="+",
+        action=Collect,
+        default=[],
+        metavar="NAME=VALUE",
+        help="change parameters, such as pipeline=5",
     )
+    parser.add_argument("--name", metavar="MODULE", help="the module's name (default: the preset's, and what --set "
+                        "changes)")  # fmt: skip
+    parser.add_argument("--double-underscores", action="store_true", help="name the ports of streams i__valid and so "
+                        "on, as before; VHDL forbids such names (goes with the next release)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out"), help="folder (default: out)")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
 def _verilog(args: argparse.Namespace) -> int:
+    from ..files import check_folder
     from .config import PRESETS
-    from .verilog import build_preset, sidecar, write_design
+    from .verilog import build, build_preset, sidecar, write_design
 
     if args.preset is None:
         if args.json:
@@ -28,7 +40,10 @@ def _verilog(args: argparse.Namespace) -> int:
             for name, (text, _) in PRESETS.items():
                 print(f"{name:{width}}  {text}")
         return 0
-    design = build_preset(args.preset, args.set)
+    check_folder(args.out)
+    design = build_preset(args.preset, args.set, args.name)
+    if args.double_underscores:
+        design = build(design.config, design.name, separator="__")
     paths = write_design(design, args.out)
     if args.json:
         print(json.dumps({"files": [str(p) for p in paths], **sidecar(design)}, indent=2))
@@ -41,7 +56,8 @@ def _verilog(args: argparse.Namespace) -> int:
 COMMANDS = {
     "verilog": (
         "generate a unit's Verilog, its JSON sidecar and its port table",
-        "Writes DIR/NAME.v, NAME.json and NAME.md for a preset, for an engine also a C header and a FuseSoC core file. "
+        "Writes DIR/NAME.v, NAME.json and NAME.md for a preset, for an engine also a C header, the memory wrapper "
+        "fgmp_ram_1r1w.v (one for all engines of a design) and FuseSoC core files. "
         "The same call gives the same bytes.",
         _add_verilog,
         _verilog,

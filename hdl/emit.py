@@ -1,10 +1,12 @@
 """Amaranth to Verilog that lints clean: equal operand widths, no unused bits, no initial values, plain names."""
 
+import functools
 import re
 import tempfile
 from pathlib import Path
 
 from amaranth.back import rtlil
+from amaranth.hdl import ClockDomain
 from amaranth.lib import wiring
 
 from .yosys import run_yosys
@@ -82,19 +84,32 @@ _EXTENDED_TO = {
 }
 
 
-def to_verilog(unit: wiring.Component, name: str) -> str:
-    """The Verilog of `unit` as one module `name`, submodules flattened into it."""
+def to_verilog(unit: wiring.Component, name: str, *, separator: str = "_", reset: bool = True) -> str:
+    """The Verilog of `unit` as one module `name`, submodules flattened into it.
+
+    Ports of interfaces are named PREFIX, `separator`, MEMBER. Without `reset` there is no port for one.
+    """
     rules = "".join(
         _WIDTH_RULE.format(operator=operator, width=width, extend_b=extend_b)
         for operator, (width, extend_b) in _EXTENDED_TO.items()
     )
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "design.il").write_text(rtlil.convert(unit, name=name, emit_src=False))
+        (work / "design.il").write_text(_rtlil(unit, name, separator, reset))
         (work / "widths.v").write_text(rules + _NOT_RULE)
         (work / "script.ys").write_text(_SCRIPT)
         run_yosys(work, name, "-s", "script.ys")
         return _plain_names((work / "design.v").read_text())
+
+
+def _rtlil(unit: wiring.Component, name: str, separator: str, reset: bool) -> str:
+    domain = functools.partial(ClockDomain, reset_less=not reset)
+    text: str = rtlil.convert(unit, name=name, emit_src=False, missing_domain=domain)
+    for path, _, _ in unit.signature.flatten(unit):  # amaranth joins them by two underscores
+        if len(path) > 1:
+            old, new = ("\\" + between.join(map(str, path)) for between in ("__", separator))
+            text = re.sub(rf"{re.escape(old)}(?!\S)", lambda _, new=new: new, text)
+    return text
 
 
 def _plain_names(text: str) -> str:

@@ -1,7 +1,6 @@
 """Units to Verilog: one diffable file per design, plain module names, a JSON sidecar and a port table."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from amaranth.lib import data, wiring
 
 from .. import __version__
 from ..errors import InputError
-from ..files import write_text
+from ..files import write_files
 from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
 from .config import (
     Config,
@@ -31,9 +30,11 @@ from .decoder import Decoder
 from .dot import Dot
 from .emit import to_verilog
 from .engine.lane import EngineLane
+from .engine.memory import RAM_MODULE, RAM_VERILOG
 from .engine.registers import REGISTERS, c_header, markdown
-from .engine.verilog import engine_verilog, fusesoc_core
+from .engine.verilog import contained_modules, engine_verilog, fusesoc_core, fusesoc_ram
 from .lane import Lane
+from .names import check_module_name, variant_name
 from .selector import Selector
 
 __all__ = ["Design", "Port", "build", "build_preset", "port_table", "sidecar", "write_design"]
@@ -59,7 +60,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Design:
-    """A generated unit."""
+    """A generated unit: `verilog` is all of it in one text, the memory wrapper of an engine included."""
 
     name: str
     config: Config
@@ -70,47 +71,64 @@ class Design:
         """The port called `name`."""
         return next(p for p in self.ports if p.name == name)
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The same by files: the memory wrapper has one of its own, since a design has one for all its engines."""
+        own = self.verilog.replace(RAM_VERILOG, "").rstrip() + "\n"
+        files = {f"{self.name}.v": own}
+        if own != self.verilog:
+            files[f"{RAM_MODULE}.v"] = RAM_VERILOG
+        return files
 
-def build_preset(name: str, changes: Sequence[str] = ()) -> Design:
-    """Generate the preset called `name`; the module is named like it, with underscores.
+
+def build_preset(name: str, changes: Sequence[str] = (), module: str | None = None) -> Design:
+    """Generate the preset called `name` as `module`, by default named like it, with underscores, and its changes.
 
     `changes` are parameters as "pipeline=5". Raises InputError for a preset, parameter or value that there is not.
     """
-    return build(changed(preset(name), changes), name.replace("-", "_"))
+    base = preset(name)
+    config = changed(base, changes)
+    before = parameters(base)
+    different = {n: value for n, value in parameters(config).items() if value != before[n]}
+    return build(config, variant_name(name, different) if module is None else module)
 
 
-def build(config: Config, name: str, *, faults: bool = False) -> Design:
-    """Generate a unit as module `name`; with `faults` its `fault_select` input plants faults (for benches only)."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise InputError(f"module name: {name!r}, expected a plain Verilog identifier")
+def build(config: Config, name: str, *, faults: bool = False, separator: str = "_") -> Design:
+    """Generate a unit as module `name`; with `faults` its `fault_select` input plants faults (for benches only).
+
+    Ports of a stream are named PREFIX, `separator`, MEMBER; "__" gives the names that version 0.1 had.
+    """
+    engine = isinstance(config, EngineConfig)
+    check_module_name(name, contained_modules(name) if engine else ())
     if isinstance(config, EngineConfig):
         if faults:
             raise InputError(f"faults: asked for in {name}, expected none in an engine")
         verilog, ports = engine_verilog(config, name)
-        return Design(name, config, _header(name, config) + verilog, tuple(Port(*port, {}) for port in ports))
+        text = "\n".join([_header(name, config) + verilog, RAM_VERILOG])
+        return Design(name, config, text, tuple(Port(*port, {}) for port in ports))
     kind = _UNITS[type(config)]
     unit = kind(config, faults) if faults else kind(config)
-    return Design(name, config, _header(name, config) + to_verilog(unit, name), _ports(unit, config))
+    verilog = to_verilog(unit, name, separator=separator, reset=_clock(config)[1] is not None)
+    return Design(name, config, _header(name, config) + verilog, _ports(unit, config, separator))
 
 
 def write_design(design: Design, out: Path) -> list[Path]:
-    """Write `NAME.v`, `NAME.json`, `NAME.md` and, for an engine, a C header and a FuseSoC core file into `out`.
+    """Write `NAME.v`, `NAME.json`, `NAME.md` into `out`.
 
-    Each is written whole or not at all; returns the paths.
+    For an engine also a C header, the memory wrapper, and FuseSoC core files of both. All are written, or none;
+    returns the paths.
     """
     contents = {
-        ".v": design.verilog,
-        ".json": json.dumps(sidecar(design), indent=2) + "\n",
-        ".md": port_table(design),
+        **design.sources,
+        f"{design.name}.json": json.dumps(sidecar(design), indent=2) + "\n",
+        f"{design.name}.md": port_table(design),
     }
     if isinstance(design.config, EngineConfig):
-        contents |= {"_registers.h": c_header(), ".core": fusesoc_core(design.name, str(__version__))}
-    paths = []
-    for suffix, content in contents.items():
-        path = out / (design.name + suffix)
-        write_text(path, content)
-        paths.append(path)
-    return paths
+        contents[f"{design.name}_registers.h"] = c_header()
+        contents[f"{design.name}.core"] = fusesoc_core(design.name, str(__version__))
+        contents[f"{RAM_MODULE}.core"] = fusesoc_ram(str(__version__))
+    write_files({out / name: content.encode() for name, content in contents.items()})
+    return [out / name for name in contents]
 
 
 def sidecar(design: Design) -> dict[str, Any]:
@@ -183,7 +201,7 @@ def _header(name: str, config: Config) -> str:
     return f"// {name}: {type(config).__name__}({settings}), generated by fgmp {__version__}. Do not edit.\n\n"
 
 
-def _ports(unit: wiring.Component, config: Config) -> tuple[Port, ...]:
+def _ports(unit: wiring.Component, config: Config, separator: str) -> tuple[Port, ...]:
     ports = []
     clock, reset = _clock(config)
     if clock:
@@ -195,7 +213,7 @@ def _ports(unit: wiring.Component, config: Config) -> tuple[Port, ...]:
         layout = shape if isinstance(shape, data.Layout) else None
         direction = "input" if member.flow is wiring.In else "output"
         width = Shape.cast(shape).width
-        ports.append(Port("__".join(map(str, path)), direction, width, _fields(layout) if layout else {}))
+        ports.append(Port(separator.join(map(str, path)), direction, width, _fields(layout) if layout else {}))
     return tuple(ports)
 
 

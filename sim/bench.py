@@ -50,7 +50,7 @@ async def campaigns(dut: Any) -> None:
 
 
 async def _run(dut: Any, campaign: Campaign, ports: dict[str, Port], fault: int) -> tuple[Scoreboard, int]:
-    board = Scoreboard(campaign.name, ports["i__payload"], ports["o__payload"])
+    board = Scoreboard(campaign.name, ports["i_payload"], ports["o_payload"])
     source = Source(dut, "i", campaign.stalls[0], campaign.seed)
     sink = Sink(dut, "o", campaign.stalls[1], campaign.seed)
     clock = Clock(dut, source, sink)
@@ -59,18 +59,18 @@ async def _run(dut: Any, campaign: Campaign, ports: dict[str, Port], fault: int)
     dut.clear_flags.value = 0
     _set(dut, campaign.groups[0].registers)
     # The worst a neighbour can do during reset: offer nonsense and take nothing.
-    dut.i__valid.value = 1
-    dut.i__payload.value = int("10" * (len(dut.i__payload) // 2), 2)
-    dut.o__ready.value = 0
+    dut.i_valid.value = 1
+    dut.i_payload.value = int("10" * (len(dut.i_payload) // 2), 2)
+    dut.o_ready.value = 0
     await clock.reset()
-    dut.i__valid.value = 0
+    dut.i_valid.value = 0
     sink.close()
     inputs, results = _integers(campaign.inputs), _integers(campaign.results)
     sent = received = 0
     for number, group in enumerate(campaign.groups):
         _set(dut, group.registers)
         source.send(inputs[sent : sent + group.inputs])
-        completing = _completing(inputs[sent : sent + group.inputs], ports["i__payload"], group.results)
+        completing = _completing(inputs[sent : sent + group.inputs], ports["i_payload"], group.results)
         sink.taken.clear()
         quiet = 0
         while not source.idle or len(sink.taken) < group.results:

@@ -52,11 +52,11 @@ def rows_campaign(
                 continue
             fields[f"{operand}.scale"] = side.scales.flatten().numpy()
             fields[f"{operand}.fp8"] = side.fp8.flatten().numpy()
-        inputs.append(pack_payloads(design.port("i__payload"), fields))
+        inputs.append(pack_payloads(design.port("i_payload"), fields))
         poisoned = expected.float32 == 0x7FC00000
         results.append(
             pack_payloads(
-                design.port("o__payload"),
+                design.port("o_payload"),
                 {
                     "raw": expected.raw.numpy(),
                     "float32": expected.float32.numpy(),
@@ -142,7 +142,7 @@ def partial_sums_campaign(design: Design, generator: torch.Generator) -> Campaig
     # The prefixes say what must come out; what goes in is each row once, with every block pair marked.
     expected = rows_campaign(design, "partial sums", prefixes)
     whole = rows_campaign(design, "partial sums", [(a, w, _same(8, 2))])
-    bit = design.port("i__payload").fields["last"][0]
+    bit = design.port("i_payload").fields["last"][0]
     inputs = whole.inputs.copy()
     inputs[:, bit // 8] |= np.uint8(1 << bit % 8)
     group = Group({"exponent": 2}, len(inputs), len(expected.results), whole.groups[0].flags)

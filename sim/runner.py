@@ -76,8 +76,8 @@ def verilator_configuration(design: Design, seen: Sequence[tuple[str, str]] = ()
     engine's lane is compiled once, not once for each of its instances.
     """
     lines = [f'public_flat_rw -module "{module}" -var "{signal}"' for module, signal in seen]
-    if f"module {design.name}_lane" in design.verilog:
-        lines.append(f'no_inline -module "{design.name}_lane"')
+    if f"module {design.name}_core_lane" in design.verilog:
+        lines.append(f'no_inline -module "{design.name}_core_lane"')
     return "\n".join(["`verilator_config", *lines, ""])
 
 

@@ -58,7 +58,7 @@ def blocks_campaign(
         if channel is not None:
             nibbles = (channel[:, 0::2] | channel[:, 1::2] << 4).to(torch.uint8)
             fields["channel_codes"] = nibbles.numpy()
-        inputs.append(pack_payloads(design.port("i__payload"), fields))
+        inputs.append(pack_payloads(design.port("i_payload"), fields))
         expected = {
             "codes": pack_payload(selected.codes[:, 0], selected.mask[:, 0]).numpy(),
             "scale": selected.scales[:, 0].numpy(),
@@ -67,7 +67,7 @@ def blocks_campaign(
             "last": last,
             "score": selected.score[:, 0].long().numpy(),
         }
-        results.append(pack_payloads(design.port("o__payload"), expected))
+        results.append(pack_payloads(design.port("o_payload"), expected))
         groups.append(
             Group(
                 {

@@ -23,9 +23,9 @@ class Source:
     """
 
     def __init__(self, dut: Any, prefix: str, stall: float = 0.0, seed: int = 0):
-        self._valid = getattr(dut, f"{prefix}__valid")
-        self._ready = getattr(dut, f"{prefix}__ready")
-        self._payload = getattr(dut, f"{prefix}__payload")
+        self._valid = getattr(dut, f"{prefix}_valid")
+        self._ready = getattr(dut, f"{prefix}_ready")
+        self._payload = getattr(dut, f"{prefix}_payload")
         self._stall = stall
         self._random = random.Random(seed)
         self._queue: list[int] = []
@@ -72,9 +72,9 @@ class Sink:
     """
 
     def __init__(self, dut: Any, prefix: str, stall: float = 0.0, seed: int = 0):
-        self._valid = getattr(dut, f"{prefix}__valid")
-        self._ready = getattr(dut, f"{prefix}__ready")
-        self._payload = getattr(dut, f"{prefix}__payload")
+        self._valid = getattr(dut, f"{prefix}_valid")
+        self._ready = getattr(dut, f"{prefix}_ready")
+        self._payload = getattr(dut, f"{prefix}_payload")
         self._stall = stall
         self._random = random.Random(seed + 1)
         self._taking = True

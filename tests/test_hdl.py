@@ -112,5 +112,5 @@ def test_faults_exist_only_where_asked():
 def test_pipeline_and_accumulator_follow_the_configuration():
     assert [LaneConfig(pipeline=p).latency for p in range(6)] == [4, 5, 6, 7, 8, 9]
     assert [SelectorConfig(pipeline=p).latency for p in range(9)] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert build(LaneConfig(k_max=1024), "x").port("o__payload").fields["raw"] == (0, 49)
-    assert build(SelectorConfig(channel_codes=True), "x").port("o__payload").fields["score"][1] == 53
+    assert build(LaneConfig(k_max=1024), "x").port("o_payload").fields["raw"] == (0, 49)
+    assert build(SelectorConfig(channel_codes=True), "x").port("o_payload").fields["score"][1] == 53

@@ -29,9 +29,9 @@ from fgmp.errors import InputError
 from fgmp.golden import FGMPConfig, FGMPLinear, Study, dequantize, load, quantize, save
 from fgmp.golden.blocks import MixedTensor
 from fgmp.golden.llm.checkpoint import _file_digest, read_folder
-from fgmp.golden.llm.manifest import json_digest, read_manifest
 from fgmp.golden.llm.evaluate import evaluate, text_windows
 from fgmp.golden.llm.layers import SiteQuantizer, install, set_exact
+from fgmp.golden.llm.manifest import json_digest, read_manifest
 from fgmp.golden.llm.spec import ablation, parse_formats
 from fgmp.golden.llm.targets import prepare, restore, target_linears
 from fgmp.golden.llm.thresholds import SitePlan

@@ -60,10 +60,10 @@ def test_pipeline_depths_without_a_preset(config, cache):
 
 
 HANDSHAKE_FAULTS = {
-    "valid waits for ready": ("nothing moved", lambda v: v.replace("o__valid = ", "o__valid = o__ready & ")),
+    "valid waits for ready": ("nothing moved", lambda v: v.replace("o_valid = ", "o_valid = o_ready & ")),
     "result not held": (
         "nothing moved|changed|fell|differ|yields",
-        lambda v: v.replace("i__ready = ", "i__ready = 1'h1 | "),
+        lambda v: v.replace("i_ready = ", "i_ready = 1'h1 | "),
     ),
 }
 
@@ -297,7 +297,7 @@ def test_campaigns_survive_the_disk(tmp_path):
 
 
 def test_payload_fields_round_trip():
-    port = build_preset("lane").port("o__payload")
+    port = build_preset("lane").port("o_payload")
     values = {"raw": -5, "float32": 0xDEADBEEF, "bfloat16": 0x1234, "poisoned": 1}
     payload = pack_payloads(port, {n: np.array([v]) for n, v in values.items()})
     decoded = field_values(port, int.from_bytes(payload[0].tobytes(), "little"))

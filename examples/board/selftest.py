@@ -71,7 +71,7 @@ def simulate(folder: Path) -> int:
     """Run it in Verilator; returns 0 if the LED for "pass" lights."""
     (folder / "main.cpp").write_text(_MAIN)
     command = ["verilator", "--cc", "--exe", "--build", "-Wno-fatal", "-j", "2", "--top-module", "selftest"]
-    command += ["--Mdir", "build", "selftest.v", "engine_4.v", "main.cpp"]
+    command += ["--Mdir", "build", "selftest.v", "engine_4.v", "fgmp_ram_1r1w.v", "main.cpp"]
     with tools("verilator"):
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return subprocess.run([os.path.join("build", "Vselftest")], cwd=folder, check=False).returncode

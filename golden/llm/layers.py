@@ -174,7 +174,7 @@ class FGMPLinear(nn.Linear):
         return payload
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """(N, K): reads as the dequantized weight; cannot be written."""
         return PackedWeight(self, self.dtype_like.dtype)
 

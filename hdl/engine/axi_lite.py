@@ -68,27 +68,36 @@ class RegisterFile(wiring.Component):
         awake = Signal()
         m.d.sync += awake.eq(1)
 
-        # A write is done in the cycle in which address and data are both there and no answer is waiting.
-        write = wire(m, "write", awake & self.awvalid & self.wvalid & ~self.bvalid)
-        m.d.comb += [self.awready.eq(write), self.wready.eq(write)]
-        strobes = wire(m, "strobes", Cat(self.wstrb[i].replicate(8) for i in range(4)))
-        input_site, output_site = (_in_window(self.awaddr, base) for base in (INPUT_SITE, OUTPUT_SITE))
-        site = wire(m, "site", (input_site | output_site) & ~self.awaddr[:2].any())
+        # Address and data are taken in either order, each into a register of its own, so that no output depends on an
+        # input in the same cycle (IHI 0022); the write is done when both are there and no answer is waiting.
+        address, address_there = Signal(ADDRESS_BITS, reset_less=True), Signal()
+        data, strobe, data_there = Signal(32, reset_less=True), Signal(4, reset_less=True), Signal()
+        m.d.comb += [self.awready.eq(awake & ~address_there), self.wready.eq(awake & ~data_there)]
+        with m.If(self.awvalid & self.awready):
+            m.d.sync += [address.eq(self.awaddr), address_there.eq(1)]
+        with m.If(self.wvalid & self.wready):
+            m.d.sync += [data.eq(self.wdata), strobe.eq(self.wstrb), data_there.eq(1)]
+        write = wire(m, "write", address_there & data_there & ~self.bvalid)
+        with m.If(write):
+            m.d.sync += [address_there.eq(0), data_there.eq(0)]
+        strobes = wire(m, "strobes", Cat(strobe[i].replicate(8) for i in range(4)))
+        input_site, output_site = (_in_window(address, base) for base in (INPUT_SITE, OUTPUT_SITE))
+        site = wire(m, "site", (input_site | output_site) & ~address[:2].any())
         m.d.comb += [
-            self.site_write.eq(write & site & self.wstrb.all()),
+            self.site_write.eq(write & site & strobe.all()),
             self.site_output.eq(output_site),
-            self.site_index.eq(self.awaddr[4:_WINDOW_BITS]),
-            self.site_word.eq(self.awaddr[2:4]),
-            self.site_data.eq(self.wdata),
+            self.site_index.eq(address[4:_WINDOW_BITS]),
+            self.site_word.eq(address[2:4]),
+            self.site_data.eq(data),
         ]
         known: Value = site
         read_data = Signal(32)
         read_known = Signal()
         m.d.comb += read_known.eq(_in_window(self.araddr, INPUT_SITE) | _in_window(self.araddr, OUTPUT_SITE))
         for item in REGISTERS:
-            here = wire(m, f"write_{item.name.lower()}", self.awaddr == item.offset)
+            here = wire(m, f"write_{item.name.lower()}", address == item.offset)
             known = known | here
-            value = self._field_values(m, item, write & here, strobes)
+            value = self._field_values(m, item, write & here, data, strobes)
             with m.If(self.araddr == item.offset):
                 m.d.comb += [read_known.eq(1), read_data.eq(value)]
         with m.If(write):
@@ -106,14 +115,14 @@ class RegisterFile(wiring.Component):
             m.d.sync += self.rvalid.eq(0)
         return m
 
-    def _field_values(self, m: Module, item: Register, write: Value, strobes: Value) -> Value:
+    def _field_values(self, m: Module, item: Register, write: Value, word: Value, strobes: Value) -> Value:
         """Give the register's fields their behaviour; returns what a read gives."""
         parts: list[Value] = []
         position = 0
         for field in item.fields:
             port: Signal = getattr(self, _port(item, field.name))
             bits = slice(field.low, field.low + field.bits)
-            data, mask = self.wdata[bits], strobes[bits]
+            data, mask = word[bits], strobes[bits]
             held: Value = port
             if item.access == "rw":
                 with m.If(write):

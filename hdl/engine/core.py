@@ -46,7 +46,7 @@ def _selector(config: EngineConfig, source: str) -> SelectorConfig:
 
 
 class Engine(wiring.Component):
-    """docs/engine.md in hardware. It instantiates NAME_lane and fgmp_ram_1r1w."""
+    """docs/engine.md in hardware. It instantiates NAME_core_lane and fgmp_ram_1r1w."""
 
     def __init__(self, config: EngineConfig, name: str):
         self._config = config
@@ -122,6 +122,7 @@ class Engine(wiring.Component):
             regs.status_busy.eq(busy),
             regs.status_waiting.eq(waiting),
             regs.status_irq.eq(regs.irq),
+            regs.status_closing.eq(flushing),
             # A job waits while one more early end could not be counted, and until an aborted packet has left.
             begin.eq(waiting & ~busy & ~abort & ~behind & ~flushing),
         ]
@@ -245,7 +246,7 @@ class Engine(wiring.Component):
         for lane in range(lanes):
             raised = {flag: Signal(name=f"lane_{lane}_{flag}") for flag in flags}
             m.submodules[f"lane_{lane}"] = Instance(
-                f"{self._name}_lane",
+                f"{self._name}_core_lane",
                 ("i", "clk", ClockSignal()),
                 ("i", "rst", ResetSignal()),
                 ("i", "load", sequencer.load[lane]),
@@ -311,6 +312,10 @@ class Engine(wiring.Component):
             m.d.sync += closing.eq(0)
         with m.If(~abort & ~closing & ~output.o_valid):
             m.d.sync += flushing.eq(0)
+        packets = Signal(32)
+        with m.If(sent & self.m_axis_results_tlast):
+            m.d.sync += packets.eq(packets + 1)
+        m.d.comb += regs.result_packets_ended.eq(packets)
         jobs = Signal(32)
         with m.If(ended):
             m.d.sync += jobs.eq(jobs + 1)

@@ -176,7 +176,8 @@ class Loader(wiring.Component):
     """A stream, its window and its readers; a packet is one job's data and ends with TLAST.
 
     `begin` opens a packet, `finish` (all tiles were read) closes it and reports `long` if TLAST did not come with the
-    last byte; `short` is high while TLAST came and bytes are missing. After either, or after `kill`, what is left of
+    beat that held the last byte (what that beat has beyond it is not looked at: DMAs without TKEEP send whole beats);
+    `short` is high while TLAST came and bytes are missing. After either, or after `kill`, what is left of
     the packet is dropped; `abort` forgets the packet altogether.
     """
 
@@ -237,7 +238,7 @@ class Loader(wiring.Component):
             window.clear.eq(over | self.begin | self.abort),
             self.beat_taken.eq(skid.o_valid & skid.o_ready & ~discard),
             self.behind.eq(drop.all()),
-            self.long.eq(self.finish & ~(window.ended & (window.count == 0))),
+            self.long.eq(self.finish & ~(window.ended & ((window.count == 0) | (window.count < window.final)))),
         ]
         dropped = wire(m, "dropped", discard & skid.o_valid & skid.o_ready & window.last)
         m.d.sync += drop.eq(drop - dropped + (over & packet & ~window.ended))

@@ -7,11 +7,15 @@ from amaranth.lib.wiring import In, Out
 from ..dot import STORED_BLOCK
 from ..pipeline import wire
 
-__all__ = ["RAM_VERILOG", "BlockBuffer", "ram"]
+__all__ = ["RAM_MODULE", "RAM_VERILOG", "BlockBuffer", "ram"]
+
+RAM_MODULE = "fgmp_ram_1r1w"
 
 RAM_VERILOG = """\
-// The only memory of the engine: one write port, one synchronous read port that holds its output, empty at first.
+// The only memory of all engines: one write port, one synchronous read port that holds its output, empty at first.
 // Replace it by a macro of your technology. A word is never read in the cycle in which it is written.
+`ifndef FGMP_RAM_1R1W
+`define FGMP_RAM_1R1W
 module fgmp_ram_1r1w #(
   parameter WIDTH = 64,
   parameter DEPTH = 64,
@@ -32,6 +36,7 @@ module fgmp_ram_1r1w #(
     if (read_enable) read_data <= write_enable && write_address == read_address ? {WIDTH{1'bx}} : memory[read_address];
   end
 endmodule
+`endif
 """
 
 
@@ -43,7 +48,7 @@ def ram(
     address = (depth - 1).bit_length()
     output = Signal(len(data), name=f"{name}_read_data")
     m.submodules[name] = Instance(
-        "fgmp_ram_1r1w",
+        RAM_MODULE,
         ("p", "WIDTH", len(data)),
         ("p", "DEPTH", depth),
         ("p", "ADDRESS", address),

@@ -9,7 +9,8 @@ __all__ = [
 ]  # fmt: skip
 
 IDENTIFICATION = 0x46474D50
-MAP_VERSION = 1
+MAP_VERSION = 2
+"""2 adds RESULT_PACKETS and STATUS.closing."""
 OUTPUT_FORMATS = ("float32", "bfloat16", "packed")
 
 INPUT_SITE = 0x10000
@@ -154,6 +155,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("busy", 0, 1, "a job is running"),
             Field("waiting", 1, 1, "a job waits for the running one"),
             Field("irq", 2, 1, "level of the interrupt output"),
+            Field("closing", 3, 1, "after ABORT: the end of the open packet of results was not taken yet"),
         ),
     ),
     Register(
@@ -193,6 +195,13 @@ REGISTERS: tuple[Register, ...] = (
         "ro",
         "jobs ended since reset, with success or not; ABORT is none",
         (Field("ended", 0, 32, "wraps; tells apart ends that EVENTS shows as one DONE"),),
+    ),
+    Register(
+        "RESULT_PACKETS",
+        0x04C,
+        "ro",
+        "packets of results that were taken up to their TLAST, since reset; those that ABORT closed too",
+        (Field("ended", 0, 32, "wraps; says after ABORT whether the armed result DMA was used up"),),
     ),
     *(
         Register(name.upper(), 0x080 + 4 * i, "ro", text, _bits("value", 32, "of the running or last job; wraps"))

@@ -56,7 +56,7 @@ class ByteWindow(wiring.Component):
     """Up to 32 bytes of a packet, from which `take` (0 to 18) leave in a cycle.
 
     The packet is the stream up to TLAST. `open` is high while bytes of it are wanted; `discard` drops the rest of the
-    packet, `dropped` says that there was one. `ended` is high from the last beat on, until `clear`.
+    packet. `ended` is high from the last beat on, until `clear`; `final` is how many bytes that beat had.
     """
 
     def __init__(self) -> None:
@@ -74,6 +74,7 @@ class ByteWindow(wiring.Component):
                 "bytes": Out(8 * _WINDOW_BYTES),
                 "count": Out(range(_WINDOW_BYTES + 1)),
                 "ended": Out(1),
+                "final": Out(range(STREAM_BYTES + 1)),
             }
         )
 
@@ -93,7 +94,11 @@ class ByteWindow(wiring.Component):
         with m.Else():
             m.d.sync += self.count.eq(rest + Mux(taken, added, 0))
             with m.If(taken):
-                m.d.sync += [self.bytes.eq(joined[: 8 * _WINDOW_BYTES]), self.ended.eq(self.last)]
+                m.d.sync += [
+                    self.bytes.eq(joined[: 8 * _WINDOW_BYTES]),
+                    self.ended.eq(self.last),
+                    self.final.eq(added),
+                ]
             with m.Elif(self.take.any()):
                 m.d.sync += self.bytes.eq(kept)
         return m

@@ -4,24 +4,29 @@ from ..emit import to_verilog
 from .config import EngineConfig
 from .core import STREAMS, Engine
 from .lane import EngineLane
-from .memory import RAM_VERILOG
+from .memory import RAM_MODULE
 
-__all__ = ["engine_verilog", "fusesoc_core"]
+__all__ = ["contained_modules", "engine_verilog", "fusesoc_core", "fusesoc_ram"]
+
+
+def contained_modules(name: str) -> tuple[str, ...]:
+    """The names of the modules that the engine `name` is made of."""
+    return (f"{name}_core", f"{name}_core_lane", RAM_MODULE)
 
 
 def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
-    """Verilog whose top module is `name`, and its ports as (name, direction, bits)."""
+    """Verilog whose top module is `name`, without the memory wrapper, and its ports as (name, direction, bits)."""
     core = Engine(config, name)
-    modules = [to_verilog(EngineLane(config.lane), f"{name}_lane")]
+    modules = [to_verilog(EngineLane(config.lane), f"{name}_core_lane")]
     modules.append(to_verilog(core, f"{name}_core"))
     ports = [("aclk", "input", 1), ("aresetn", "input", 1)]
     for port, member in core.signature.members.items():
         ports.append((port, "output" if member.flow.name == "Out" else "input", member.shape))
-    return "\n".join([_top(name, ports), *modules, RAM_VERILOG]), ports
+    return "\n".join([_top(name, ports), *modules]), ports
 
 
 def fusesoc_core(name: str, version: str) -> str:
-    """A FuseSoC core description (CAPI2) of the Verilog in the same folder."""
+    """A FuseSoC core description (CAPI2) of the Verilog in the same folder; the memory wrapper is a core of its own."""
     return f"""\
 CAPI=2:
 name: fgmp::{name}:{version}
@@ -31,6 +36,7 @@ filesets:
   rtl:
     files: [{name}.v]
     file_type: verilogSource
+    depend: ["fgmp::{RAM_MODULE}"]
   software:
     files: [{name}_registers.h: {{is_include_file: true}}]
     file_type: cSource
@@ -46,6 +52,25 @@ targets:
       verilator:
         mode: lint-only
         verilator_options: [-Wall]
+"""
+
+
+def fusesoc_ram(version: str) -> str:
+    """The FuseSoC core of the memory wrapper, of which a design has one, however many engines it has."""
+    return f"""\
+CAPI=2:
+name: fgmp::{RAM_MODULE}:{version}
+description: The memory wrapper of FGMP engines; replace it by your technology's memories
+
+filesets:
+  rtl:
+    files: [{RAM_MODULE}.v]
+    file_type: verilogSource
+
+targets:
+  default:
+    filesets: [rtl]
+    toplevel: {RAM_MODULE}
 """
 
 

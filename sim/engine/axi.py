@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ...hdl.config import EngineConfig
+from ...hdl.engine.memory import RAM_MODULE
 from ...hdl.verilog import Design
 from ..runner import CACHE, CampaignResult, Simulator
 from .driver import check_job, cycle_limit
@@ -31,8 +32,8 @@ def axi_jobs(config: EngineConfig, count: int, seed: int) -> dict[str, Job]:
 
 def axi_simulator(design: Design, cache: Path = CACHE) -> Simulator:
     """The engine compiled for the bench, which also looks at what FP4 must leave still."""
-    lane = f"{design.name}_lane"
-    return Simulator(design, watched=[(lane, "held"), (lane, "a"), ("fgmp_ram_1r1w", "read_enable")], cache=cache)
+    lane = f"{design.name}_core_lane"
+    return Simulator(design, watched=[(lane, "held"), (lane, "a"), (RAM_MODULE, "read_enable")], cache=cache)
 
 
 def run_axi_bench(design: Design, name: str, *, jobs: int, seed: int, cache: Path = CACHE) -> CampaignResult:

@@ -143,25 +143,32 @@ void fgmp_discard(Engine* e) {
 
 void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = static_cast<uint32_t>(probability * 65536); }
 
-int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes) {
+// Address, data and the readiness for the answer each come `delays` cycles late, in any order.
+int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes, const int* delays) {
     Vengine* top = e->top;
-    top->s_axi_awaddr = address;
-    top->s_axi_wdata = value;
-    top->s_axi_wstrb = strobes;
-    top->s_axi_awvalid = top->s_axi_wvalid = 1;
-    for (int i = 0; i < 100; i++) {
+    bool address_taken = false, data_taken = false;
+    int response = -1;
+    for (int i = 0; i < 200 && response < 0; i++) {
+        top->s_axi_awvalid = !address_taken && i >= delays[0];
+        top->s_axi_wvalid = !data_taken && i >= delays[1];
+        top->s_axi_bready = i >= delays[2];
+        // Nothing may be taken from the buses while valid is low.
+        top->s_axi_awaddr = top->s_axi_awvalid ? address : 0x3FFFC;
+        top->s_axi_wdata = top->s_axi_wvalid ? value : 0xDEADBEEF;
+        top->s_axi_wstrb = top->s_axi_wvalid ? strobes : 15;
         top->aclk = 0;
         top->eval();
-        bool taken = top->s_axi_awready && top->s_axi_wready;
+        bool address_now = top->s_axi_awvalid && top->s_axi_awready;
+        bool data_now = top->s_axi_wvalid && top->s_axi_wready;
+        if (top->s_axi_bvalid && !(address_taken && data_taken)) e->faults++;  // an answer before its question
+        if (top->s_axi_bvalid && top->s_axi_bready) response = top->s_axi_bresp;
         tick(e);
-        if (taken) {
-            top->s_axi_awvalid = top->s_axi_wvalid = 0;
-            int response = top->s_axi_bvalid ? top->s_axi_bresp : -1;
-            tick(e);
-            return response;
-        }
+        address_taken |= address_now;
+        data_taken |= data_now;
     }
-    return -1;
+    top->s_axi_awvalid = top->s_axi_wvalid = 0;
+    top->s_axi_bready = 1;
+    return response;
 }
 
 int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
@@ -184,13 +191,14 @@ int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
     return -1;
 }
 
-void fgmp_send(Engine* e, int stream, const uint8_t* data, size_t size, int last) {
+// With `full` every beat says that all of its bytes count, as DMAs without TKEEP do.
+void fgmp_send(Engine* e, int stream, const uint8_t* data, size_t size, int last, int full) {
     for (size_t position = 0; position < size; position += kBytes) {
         Beat beat;
         size_t count = size - position < kBytes ? size - position : kBytes;
         memset(beat.data, 0xA5, kBytes);  // what is not kept may be anything
         memcpy(beat.data, data + position, count);
-        beat.keep = (1u << count) - 1;
+        beat.keep = full ? (1u << kBytes) - 1 : (1u << count) - 1;
         beat.last = last && position + kBytes >= size;
         e->sources[stream].push_back(beat);
     }

@@ -66,9 +66,13 @@ class VerilatedEngine:
         """Reset, and forget what streams hold on this side."""
         self._c.fgmp_reset(self._handle, cycles)
 
-    def write(self, address: int, value: int, strobes: int = 15) -> int:
-        """Write a register; returns the response (0 OKAY, 2 SLVERR)."""
-        return self._answered(self._c.fgmp_write(self._handle, address, value & 0xFFFFFFFF, strobes), address)
+    def write(self, address: int, value: int, strobes: int = 15, delays: tuple[int, int, int] = (0, 0, 0)) -> int:
+        """Write a register; returns the response (0 OKAY, 2 SLVERR).
+
+        `delays` are cycles that address, data and the readiness for the response come late.
+        """
+        late = (ctypes.c_int * 3)(*delays)
+        return self._answered(self._c.fgmp_write(self._handle, address, value & 0xFFFFFFFF, strobes, late), address)
 
     def read(self, address: int) -> int:
         """Read a register; raises SimulationError unless the response is OKAY."""
@@ -83,9 +87,9 @@ class VerilatedEngine:
         response = self._answered(self._c.fgmp_read(self._handle, address, ctypes.byref(value)), address)
         return value.value, response
 
-    def send(self, stream: str, data: bytes, *, last: bool = True) -> None:
-        """Queue a packet, or with `last` false the beginning of one."""
-        self._c.fgmp_send(self._handle, STREAMS.index(stream), data, len(data), int(last))
+    def send(self, stream: str, data: bytes, *, last: bool = True, full: bool = False) -> None:
+        """Queue a packet, or with `last` false the beginning of one; with `full` TKEEP is all ones in every beat."""
+        self._c.fgmp_send(self._handle, STREAMS.index(stream), data, len(data), int(last), int(full))
 
     def discard(self) -> None:
         """Forget what is queued and received."""
@@ -117,7 +121,7 @@ class VerilatedEngine:
 
     @property
     def handshake_faults(self) -> int:
-        """How often the result stream changed or withdrew a beat that waited."""
+        """How often the result stream changed or withdrew a beat that waited, or a write was answered too early."""
         return self._c.fgmp_faults(self._handle)
 
     @staticmethod
@@ -135,9 +139,9 @@ def _declare(library: Any) -> Any:
         ("reset", None, (handle, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),
-        ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)),
+        ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)),
         ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))),
-        ("send", None, (handle, ctypes.c_int, ctypes.c_char_p, size, ctypes.c_int)),
+        ("send", None, (handle, ctypes.c_int, ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int)),
         ("run", ctypes.c_uint64, (handle, ctypes.c_uint64)),
         ("cycles", ctypes.c_uint64, (handle,)),
         ("faults", ctypes.c_uint64, (handle,)),

@@ -63,7 +63,7 @@ class Implementation:
 def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[str, ...] = ()) -> Implementation:
     """Map, buffer and time a unit. Raises InputError where the library cannot hold it."""
     if isinstance(design.config, EngineConfig) and not keep:
-        keep = (f"{design.name}_lane",)
+        keep = (f"{design.name}_core_lane",)
     key = {
         "verilog": digest(design.verilog.encode()),
         "library": digest(target.cells.without(target.excluded).encode()),

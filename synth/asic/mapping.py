@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...hdl.engine.memory import RAM_MODULE as _RAM
 from ...hdl.yosys import run_yosys
 from ..liberty.cells import Cell, StandardCells, WireLoad
 from ..liberty.expression import truth_table, variables
@@ -40,7 +41,6 @@ strash
 dc2
 map -a
 """
-_RAM = "fgmp_ram_1r1w"
 _INVERTER = (1, 0b01)
 _BUFFER = (1, 0b10)
 _AND_OR = {(2, table) for table in (0b0111, 0b0001, 0b1000, 0b1110)}

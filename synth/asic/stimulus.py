@@ -112,7 +112,7 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
     lane = build(LaneConfig(formats=config.formats), "lane")
     campaign = rows_campaign(lane, "", [(a, w, torch.zeros(streams * rows, dtype=torch.int64))])
     pairs, results = _bits(campaign.inputs, streams), _bits(campaign.results, streams)
-    fields, outputs = lane.port("i__payload").fields, lane.port("o__payload").fields
+    fields, outputs = lane.port("i_payload").fields, lane.port("o_payload").fields
     inputs = {}
     for operand in ("a", "w"):
         names = [n for n in fields if n.startswith(f"{operand}.")]
@@ -150,7 +150,7 @@ def _stream(
     """A campaign without stalls, its rows dealt out to the streams; each result takes `blocks` inputs."""
     streams = 64 * words
     payload, results = _bits(campaign.inputs, streams), _bits(campaign.results, streams)
-    width, result_width = design.port("i__payload").width, design.port("o__payload").width
+    width, result_width = design.port("i_payload").width, design.port("o_payload").width
     latency = getattr(design.config, "latency", 0)
     count = len(payload) + latency + 1
     held = np.concatenate(
@@ -162,13 +162,13 @@ def _stream(
     valid[_RESET_CYCLES : _RESET_CYCLES + len(payload)] = ones
     reset = np.zeros((total, 1, words), dtype=np.uint64)
     reset[:_RESET_CYCLES] = ones
-    inputs = {"rst": reset, "i__valid": valid, "i__payload": held, "o__ready": np.full((1, 1, words), ones)}
+    inputs = {"rst": reset, "i_valid": valid, "i_payload": held, "o_ready": np.full((1, 1, words), ones)}
     inputs |= {name: _constant(value, design.port(name).width, words) for name, value in constants.items()}
     inputs["clear_flags"] = _constant(0, 1, words)
     at = _RESET_CYCLES + np.arange(blocks - 1, len(payload), blocks) + latency
     expected = {
-        "o__payload": (at, results[:, :result_width]),
-        "o__valid": (at, np.full((len(at), 1, words), ones)),
+        "o_payload": (at, results[:, :result_width]),
+        "o_valid": (at, np.full((len(at), 1, words), ones)),
         **quiet_flags(design, at, words),
     }
     # The tail, which only empties the pipeline, is not counted.

@@ -155,7 +155,7 @@ def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, s
     stimulus = selector_stimulus(hardware.selector.design, sets, "model activations")
     busy = measured_total(hardware, hardware.selector, stimulus, "model activations")[""]
     still = {name: words[:1] for name, words in stimulus.inputs.items() if name != "rst"}
-    still |= {"rst": stimulus.inputs["rst"], "i__valid": np.zeros_like(stimulus.inputs["i__valid"][:1])}
+    still |= {"rst": stimulus.inputs["rst"], "i_valid": np.zeros_like(stimulus.inputs["i_valid"][:1])}
     idle = measured_total(hardware, hardware.selector, replace(stimulus, inputs=still, expected={}), "idle")[""]
     return busy, idle
 

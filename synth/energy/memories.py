@@ -10,7 +10,7 @@ import torch
 
 from ...errors import InputError
 from ...hdl.config import EngineLaneConfig
-from ...hdl.engine.memory import RAM_VERILOG
+from ...hdl.engine.memory import RAM_MODULE, RAM_VERILOG
 from ...hdl.verilog import Design, Port
 from ..asic.stimulus import Stimulus
 from ..asic.weight_stationary import Tile, flag_words, integer_words
@@ -64,7 +64,7 @@ def accumulator_memory(config: EngineLaneConfig, rows: int) -> Design:
     width, address = config.accumulator_bits + 1, (rows - 1).bit_length()
     name = f"accumulators_{rows}"
     values = {"WIDTH": width, "DEPTH": rows, "ADDRESS": address}
-    verilog = RAM_VERILOG.replace("fgmp_ram_1r1w", name)
+    verilog = RAM_VERILOG.replace(RAM_MODULE, name)
     for parameter, value in values.items():
         verilog = re.sub(rf"(parameter {parameter} = )\d+", rf"\g<1>{value}", verilog)
     widths = {

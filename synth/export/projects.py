@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import write_text
-from ...hdl.engine.memory import RAM_VERILOG
+from ...files import write_files
+from ...hdl.engine.memory import RAM_MODULE as _RAM
 from ...hdl.verilog import Design
 from .constraints import constraints
 
 __all__ = ["TOOLS", "Memory", "export", "memories"]
 
 TOOLS = ("librelane", "openroad", "vivado")
-_RAM = "fgmp_ram_1r1w"
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,7 @@ def export(
     limits = constraints(design, period)
     name = design.name
     used = memories(design.verilog)
-    files = {f"src/{name}.v": design.verilog.replace(RAM_VERILOG, "").rstrip() + "\n", f"{name}.sdc": limits.sdc()}
-    if used:
-        files[f"src/{_RAM}.v"] = RAM_VERILOG
+    files = {f"src/{file}": text for file, text in design.sources.items()} | {f"{name}.sdc": limits.sdc()}
     sources = [path for path in files if path.startswith("src/")]
     if "librelane" in tools:
         files["librelane/config.json"] = _librelane(name, limits.clock, sources, period, utilization)
@@ -66,8 +63,7 @@ def export(
     if "vivado" in tools:
         files |= {f"vivado/{name}.xdc": limits.xdc(), "vivado/build.tcl": _vivado(name, part, sources)}
     files["README.md"] = _readme(name, tools, used, period)
-    for path, content in files.items():
-        write_text(out / path, content)
+    write_files({out / path: content.encode() for path, content in files.items()})
     return [out / path for path in files]
 
 

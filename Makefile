@@ -1,13 +1,21 @@
 # Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, TORCH_INDEX_URL.
 READY := .venv/ready
 
-.PHONY: demo test synth-check format clean
+.PHONY: demo test test-optional lint-matrix synth-check format clean
 
 demo: $(READY)
 	@.venv/bin/fgmp demo
 
 test: $(READY)
 	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q
+
+# The tests about tools that are optional: Icarus Verilog, FST waveforms.
+test-optional: $(READY)
+	@.venv/bin/python -m pytest -q -m optional
+
+# Every preset with every legal value of every parameter through Verilator's lint: a quarter of an hour.
+lint-matrix: $(READY)
+	@.venv/bin/python -m pytest -n 2 -q tests/test_parameters.py --whole-matrix
 
 synth-check: $(READY)
 	@.venv/bin/python -m pytest -q tests/test_synth.py -k "by_hand or opensta"

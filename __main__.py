@@ -6,6 +6,7 @@ line; 70 a defect of ours, with a traceback; 130 and 143 interrupted and termina
 
 import errno
 import importlib
+import logging
 import os
 import platform
 import signal
@@ -35,6 +36,9 @@ _EXTRAS = {
     "hub": ("datasets", "accelerate"),
 }
 """Which extra of pyproject.toml brings a module."""
+
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+"""Libraries that warn about themselves when transformers finds them installed; nothing of theirs is used here."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +79,8 @@ def _report(error: Exception) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     parser = Parser(
         prog="fgmp", description="Fine-grained mixed precision: quantize, generate Verilog, prove it bit-exact."
     )

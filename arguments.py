@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from .errors import InputError
 
-__all__ = ["Collect", "Parser", "whole"]
+__all__ = ["Parser", "whole"]
 
 _SHOWN = 60
 
@@ -17,14 +17,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register("type", int, whole)
+        self.register("action", "collect", _Collect)
 
     def error(self, message: str) -> NoReturn:
         """One line; `--help` has the rest."""
         raise InputError(f"{message.replace(chr(10), ' ')} (see {self.prog} --help)")
 
 
-class Collect(argparse.Action):
-    """For `nargs="+"`: `--x a b` and `--x a --x b` are the same; the first use replaces the default."""
+class _Collect(argparse.Action):
+    """Action "collect", for `nargs="+"`: `--x a b` and `--x a --x b` are the same; the first replaces the default."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None

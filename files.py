@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ from .processes import exhausted
 __all__ = [
     "check_file",
     "check_folder",
+    "named",
     "remove_stale",
+    "staged",
     "whole_file",
     "whole_files",
     "write_bytes",
@@ -62,34 +65,76 @@ def whole_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """
     targets = [path.resolve() for path in paths]
     plain = [not target.exists() or target.is_file() for target in targets]
+    partials = [_partial(target) if simple else target for target, simple in zip(targets, plain, strict=True)]
+    meant = dict(zip(map(str, partials), map(str, paths), strict=True))
+    with _folders([t.parent for t, simple in zip(targets, plain, strict=True) if simple]), _naming(meant):
+        try:
+            yield list(partials)
+            for partial, target, simple in zip(partials, targets, plain, strict=True):
+                if simple:
+                    os.replace(partial, target)
+        finally:
+            for partial, simple in zip(partials, plain, strict=True):
+                if simple:
+                    partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Give a new folder to write to; afterwards its files are moved into the folder `out`, or none of them is.
+
+    For what libraries write by name, or files that are made one after the other over a long time.
+    """
+    target = out.resolve()
+    partial = _partial(target)
+    with _folders([target.parent]), _naming({str(partial): str(out)}):
+        try:
+            partial.mkdir()
+            yield partial
+            for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+                place = target / path.relative_to(partial)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{target.name}.{_own()}-{uuid4().hex}.partial")
+
+
+@contextmanager
+def _folders(folders: Sequence[Path]) -> Iterator[None]:
+    """Make folders; if the block raises, those that are new and empty go again. Leftovers of the dead go first."""
     made: list[Path] = []
-    partials: list[Path] = []
-    names = dict[str, Path]()
     try:
-        for path, target, simple in zip(paths, targets, plain, strict=True):
-            partials.append(target.with_name(f"{target.name}.{_own()}-{uuid4().hex}.partial") if simple else target)
-            names[str(partials[-1])] = path
-            if simple:
-                made += [p for p in (target.parent, *target.parent.parents) if not p.exists() and p not in made]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                remove_stale(target.parent)
-        yield list(partials)
-        for partial, target, simple in zip(partials, targets, plain, strict=True):
-            if simple:
-                os.replace(partial, target)
-    except BaseException as error:
-        for partial, simple in zip(partials, plain, strict=False):
-            if simple:
-                partial.unlink(missing_ok=True)
+        for folder in dict.fromkeys(folders):
+            made += [p for p in (folder, *folder.parents) if not p.exists() and p not in made]
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_stale(folder)
+        yield
+    except BaseException:
         for folder in sorted(made, key=lambda p: len(p.parts), reverse=True):
             with suppress(OSError):
                 folder.rmdir()
-        meant = names.get(str(getattr(error, "filename", None)), paths[0] if len(paths) == 1 else None)
-        if isinstance(error, OSError) and (error.filename is None or meant is not None):
-            shown = paths[0].parent if meant is None else meant
-            raise OSError(error.errno, error.strerror or str(error), str(shown)) from None
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            exhausted(str(error), paths[0].parent if meant is None else meant)
+        raise
+
+
+@contextmanager
+def _naming(meant: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name the file that was meant instead of a temporary one; a library's own error may be one of those."""
+    only = next(iter(meant.values())) if len(meant) == 1 else str(Path(next(iter(meant.values()))).parent)
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        name = only if error.filename is None else str(error.filename)
+        for temporary, real in meant.items():
+            name = name.replace(temporary, real)
+        raise OSError(error.errno, error.strerror or str(error), name) from None
+    except Exception as error:
+        exhausted(str(error), only)
         raise
 
 
@@ -104,10 +149,17 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files, and their folders: all of them or none."""
     with whole_files(list(contents)) as partials:
         for path, partial in zip(contents, partials, strict=True):
-            try:
+            with named(partial):
                 partial.write_bytes(contents[path])
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(partial)) from None
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name `path`: writing itself names nothing."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(error.filename or path)) from None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -138,8 +190,11 @@ def remove_stale(folder: Path) -> None:
             else:
                 stale = _start_time(process) != started
             if stale:
-                with suppress(OSError):
-                    os.unlink(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.path)
 
 
 def _own() -> str:

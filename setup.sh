@@ -26,7 +26,9 @@ done
 "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
     fail "Python module venv: missing for $python; install it (Debian: apt install python3-venv)"
 
-if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c "$good" >/dev/null 2>&1; then
+# One whose making was interrupted has no pip, or one that does not run.
+if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c "$good" >/dev/null 2>&1 ||
+    ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     rm -rf .venv
     "$python" -m venv .venv
 fi

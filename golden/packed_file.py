@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import whole_file
-from .packing import Packed
+from .packing import Packed, unpack
+from .schema import Digest, Exponent, Name, Size, Strict, printable, validated
 
 __all__ = ["FORMAT_VERSION", "load_packed", "save_packed"]
 
@@ -54,10 +55,25 @@ def load_packed(path: Path) -> dict[str, Packed]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no dictionary)
+        _check_metadata(path, metadata)
+        index = validated(dict[Name, _Entry], metadata.get("tensors", ""), f"packed file {path}: index")
+        expected = {f"{name}.{part}" for name in index for part in _PARTS}
+        for name in sorted(set(kinds) ^ expected):
+            raise InputError(f"packed file {path}: tensor {printable(name)} is missing or unexpected")
+        for name, kind in kinds.items():
+            if kind != "U8":
+                raise InputError(f"packed file {path}: tensor {name} is {kind}, expected U8")
         flat = load_file(path)
+    except InputError:
+        raise
     except Exception as error:  # safetensors raises its own type and, for broken offsets or dtypes, several others
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"packed file {path}: not a whole safetensors file ({reason})") from None
+    return {name: _checked(path, name, entry, flat) for name, entry in index.items()}
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != "fgmp":
         raise InputError(f"packed file {path}: format {metadata.get('format')!r}, expected 'fgmp'")
     if metadata.get("version") != FORMAT_VERSION:
@@ -65,26 +81,23 @@ def load_packed(path: Path) -> dict[str, Packed]:
     text = metadata.get("tensors", "")
     if hashlib.sha256(text.encode()).hexdigest() != metadata.get("tensors_sha256"):
         raise InputError(f"packed file {path}: the checksum of its index does not match, the file was altered")
-    index = json.loads(text)
-    expected = {f"{name}.{part}" for name in index for part in _PARTS}
-    if set(flat) != expected:
-        odd = sorted(set(flat) ^ expected)[0]
-        raise InputError(f"packed file {path}: tensor {odd} is missing or unexpected")
-    return {name: _checked(path, name, entry, flat) for name, entry in index.items()}
 
 
-def _checked(path: Path, name: str, entry: dict[str, Any], flat: Mapping[str, Tensor]) -> Packed:
+class _Entry(Strict):
+    """What the index says of one matrix."""
+
+    shape: tuple[Size, Size]
+    tensor_exponent: Exponent
+    sha256: Digest
+
+
+def _checked(path: Path, name: str, entry: _Entry, flat: Mapping[str, Tensor]) -> Packed:
     parts = {part: flat[f"{name}.{part}"] for part in _PARTS}
-    try:
-        (rows, columns), exponent, digest = entry["shape"], entry["tensor_exponent"], entry["sha256"]
-        legal = all(isinstance(n, int) for n in (rows, columns, exponent)) and min(rows, columns) > 0
-    except (KeyError, TypeError, ValueError):
-        legal = False
-    if not legal:
-        raise InputError(f"packed file {path}: index entry of {name} is {entry}, expected shape, exponent and checksum")
-    if _digest(parts) != digest:
+    if _digest(parts) != entry.sha256:
         raise InputError(f"packed file {path}: the checksum of tensor {name} does not match, the file was altered")
-    return Packed((rows, columns), exponent, *(parts[part] for part in _PARTS))
+    packed = Packed(entry.shape, entry.tensor_exponent, *(parts[part] for part in _PARTS))
+    unpack(packed, f"packed file {path}: {name}")  # all rules, for every reader
+    return packed
 
 
 def _digest(parts: Mapping[str, Tensor]) -> str:

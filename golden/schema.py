@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ..errors import InputError
 from .formats import TENSOR_EXPONENT_LIMIT
 
-__all__ = ["Digest", "Exponent", "Name", "Size", "Strict", "json_object", "validated"]
+__all__ = ["Digest", "Exponent", "Name", "Size", "Strict", "json_object", "printable", "validated"]
 
 Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
 """A name that can be printed: no control characters."""
@@ -34,9 +34,9 @@ def validated(kind: type[_Value], text: str | bytes, where: str) -> _Value:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = "".join(f".{_plain(str(part))}" for part in first["loc"])
-        given = "" if first["type"] in ("json_invalid", "missing") else f" {_plain(repr(first['input']))},"
-        raise InputError(f"{where}{':' if key else ''} {key[1:]}:{given} {_plain(first['msg'], 200)}") from None
+        key = "".join(f".{printable(str(part))}" for part in first["loc"])
+        given = "" if first["type"] in ("json_invalid", "missing") else f" {printable(repr(first['input']))},"
+        raise InputError(f"{where}{':' if key else ''} {key[1:]}:{given} {printable(first['msg'], 200)}") from None
 
 
 def json_object(text: str | bytes, fail: Callable[[str], InputError]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def json_object(text: str | bytes, fail: Callable[[str], InputError]) -> dict[st
     return value
 
 
-def _plain(text: str, limit: int = _SHOWN) -> str:
+def printable(text: str, limit: int = _SHOWN) -> str:
     """One printable line of limited length."""
     text = text.encode("unicode_escape").decode() if not text.isprintable() else text
     return text if len(text) <= limit else f"{text[:limit]}..."

@@ -16,7 +16,7 @@ import torch
 
 from .. import __version__
 from ..errors import InputError
-from ..files import write_bytes
+from ..files import write_files
 from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, accumulator_bits
 from .lane import StoredBlocks, check_k, expected_rows
 from .packing import pack_payload
@@ -27,6 +27,10 @@ __all__ = ["UNITS", "write_vectors"]
 UNITS = ("lane", "selector")
 
 
+_MOST = 1_000_000
+"""Rows or blocks in one set of files: of a lane, gigabytes of hexadecimal."""
+
+
 def write_vectors(unit: str, count: int, seed: int, out: Path, *, k: int = 256, k_max: int = 4096) -> list[Path]:
     """Write `unit`.npz, one `unit`_FIELD.hex per array, and `unit`_manifest.json to `out`; returns the paths.
 
@@ -35,8 +39,8 @@ def write_vectors(unit: str, count: int, seed: int, out: Path, *, k: int = 256, 
     """
     if unit not in UNITS:
         raise InputError(f"unit: {unit!r}, expected one of {', '.join(UNITS)}")
-    if count < 1:
-        raise InputError(f"count: {count}, expected at least 1")
+    if not 1 <= count <= _MOST:
+        raise InputError(f"count: {count}, expected 1 to {_MOST}")
     if seed < 0:
         raise InputError(f"seed: {seed}, expected at least 0")
     draw = _Draw(seed)
@@ -60,8 +64,7 @@ def write_vectors(unit: str, count: int, seed: int, out: Path, *, k: int = 256, 
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
     files[f"{unit}_manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
-    for name, content in files.items():
-        write_bytes(out / name, content)
+    write_files({out / name: content for name, content in files.items()})
     return [out / name for name in sorted(files)]
 
 

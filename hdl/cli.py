@@ -4,8 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from ..arguments import Collect
-
 __all__ = ["COMMANDS"]
 
 
@@ -14,7 +12,7 @@ def _add_verilog(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         nargs="+",
-        action=Collect,
+        action="collect",
         default=[],
         metavar="NAME=VALUE",
         help="change parameters, such as pipeline=5",
@@ -56,8 +54,8 @@ def _verilog(args: argparse.Namespace) -> int:
 COMMANDS = {
     "verilog": (
         "generate a unit's Verilog, its JSON sidecar and its port table",
-        "Writes DIR/NAME.v, NAME.json and NAME.md for a preset, for an engine also a C header, the memory wrapper "
-        "fgmp_ram_1r1w.v (one for all engines of a design) and FuseSoC core files. "
+        "Writes DIR/NAME.v, NAME.json, NAME.md and a FuseSoC core file for a preset, for an engine also a C header and "
+        "the memory wrapper fgmp_ram_1r1w.v (one for all engines of a design). "
         "The same call gives the same bytes.",
         _add_verilog,
         _verilog,

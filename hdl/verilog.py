@@ -32,7 +32,8 @@ from .emit import to_verilog
 from .engine.lane import EngineLane
 from .engine.memory import RAM_MODULE, RAM_VERILOG
 from .engine.registers import REGISTERS, c_header, markdown
-from .engine.verilog import contained_modules, engine_verilog, fusesoc_core, fusesoc_ram
+from .engine.verilog import contained_modules, engine_verilog
+from .fusesoc import ram_core, unit_core
 from .lane import Lane
 from .names import check_module_name, variant_name
 from .selector import Selector
@@ -113,20 +114,20 @@ def build(config: Config, name: str, *, faults: bool = False, separator: str = "
 
 
 def write_design(design: Design, out: Path) -> list[Path]:
-    """Write `NAME.v`, `NAME.json`, `NAME.md` into `out`.
+    """Write `NAME.v`, `NAME.json`, `NAME.md` and the FuseSoC core file `NAME.core` into `out`.
 
-    For an engine also a C header, the memory wrapper, and FuseSoC core files of both. All are written, or none;
-    returns the paths.
+    For an engine also a C header, and the memory wrapper with its own core file. All are written, or none; returns the
+    paths.
     """
     contents = {
         **design.sources,
         f"{design.name}.json": json.dumps(sidecar(design), indent=2) + "\n",
         f"{design.name}.md": port_table(design),
+        f"{design.name}.core": unit_core(design.name, str(__version__), engine=isinstance(design.config, EngineConfig)),
     }
     if isinstance(design.config, EngineConfig):
         contents[f"{design.name}_registers.h"] = c_header()
-        contents[f"{design.name}.core"] = fusesoc_core(design.name, str(__version__))
-        contents[f"{RAM_MODULE}.core"] = fusesoc_ram(str(__version__))
+        contents[f"{RAM_MODULE}.core"] = ram_core(str(__version__))
     write_files({out / name: content.encode() for name, content in contents.items()})
     return [out / name for name in contents]
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..golden.blocks import MixedTensor, to_blocks
+from ..golden.formats import BLOCK_SIZE
 from ..golden.lane import StoredBlocks, check_k
 from ..golden.llm.layers import SiteQuantizer, Variant, apply
 from ..golden.llm.sites import Site
 from ..golden.packing import unpack
-from ..hdl.config import LaneConfig
+from ..hdl.config import LaneConfig, SelectorConfig
 from ..hdl.verilog import Design
 from .campaign import Campaign
 from .lane_campaigns import rows_campaign
@@ -94,10 +95,22 @@ def captured_lane_campaign(design: Design, layer: Capture, outputs: int) -> Camp
 
 
 def captured_selector_campaign(design: Design, layer: Capture) -> Campaign:
-    """The captured activations through the selector, under the site's registers."""
-    registers = layer.quantizer.registers
-    blocks = to_blocks(layer.x).flatten(0, 1)
-    sets = [BlockSet(blocks, registers.exponent, registers.threshold, registers.mode)]
+    """The captured activations through the selector, under the site's registers, pattern and channel codes.
+
+    Raises InputError where the site does what this selector cannot.
+    """
+    config, plan, registers = design.config, layer.quantizer.plan, layer.quantizer.registers
+    assert isinstance(config, SelectorConfig)
+    if plan.four_over_six:
+        raise InputError(f"site of {layer.name}: four over six, expected none (the RTL has only amax / 6)")
+    if plan.channel_codes is not None and not config.channel_codes:
+        raise InputError(f"site of {layer.name}: channel codes, expected a selector that is built with them")
+    blocks = to_blocks(layer.x)
+    rows, columns, _ = blocks.shape
+    static = None if plan.static_fp8 is None else plan.static_fp8.expand(rows, columns).flatten()
+    codes = torch.zeros(columns, BLOCK_SIZE) if plan.channel_codes is None else plan.channel_codes
+    each = codes.expand(rows, columns, BLOCK_SIZE).flatten(0, 1)
+    sets = [BlockSet(blocks.flatten(0, 1), registers.exponent, registers.threshold, registers.mode, 0, static, each)]
     return blocks_campaign(design, f"activations of {layer.name}", sets)
 
 

@@ -15,7 +15,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="text (default: the running Python's own)")
     parser.add_argument(
-        "--fp4-fraction", type=float, nargs="+", default=[0.7, 0.9], metavar="P", help="fractions, default 0.7 0.9"
+        "--fp4-fraction",
+        type=float,
+        nargs="+",
+        action="collect",
+        default=[0.7, 0.9],
+        metavar="P",
+        help="fractions, default 0.7 0.9",
     )
     parser.add_argument("--samples", type=int, default=64, help="calibration windows of 512 tokens, default 64")
     parser.add_argument("--windows", type=int, default=48, help="evaluation windows of 512 tokens, default 48")
@@ -74,20 +80,22 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 def _simulate(args: argparse.Namespace) -> int:
     from ..errors import InputError
+    from ..files import check_file
 
     if args.model is not None:
         if args.presets:
             raise InputError(f"--model: given with {', '.join(args.presets)}, expected one of them")
         return _simulate_model(args)
     presets = args.presets or ["lane", "selector"]
-    if args.count < 1:
-        raise InputError(f"count: {args.count}, expected at least 1")
+    if not 1 <= args.count <= 1_000_000:
+        raise InputError(f"count: {args.count}, expected 1 to 1000000")
     if not 1 <= args.seed < 1 << 31:
         raise InputError(f"seed: {args.seed}, expected 1 to {(1 << 31) - 1}")
     if args.k is not None and not any(preset.startswith("lane") for preset in presets):
         raise InputError(f"k: {args.k} given for {', '.join(presets)}, expected a lane (others work block by block)")
     if args.waves is not None and len(presets) != 1:
         raise InputError(f"waves: {len(presets)} presets given, expected one")
+    check_file(args.waves)
     summary = {preset: _simulate_preset(args, preset) for preset in presets}
     compared = sum(s["compared"] for s in summary.values())
     differences = sum(s["differences"] for s in summary.values())

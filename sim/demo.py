@@ -1,18 +1,16 @@
 """The demo: quantize a real language model, see what it loses and saves, and prove the Verilog on its own numbers."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import check_folder, write_text
+from ..files import check_folder, staged, write_json, write_text
 from ..golden.lane import check_k
 from ..golden.llm.config import FGMPConfig
 from ..golden.llm.evaluate import whole_windows
-from ..golden.llm.experiment import FP8, NVFP4, Comparison, compare, uniform
-from ..golden.llm.layers import Variant
+from ..golden.llm.experiment import FP8, NVFP4, NVFP4_CLIPPED, Comparison, compare, uniform
 from ..golden.llm.models import load_model, windows
 from ..golden.llm.quantize import Study
 from ..golden.llm.report import difference_lines, html_report, table_lines
@@ -22,7 +20,7 @@ from ..golden.threshold import check_fraction
 from ..golden.tinylm.corpus import read_corpus
 from ..golden.vectors import write_vectors
 from ..hdl.config import LaneConfig, SelectorConfig, preset
-from ..hdl.verilog import build_preset, write_design
+from ..hdl.verilog import Design, build_preset, write_design
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
 from .runner import CampaignResult, Simulator, check_tools
 
@@ -87,7 +85,7 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     lane = preset(options.lane)
     assert isinstance(lane, LaneConfig)
     check_k(max(site.channels for site in study.sites), lane.k_max)
-    formats = {FP8: uniform(False), NVFP4: uniform(True)}
+    formats = {FP8: uniform(False), NVFP4: uniform(True), NVFP4_CLIPPED: replace(uniform(True), clip=True)}
     for fraction in options.fractions:
         for policy in _POLICIES:
             formats[_name(fraction, policy)] = FGMPConfig(fraction, fraction, policy, seed=options.seed)
@@ -100,25 +98,31 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     assert chosen.quantizers is not None
     shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
     layers = capture(study.model, study.sites, chosen, held_out[0], options.rows)
-    results = _simulate(options, layers, say)
+    results, designs = _simulate(options, layers, say)
     compared, differences = sum(r.compared for r in results), sum(r.differences for r in results)
     say(f"results compared {compared:,}, differences {differences}")
 
-    _write(options, variants)
     facts = [
         ("model", str(options.model)),
         ("text", source),
         ("calibration", f"{options.samples} windows of 512 tokens"),
         ("evaluation", f"{options.windows} windows of 512 tokens, held out"),
-        ("FP4 block scales", "FGMP: clipped by sensitivity, for every policy; NVFP4: amax / 6"),
+        ("FP4 block scales", "FGMP and NVFP4 clip: chosen by sensitivity, for every policy; NVFP4: amax / 6"),
         ("hardware", f"{options.lane}, {options.selector}: {compared:,} results compared, {differences} differences"),
     ]
     title = f"fgmp: {options.model.name} at {options.fractions[0]:.0%} FP4"
     weights = {name: unpack(packed, name) for name, packed in chosen.weights.items()}
     page = html_report(title, comparison, weights, shares, facts)
     numbers = _numbers(options, source, comparison, results)
-    write_text(options.out / "report.html", page)
-    write_text(options.out / "results.json", json.dumps(numbers, indent=2) + "\n")
+    with staged(options.out) as folder:
+        for design in designs:
+            write_design(design, folder / "verilog")
+        for fraction in options.fractions:
+            save_packed(folder / f"packed-{fraction:g}.safetensors", variants[_name(fraction, "fisher")].weights)
+        for unit in ("lane", "selector"):
+            write_vectors(unit, 200, options.seed, folder / "vectors")
+        write_text(folder / "report.html", page)
+        write_json(folder / "results.json", numbers)
     say(f"written  {options.out}/ (open {options.out / 'report.html'})")
     for result in results:
         if result.first:
@@ -146,21 +150,22 @@ def _texts(options: DemoOptions) -> tuple[str, str, str]:
     )
 
 
-def _simulate(options: DemoOptions, layers: Sequence[Capture], say: Callable[[str], None]) -> list[CampaignResult]:
+def _simulate(
+    options: DemoOptions, layers: Sequence[Capture], say: Callable[[str], None]
+) -> tuple[list[CampaignResult], list[Design]]:
     """One layer through the lane, all sites' activations through the selector."""
     layer = next((la for la in layers if la.name.endswith("gate_proj")), layers[-1])
     outputs = min(options.outputs, layer.weight.shape[0])
-    results = []
-    for name in (options.lane, options.selector):
-        design = build_preset(name)
-        write_design(design, options.out / "verilog")
+    results: list[CampaignResult] = []
+    designs = [build_preset(name) for name in (options.lane, options.selector)]
+    for name, design in zip((options.lane, options.selector), designs, strict=True):
         if isinstance(design.config, LaneConfig):
             campaigns = [captured_lane_campaign(design, layer, outputs)]
         else:
             campaigns = [captured_selector_campaign(design, la) for la in layers if la.name in _first_readers(layers)]
         say(f"simulate {name}: {sum(len(c.results) for c in campaigns):,} results of real model data ...")
         results += Simulator(design, simulator=options.simulator).run(campaigns, only_count=True)
-    return results
+    return results, designs
 
 
 def _first_readers(layers: Sequence[Capture]) -> set[str]:
@@ -169,14 +174,6 @@ def _first_readers(layers: Sequence[Capture]) -> set[str]:
     for layer in layers:
         seen.setdefault(id(layer.quantizer), layer.name)
     return set(seen.values())
-
-
-def _write(options: DemoOptions, variants: dict[str, Variant]) -> None:
-    options.out.mkdir(parents=True, exist_ok=True)
-    for fraction in options.fractions:
-        save_packed(options.out / f"packed-{fraction:g}.safetensors", variants[_name(fraction, "fisher")].weights)
-    for unit in ("lane", "selector"):
-        write_vectors(unit, 200, options.seed, options.out / "vectors")
 
 
 def _numbers(

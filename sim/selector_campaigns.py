@@ -25,7 +25,8 @@ ZERO_THRESHOLD = Threshold(0, 0)
 class BlockSet:
     """Blocks (n, 16), float32, quantized under one set of registers; `exponent` may be out of range.
 
-    `static_fp8` are their bits for mode "static", bool (n,); they are drawn from `seed` where there are none.
+    `static_fp8` are their bits for mode "static", bool (n,), and `channel_codes` (n, 16), 0 to 15, those of a selector
+    that is built with them; they are drawn from `seed` where there are none.
     """
 
     x: Tensor
@@ -34,6 +35,7 @@ class BlockSet:
     mode: str = "dynamic"
     seed: int = 0
     static_fp8: Tensor | None = None
+    channel_codes: Tensor | None = None
 
 
 def blocks_campaign(
@@ -48,6 +50,8 @@ def blocks_campaign(
         count = len(x)
         drawn, channel = _drawn(config, count, blocks.seed)
         static = drawn if blocks.static_fp8 is None else blocks.static_fp8
+        if channel is not None and blocks.channel_codes is not None:
+            channel = blocks.channel_codes.long()
         legal = min(max(blocks.exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
         registers = SiteRegisters(legal, blocks.threshold, blocks.mode)
         # One row per block: the block dimension is the first, as `select` wants (..., K).

@@ -60,6 +60,7 @@ def _add_units(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--set",
         nargs="+",
+        action="collect",
         default=[],
         metavar="NAME=VALUE",
         help="change parameters, such as pipeline=5 sharing=merged",
@@ -69,6 +70,14 @@ def _add_units(parser: argparse.ArgumentParser, default: str) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(default_units=default.split())
+
+
+def _check_units(args: argparse.Namespace) -> None:
+    """Raise InputError, before anything is looked for or made, for units and parameters that there are not."""
+    from ..hdl.config import changed, preset
+
+    for name in args.units or args.default_units:
+        changed(preset(name), args.set)
 
 
 def _designs(args: argparse.Namespace) -> list[Any]:
@@ -105,6 +114,7 @@ def _generic(args: argparse.Namespace) -> int:
     from .generic import synthesize
 
     check_jobs(args.jobs)
+    _check_units(args)
     designs = _designs(args)
     counted = _each(args, synthesize, designs)
     cells = {design.name: asdict(counts) for design, counts in zip(designs, counted, strict=True)}
@@ -132,6 +142,7 @@ def _asic(args: argparse.Namespace) -> int:
         raise InputError(f"seed: {args.seed}, expected 0 to 2147483647")
     check_jobs(args.jobs)
     check_file(args.out)
+    _check_units(args)
     library, target = library_target(args)
     quiet = not sys.stderr.isatty() or args.jobs != 1
 
@@ -167,6 +178,7 @@ def _fpga(args: argparse.Namespace) -> int:
     check_jobs(args.jobs)
     check_file(args.out)
     check_folder(args.cache or CACHE)
+    _check_units(args)
     where = device(args.target, args.device, args.package)
     results = []
     for design in _designs(args):

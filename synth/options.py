@@ -21,8 +21,9 @@ def add_library(parser: argparse.ArgumentParser) -> None:
                        "adders become ripple chains")  # fmt: skip
     group.add_argument("--no-clock-gates", action="store_true", help="do not gate the clock of registers that rest")
     group.add_argument("--no-wire-load", action="store_true", help="leave out the library's wire load model")
-    group.add_argument("--dont-use", nargs="+", metavar="GLOB", help="cells to leave alone, besides those that the "
-                       "library marks (default: SkyWater's special ones)")  # fmt: skip
+    group.add_argument("--dont-use", nargs="+", action="collect", metavar="GLOB",
+                       help="cells to leave alone, besides those that the library marks (default: SkyWater's special "
+                       "ones)")  # fmt: skip
     group.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where mapped netlists are kept, "
                        "default out/synth")  # fmt: skip
 

@@ -1,16 +1,90 @@
-"""Shared by all tests."""
+"""Shared by all tests. They run as on a bare machine, whatever this one happens to have: see `_bare`."""
 
 import functools
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fgmp.hdl import verilog
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 ROOT = Path(__file__).parent.parent
+
+# On a loaded machine an example may take any time, and so may drawing it.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("suite")
+
+_HIDDEN_TOOLS = {"ccache", "iverilog", "vvp", "yosys", "sta", "verilator", "nextpnr-ecp5", "nextpnr-ice40"}
+_HIDDEN_VARIABLES = (
+    "PDK_ROOT", "PDK", "VERILATOR_ROOT", "OBJCACHE", "CXX", "CXXFLAGS", "CFLAGS", "LDFLAGS", "MAKEFLAGS", "WAVES", "GUI",
+    "COCOTB_RESULTS_FILE", "COCOTB_TEST_MODULES", "RANK", "WORLD_SIZE", "HF_TOKEN",
+)  # fmt: skip
+_REAL_PATH = os.environ["PATH"]
+
+
+def _bare(scratch):
+    """Hide from this process and its children what a bare machine lacks.
+
+    That is: a home directory, PDKs, a GPU, settings of compilers, and tools that are optional. A test that is about one
+    of these tools asks for it by the fixture `machine`.
+    """
+    # yosys and nextpnr, which are WebAssembly, keep their compiled form there; it takes minutes to make again.
+    os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    os.environ["HOME"] = str(scratch / "home")
+    (scratch / "home").mkdir()
+    for name in _HIDDEN_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    folders = []
+    for index, folder in enumerate(map(Path, _REAL_PATH.split(os.pathsep))):
+        if not folder.is_dir():
+            continue
+        names = {path.name for path in folder.iterdir()}
+        if names & _HIDDEN_TOOLS and folder != Path(sys.executable).parent:
+            farm = scratch / f"path-{index}"
+            farm.mkdir()
+            for name in names - _HIDDEN_TOOLS:
+                (farm / name).symlink_to(folder / name)
+            folder = farm
+        folders.append(str(folder))
+    os.environ["PATH"] = os.pathsep.join(folders)
+
+
+_SCRATCH = Path(tempfile.mkdtemp(prefix="fgmp-suite-"))
+_bare(_SCRATCH)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_installed_libraries(monkeypatch):
+    """No Liberty file is found in the usual places."""
+    from fgmp.synth.liberty import find
+
+    monkeypatch.setattr(find, "_USUAL", ())
+    monkeypatch.setattr(find, "_PDK_ROOTS", ())
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Shows a test an optional tool of this machine, or skips it where there is none."""
+
+    def show(tool, fix):
+        if shutil.which(tool, path=_REAL_PATH) is None:
+            pytest.skip(f"{tool} is optional: {fix}")
+        monkeypatch.setenv("PATH", _REAL_PATH)
+
+    return show
 
 
 @functools.cache

@@ -179,7 +179,7 @@ def one_line(capsys, *arguments):
         (["demo", "--lane", "selector"], "preset: 'selector', expected a lane"),
         (["demo", "--windows", "1"], "windows: 1, expected at least 2"),
         (["vectors", "nosuch"], "unit: 'nosuch', expected one of lane, selector"),
-        (["vectors", "lane", "--count", "0"], "count: 0, expected at least 1"),
+        (["vectors", "lane", "--count", "0"], "count: 0, expected 1 to 1000000"),
         (["vectors", "lane", "--k", "5000"], "K: 5000, expected 1 to 4096, what the configured accumulator holds"),
         (["vectors", "lane", "--seed", "-1"], "seed: -1"),
         (["simulate", "lane-1k", "--k", "1040", "--no-model"], "K: 1040, expected 1 to 1024"),

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgmp.__main__ import main
@@ -108,7 +108,7 @@ def test_engines_of_one_library_end_in_any_order(small, cache):
 
 
 @SMALL
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(st.integers(1, 17), st.integers(1, 9), st.integers(1, 513), st.integers(1, 1 << 20))
 def test_layers_of_any_size(small, rows, outputs, columns, seed):
     """One tile to two tiles plus one, in each direction."""
@@ -205,7 +205,7 @@ def test_utilization(big):
     for row in rows.values():
         assert row["differences"] == 0
         assert row["products"] == 64 * 256 // 16 * 1024 // 16
-        assert row["inner_utilization"] >= 0.99
+        assert 0.99 <= row["inner_utilization"] <= 1
     assert rows[0.0]["utilization"] >= 0.93
     assert rows[0.7]["utilization"] >= 0.95
 

@@ -111,7 +111,7 @@ def test_every_truncation_is_refused(file):
             load_packed(file)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path_factory, position, bit):
     path = tmp_path_factory.mktemp("flip") / "packed.safetensors"

@@ -272,6 +272,7 @@ def has_fst_headers():
     return True
 
 
+@pytest.mark.optional
 @pytest.mark.skipif(not has_fst_headers(), reason="FST needs apt install liblz4-dev zlib1g-dev")
 def test_waveforms_on_request(cache, tmp_path):
     wave = tmp_path / "wave.fst"
@@ -281,8 +282,9 @@ def test_waveforms_on_request(cache, tmp_path):
     assert wave.stat().st_size > 1000
 
 
-@pytest.mark.skipif(shutil.which("iverilog") is None, reason="Icarus is optional: apt install iverilog")
-def test_icarus_agrees(cache):
+@pytest.mark.optional
+def test_icarus_agrees(cache, machine):
+    machine("iverilog", "apt install iverilog")
     design = build_preset("lane-1k")
     simulator = Simulator(design, simulator="icarus", cache=cache)
     assert_equal(simulator.run(lane_campaigns(design, count=64)[-2:] + pair_campaigns(design, share=61)[:2]), 100)

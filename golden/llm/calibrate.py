@@ -4,7 +4,6 @@ Nothing is kept of a sample: a parameter's or a site's gradient is squared, adde
 """
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...errors import InputError
+from ...files import whole_file
 from ..blocks import check_no_nan, tensor_exponent
 from ..formats import TENSOR_EXPONENT_LIMIT
 from . import distributed
@@ -85,10 +85,9 @@ class Checkpoint:
         started = time.monotonic()
         if not force and started < self._next:
             return
-        partial = self.path.with_name(self.path.name + ".partial")
         metadata = {"fingerprint": self.fingerprint, "samples": str(samples)}
-        save_file({name: total.cpu() for name, total in totals.items()}, partial, metadata)
-        os.replace(partial, self.path)
+        with whole_file(self.path) as partial:
+            save_file({name: total.cpu() for name, total in totals.items()}, partial, metadata)
         finished = time.monotonic()
         if self.seconds:
             self._next = finished + max(self.seconds, 20 * (finished - started))

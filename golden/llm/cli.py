@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...arguments import Collect
-
 __all__ = ["COMMANDS", "print_folder"]
 
 
@@ -18,8 +16,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--samples", type=int, default=128, metavar="N", help="calibration windows, default 128")
     group.add_argument("--threshold-samples", type=int, default=16, metavar="N", help="of these, how many set the "
                        "activation threshold, default 16")  # fmt: skip
-    group.add_argument("--ignore", nargs="+", action=Collect, default=[], metavar="GLOB", help="names of linears that "
-                       "stay as they are, besides the output embedding and routers")  # fmt: skip
+    group.add_argument("--ignore", nargs="+", action="collect", default=[], metavar="GLOB", help="names of linears "
+                       "that stay as they are, besides the output embedding and routers")  # fmt: skip
     group.add_argument("--no-default-ignore", action="store_true", help="only what --ignore says stays as it is")
     group.add_argument("--seed", type=int, default=0, help="of the policy random, default 0")
     group.add_argument("--no-special-tokens", action="store_true", help="leave out what the tokenizer puts before and "
@@ -151,7 +149,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", required=True, metavar="TEXT", help="text file or data set NAME[:CONFIG[:SPLIT]]")
     parser.add_argument("--original", metavar="MODEL", help="of a quantized folder: the model it was made from "
                         "(default: what it names itself, if that is there)")  # fmt: skip
-    parser.add_argument("--formats", nargs="+", action=Collect, metavar="FORMAT", help="of a model: fp8, nvfp4, "
+    parser.add_argument("--formats", nargs="+", action="collect", metavar="FORMAT", help="of a model: fp8, nvfp4, "
                         "fgmp:P, with options after commas (default: fp8 nvfp4 nvfp4,clip fgmp:0.7)")  # fmt: skip
     parser.add_argument("--ablation", type=float, metavar="P", help="of a model: all policies and refinements at this "
                         "FP4 fraction, with and without clipping")  # fmt: skip
@@ -162,7 +160,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, metavar="N", help="evaluate on the first N tokens only")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="windows at a time, default 4")
     parser.add_argument("--exact", action="store_true", help="compute as the hardware does, bit for bit (slower)")
-    parser.add_argument("--tasks", nargs="+", action=Collect, metavar="TASK", help="run these tasks of "
+    parser.add_argument("--tasks", nargs="+", action="collect", metavar="TASK", help="run these tasks of "
                         "lm-evaluation-harness too (needs the extra harness)")  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw perplexity against FP4 fraction and bits")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")

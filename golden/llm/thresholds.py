@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...files import named
 from ..blocks import to_blocks
 from ..formats import STORED_FRACTION_BITS
 from ..selector import SiteRegisters, Threshold, select
@@ -88,7 +89,8 @@ def activation_scores(
             on_device = None if codes is None else codes.to(x.device)
             score = select(x, registers, None, on_device, config.four_over_six).score
             columns[site.name] += score.sum(0).cpu()
-            file.write(score.cpu().numpy().tobytes())
+            with named(paths[site.name]):
+                file.write(score.cpu().numpy().tobytes())
 
         return hook
 

@@ -4,6 +4,8 @@ A weight is worked on in slices of rows, and its scores and scale codes wait in 
 within a slice however large the model is.
 """
 
+import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...files import named
 from ..blocks import scale_to_stored, tensor_exponent, to_blocks
 from ..formats import BLOCK_SIZE
 from ..packing import Packed, concatenate, pack
@@ -60,8 +63,8 @@ def score_weights(
     for index, (name, linear) in enumerate(linears.items()):
         weight = linear.weight.detach()
         shape = (weight.shape[0], -(-weight.shape[1] // BLOCK_SIZE))
-        scores = np.memmap(folder / f"weight-{index}.f64", np.float64, "w+", shape=shape)
-        scales = known[name] if known else np.memmap(folder / f"weight-{index}.u8", np.uint8, "w+", shape=shape)
+        scores = mapped(folder / f"weight-{index}.f64", np.float64, shape)
+        scales = known[name] if known else mapped(folder / f"weight-{index}.u8", np.uint8, shape)
         exponent = tensor_exponent(weight)
         clip, importance = _weightings(name, readers, calibration, config)
         for part in slices(weight.shape):
@@ -83,6 +86,16 @@ def score_weights(
         scored.scores[name], scored.scales[name], scored.exponents[name] = scores, scales, exponent
     bar.close()
     return scored
+
+
+def mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A new file of zeros as an array. Its space is taken at once: a full disk is an error here, not a crash later."""
+    size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
+    with named(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def pack_weights(

@@ -1,7 +1,7 @@
 """Trains the small Llama that ships with the project, on text of the running CPython, and writes its model card."""
 
+import io
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ...errors import InputError
+from ...files import check_folder, staged, write_bytes, write_files
 from .bigram import bigram_bits
 from .corpus import Corpus, read_corpus
 
@@ -31,7 +32,7 @@ def train(out: Path, steps: int = 4000, seed: int = 1) -> None:
 
     A run that was stopped continues from `out`/training.pt, written every 250 steps and removed at the end.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out)
     corpus = read_corpus()
     print(f"text digest {corpus.digest}: {len(corpus.train):,} training, {len(corpus.held_out):,} held-out characters")
     run = {"steps": steps, "seed": seed, "text": corpus.digest}
@@ -42,9 +43,10 @@ def train(out: Path, steps: int = 4000, seed: int = 1) -> None:
     _optimize(model, tokens, run, out / "training.pt")
 
     model = model.to(torch.bfloat16)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    _write_card(out, model.float().eval(), tokenizer, corpus, steps, seed)
+    with staged(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _write_card(folder, model.float().eval(), tokenizer, corpus, steps, seed)
     (out / "training.pt").unlink(missing_ok=True)
 
 
@@ -123,10 +125,10 @@ def _optimize(model: LlamaForCausalLM, tokens: torch.Tensor, run: dict[str, Any]
             if step % 10 == 0:
                 progress.set_postfix(loss=f"{loss.item():.3f}")
             if (step + 1) % 250 == 0 and step + 1 < steps:
-                partial = state.with_suffix(".partial")
                 now = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "run": run}
-                torch.save(now, partial)
-                os.replace(partial, state)
+                buffer = io.BytesIO()  # torch does not say why a file cannot be written
+                torch.save(now, buffer)
+                write_bytes(state, buffer.getvalue())
 
 
 def _write_card(
@@ -167,8 +169,8 @@ def _write_card(
         "bigram_tokens_bits_per_byte": bigram_bits(train_ids, held_out_ids, len(tokenizer)) / held_out_bytes,
         "written": time.strftime("%Y-%m-%d"),
     }
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (out / "README.md").write_text(_CARD.format(**card))
+    card_text = json.dumps(card, indent=2) + "\n"
+    write_files({out / "card.json": card_text.encode(), out / "README.md": _CARD.format(**card).encode()})
 
 
 _CARD = """\

@@ -6,7 +6,7 @@ from .core import STREAMS, Engine
 from .lane import EngineLane
 from .memory import RAM_MODULE
 
-__all__ = ["contained_modules", "engine_verilog", "fusesoc_core", "fusesoc_ram"]
+__all__ = ["contained_modules", "engine_verilog"]
 
 
 def contained_modules(name: str) -> tuple[str, ...]:
@@ -23,55 +23,6 @@ def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str
     for port, member in core.signature.members.items():
         ports.append((port, "output" if member.flow.name == "Out" else "input", member.shape))
     return "\n".join([_top(name, ports), *modules]), ports
-
-
-def fusesoc_core(name: str, version: str) -> str:
-    """A FuseSoC core description (CAPI2) of the Verilog in the same folder; the memory wrapper is a core of its own."""
-    return f"""\
-CAPI=2:
-name: fgmp::{name}:{version}
-description: FGMP engine, linear layers on mixed NVFP4 and FP8 blocks
-
-filesets:
-  rtl:
-    files: [{name}.v]
-    file_type: verilogSource
-    depend: ["fgmp::{RAM_MODULE}"]
-  software:
-    files: [{name}_registers.h: {{is_include_file: true}}]
-    file_type: cSource
-
-targets:
-  default: &default
-    filesets: [rtl]
-    toplevel: {name}
-  lint:
-    <<: *default
-    default_tool: verilator
-    tools:
-      verilator:
-        mode: lint-only
-        verilator_options: [-Wall]
-"""
-
-
-def fusesoc_ram(version: str) -> str:
-    """The FuseSoC core of the memory wrapper, of which a design has one, however many engines it has."""
-    return f"""\
-CAPI=2:
-name: fgmp::{RAM_MODULE}:{version}
-description: The memory wrapper of FGMP engines; replace it by your technology's memories
-
-filesets:
-  rtl:
-    files: [{RAM_MODULE}.v]
-    file_type: verilogSource
-
-targets:
-  default:
-    filesets: [rtl]
-    toplevel: {RAM_MODULE}
-"""
 
 
 def _top(name: str, ports: list[tuple[str, str, int]]) -> str:

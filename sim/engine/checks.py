@@ -1,16 +1,19 @@
 """What the engine must do: results bit for bit, and a defined answer to every breach of protocol."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
+import torch
 
-from ...golden.packing import Packed
+from ...golden.packing import Packed, pack
 from ...hdl.engine.registers import register
 from ..runner import CampaignResult, SimulationError
 from .driver import EngineDriver, Result, cycle_limit
 from .job import Job, field_value
-from .jobs import corner_sizes, random_job
+from .jobs import corner_sizes, random_job, random_mixed
 from .verilated import VerilatedEngine
 from .wire import activation_bytes, result_bytes, weight_bytes
 
@@ -154,7 +157,10 @@ def _back_to_back(bench: Bench) -> None:
 
 
 def _wrong_lengths(bench: Bench) -> None:
-    """Too short: the job ends with an empty beat. Too long: its results are right, the surplus is dropped."""
+    """Too short: the job ends with an empty beat. Too long: its results are right, the surplus is dropped.
+
+    A surplus within the beat of the last byte is none: DMAs without TKEEP send whole beats.
+    """
     engine, driver = bench.engine, bench.driver
     for which, change in (
         (w, c) for w in ("weights", "activations") for c in ("one byte", "half", "one beat", "packet")
@@ -176,7 +182,9 @@ def _wrong_lengths(bench: Bench) -> None:
                 engine.send(stream, content)
             engine.run(cycle_limit(job, bench.config))
             what = f"{which} {'longer' if longer else 'shorter'} by {amount} of {size} bytes"
-            bench.expect(what, driver.events(), {"done", f"{which}_{'long' if longer else 'short'}"})
+            beats = -(-len(data[which]) // 16) - -(-size // 16)
+            wrong = set() if longer and not beats else {f"{which}_{'long' if longer else 'short'}"}
+            bench.expect(what, driver.events(), {"done"} | wrong)
             packet = engine.packet()
             if longer:
                 bench.expect(f"{what}: results", packet == result_bytes(job, bench.config), True)
@@ -184,6 +192,20 @@ def _wrong_lengths(bench: Bench) -> None:
                 bench.expect(f"{what}: results end", packet is not None, True)
             bench.clear_events()
             bench.recovers(what)
+
+
+def _whole_beats(bench: Bench) -> None:
+    """A DMA without TKEEP sends every beat in full: that is no event, and the results are right."""
+    for _ in range(12):
+        job = bench.small_job()
+        _program(bench, job)
+        bench.engine.send("weights", weight_bytes(job.weight, bench.config, job.rows), full=True)
+        bench.engine.send("activations", activation_bytes(job, bench.config), full=True)
+        bench.engine.run(cycle_limit(job, bench.config))
+        bench.expect("whole beats: events", bench.driver.events(), {"done"})
+        bench.expect("whole beats: results", bench.engine.packet() == result_bytes(job, bench.config), True)
+        bench.clear_events()
+    bench.recovers("whole beats")
 
 
 def _without_tlast(bench: Bench) -> None:
@@ -226,6 +248,38 @@ def _interrupted(bench: Bench) -> None:
             engine.discard()
             bench.recovers(how)
     _aborted_while_a_beat_waits(bench)
+    _aborted_with_running_dmas(bench)
+
+
+def _aborted_with_running_dmas(bench: Bench) -> None:
+    """What DMAs that cannot be stopped still send is drained by a job of one row, one output and one column."""
+    engine, driver = bench.engine, bench.driver
+    for cycles in (1, 40, 400):
+        job = bench.long_job()
+        for stream in ("weights", "activations"):
+            engine.stall(stream, 0.9)
+        driver.start(job)
+        engine.run(cycles)
+        driver.write("CONTROL", field_value("CONTROL", abort=1))
+        left = [stream for stream in ("weights", "activations") if engine.queued(stream)]
+        for stream in ("weights", "activations"):
+            engine.stall(stream, 0)
+        bench.clear_events()
+        bench.expect("both DMAs still run", left, ["weights", "activations"])
+        for name, value in (("M", 1), ("N", 1), ("K", 1), ("FORMAT", 0)):
+            driver.write(name, value)
+        driver.write("CONTROL", field_value("CONTROL", start=1))
+        engine.run(100_000)
+        for _ in range(1000):
+            if engine.queued("weights") + engine.queued("activations") == 0:
+                break
+            bench.clear_events()
+            engine.run(100)
+        engine.run(20)
+        bench.clear_events()
+        while engine.packet() is not None:
+            pass
+        bench.recovers("ABORT with running DMAs")
 
 
 def _aborted_while_a_beat_waits(bench: Bench) -> None:
@@ -238,10 +292,12 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
     engine.send("activations", activation_bytes(job, bench.config))
     engine.run(50_000)  # until a beat is on offer and everything behind it stands still
     engine.discard()
-    faults = engine.handshake_faults
+    faults, packets = engine.handshake_faults, driver.read("RESULT_PACKETS")
     driver.write("CONTROL", field_value("CONTROL", abort=1))
     bench.clear_events()
     engine.run(5)
+    bench.expect("STATUS while the packet is open", driver.read("STATUS"), field_value("STATUS", closing=1))
+    bench.expect("RESULT_PACKETS while the packet is open", driver.read("RESULT_PACKETS"), packets)
     bench.expect("beats withdrawn by ABORT", engine.handshake_faults - faults, 0)
     engine.stall("results", 0)
     before = None
@@ -249,6 +305,11 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
         before = before or engine.packet()
         driver.read("STATUS")  # time passes
     bench.expect("the aborted packet was closed", before is not None, True)
+    bench.expect("STATUS once it was taken", driver.read("STATUS"), 0)
+    bench.expect("RESULT_PACKETS once it was taken", driver.read("RESULT_PACKETS"), packets + 1)
+    driver.write("CONTROL", field_value("CONTROL", abort=1))
+    engine.run(20)
+    bench.expect("RESULT_PACKETS after ABORT without a packet", driver.read("RESULT_PACKETS"), packets + 1)
     following = bench.small_job()
     bench.expect("job behind it", driver.run(following).data == result_bytes(following, bench.config), True)
 
@@ -287,9 +348,10 @@ def _poison(bench: Bench) -> None:
     """NaN codes and illegal block scales poison their rows and set their flag, whatever else the row holds."""
     for part, code, event in (("payload", 0x7F, "nan"), ("scale", 0, "format_error"), ("scale", 106, "format_error")):
         job = random_job((5, bench.config.lanes + 2, 300), bench.chance, bench.config, kind=(False, "float32"))
+        generator = torch.Generator().manual_seed(bench.chance.randrange(1 << 30))
+        weight = pack(random_mixed(job.outputs, job.columns, 0.5, generator))  # blocks of both kinds
+        job = replace(job, weight=weight, _cache={})
         weight, row = _spoiled(job.weight, part, code)
-        if row is None:
-            continue
         expected = Job(job.weight, job.activations, relu=job.relu).expected().clone()
         expected[:, row] = float("nan")
         spoiled = Job(weight, job.activations, relu=job.relu, _cache={"expected": expected})
@@ -321,6 +383,12 @@ def _registers(bench: Bench) -> None:
     engine.write(register("M").offset, 0x00ABCDEF)
     engine.write(register("M").offset, 0xFFFFFFFF, strobes=0b0010)
     bench.expect("byte strobes", driver.read("M"), 0x00ABFFEF)
+    for delays in itertools.product((0, 1, 2, 5), repeat=3):  # address, data, readiness for the answer
+        value = bench.chance.randrange(1 << 16)
+        bench.expect(f"write with delays {delays}", engine.write(register("N").offset, value, delays=delays), 0)
+        bench.expect(f"N after delays {delays}", driver.read("N"), value)
+        bench.expect(f"unknown address, delays {delays}", engine.write(0x014, value, delays=delays), 2)
+    bench.expect("answers before their questions", engine.handshake_faults, 0)
     illegal = [{"M": 0}, {"N": 0}, {"K": 0}, {"K": config.k_max + 1}, {"FORMAT": field_value("FORMAT", output=3)}]
     illegal += [{"FORMAT": field_value("FORMAT", exponent=e)} for e in (95, -95)]
     if not config.packed_output:
@@ -355,15 +423,14 @@ def _program(bench: Bench, job: Job) -> None:
     bench.driver.write("CONTROL", 1)
 
 
-def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int | None]:
+def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int]:
     """A weight with one byte changed, and the row that it is in."""
     rows, columns = weight.shape
     bits = np.unpackbits(weight.mask.view(rows, -1).numpy(), axis=1, bitorder="little")[:, : -(-columns // 16)]
     flat = bits.ravel()
     wanted = 1 if part == "payload" else 0
     where = np.flatnonzero(flat == wanted)
-    if not len(where):
-        return weight, None
+    assert len(where), "a weight without the kind of block that is to be spoiled would test nothing"
     block = int(where[len(where) // 2])
     position = (
         int((8 + 8 * flat[:block].astype(np.int64)).sum()) if part == "payload" else int((flat[:block] == 0).sum())
@@ -380,6 +447,7 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
     "K beyond the buffer": _beyond_the_buffer,
     "jobs back to back": _back_to_back,
     "wrong stream lengths": _wrong_lengths,
+    "DMAs without TKEEP": _whole_beats,
     "streams without TLAST": _without_tlast,
     "packets of jobs that have ended": _late_packets,
     "reset and ABORT in the middle": _interrupted,

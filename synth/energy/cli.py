@@ -17,10 +17,11 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="TEXT", help="file or data set; without --calibration its first half "
                         "calibrates and its second evaluates (demo: this Python's own documentation)")  # fmt: skip
     parser.add_argument("--calibration", metavar="TEXT", help="another text to calibrate on")
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.5, 0.7, 0.8, 0.9, 1.0], metavar="P",
-                        help="of blocks in FP4, default 0.5 0.7 0.8 0.9 1")  # fmt: skip
-    parser.add_argument("--activations", nargs="+", default=["dynamic", "static"], metavar="KIND", help="dynamic "
-                        "(decided block by block on the fly), static (fixed at calibration); default both")  # fmt: skip
+    parser.add_argument("--fractions", type=float, nargs="+", action="collect", default=[0.5, 0.7, 0.8, 0.9, 1.0],
+                        metavar="P", help="of blocks in FP4, default 0.5 0.7 0.8 0.9 1")  # fmt: skip
+    parser.add_argument("--activations", nargs="+", action="collect", default=["dynamic", "static"], metavar="KIND",
+                        help="dynamic (decided block by block on the fly), static (fixed at calibration); default: "
+                        "both")  # fmt: skip
     parser.add_argument("--samples", type=int, default=64, metavar="N", help="calibration windows, default 64")
     parser.add_argument("--windows", type=int, default=48, metavar="N", help="windows to evaluate, default 48")
     parser.add_argument("--captured", type=int, default=4, metavar="N", help="of these, how many feed the hardware "
@@ -28,7 +29,9 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--words", type=int, default=8, metavar="N", help="simulate 64 N places, default 8")
     parser.add_argument("--seed", type=int, default=0, help="of the places, default 0")
     parser.add_argument("--engine", default="engine", metavar="PRESET", help="whose units are measured, default engine")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change its parameters")
+    parser.add_argument(
+        "--set", nargs="+", action="collect", default=[], metavar="NAME=VALUE", help="change its parameters"
+    )
     parser.add_argument("--node", type=float, metavar="NM", help="the library's feature size, for the memories' energy "
                         "(default: by the library's name)")  # fmt: skip
     parser.add_argument("--memory-factor", type=float, default=1.0, metavar="X", help="scale the memories' energy")
@@ -40,24 +43,24 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 
 def _energy(args: argparse.Namespace) -> int:
     from ...cache import SYNTHESIS as CACHE
-    from ...files import check_folder, write_json
+    from ...files import check_folder, staged, write_json
     from .job import EnergyJob, run_energy
     from .report import energy_table, plot_energy
     from .subject import Texts
 
     job = EnergyJob(
-        args.model,
-        Texts(args.text, args.calibration, args.samples, args.windows),
-        tuple(args.fractions),
-        tuple(dict.fromkeys(args.activations)),
-        args.engine,
-        tuple(args.set),
-        args.node,
-        args.memory_factor,
-        args.words,
-        args.captured,
-        args.seed,
-        args.cache or CACHE,
+        model=args.model,
+        texts=Texts(args.text, args.calibration, args.samples, args.windows),
+        fractions=tuple(args.fractions),
+        activations=tuple(dict.fromkeys(args.activations)),
+        engine=args.engine,
+        changes=tuple(args.set),
+        node_nm=args.node,
+        memory_factor=args.memory_factor,
+        words=args.words,
+        captured=args.captured,
+        seed=args.seed,
+        cache=args.cache or CACHE,
     )
     job.check()
     check_folder(args.out)
@@ -65,8 +68,9 @@ def _energy(args: argparse.Namespace) -> int:
     progress = sys.stderr.isatty()
     result = run_energy(job, library, target, progress=progress, on_step=stepper(not progress, "energy"))
     stepper(not progress, "")("")
-    write_json(args.out / "energy.json", result)
-    drawn = plot_energy(result, args.out)
+    with staged(args.out) as folder:
+        write_json(folder / "energy.json", result)
+        drawn = [args.out / path.name for path in plot_energy(result, folder)]
     if args.json:
         print(json.dumps(result, indent=2))
     else:

@@ -9,8 +9,12 @@ __all__ = ["COMMANDS"]
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("unit", metavar="UNIT", help="a preset of fgmp verilog")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change parameters")
-    parser.add_argument("--tools", nargs="+", metavar="TOOL", help="librelane, openroad, vivado; default: all")
+    parser.add_argument(
+        "--set", nargs="+", action="collect", default=[], metavar="NAME=VALUE", help="change parameters"
+    )
+    parser.add_argument(
+        "--tools", nargs="+", action="collect", metavar="TOOL", help="librelane, openroad, vivado; default: all"
+    )
     parser.add_argument("--period", type=float, default=10.0, metavar="NS", help="of the clock, default 10")
     parser.add_argument("--utilization", type=int, default=40, metavar="PERCENT", help="of the core, default 40")
     parser.add_argument("--platform", default="sky130hd", help="of OpenROAD-flow-scripts, default sky130hd")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from ...errors import InputError
@@ -10,6 +11,11 @@ from ...errors import InputError
 __all__ = ["compile_expression", "truth_table", "variables"]
 
 _TOKEN = re.compile(r"[A-Za-z_][\w\[\]]*|[01!'()&*|+^]")
+
+_DEEPEST = 40
+_LONGEST = 1000
+_MOST_INPUTS = 16
+"""What cells of libraries never reach, and Python can still read and tabulate."""
 
 
 @cache
@@ -19,8 +25,13 @@ def _python(text: str) -> tuple[str, tuple[str, ...]]:
     Liberty's precedence: ! and ' bind tightest, then ^, then & * and juxtaposition, then | and +.
     """
     tokens = _TOKEN.findall(text)
+    if len(tokens) > _LONGEST:
+        raise InputError(f"Liberty expression: {text[:40]!r}..., expected at most {_LONGEST} operands and operators")
     if "".join(tokens) != re.sub(r"\s", "", text) or not tokens:
         raise InputError(f"Liberty expression: {text!r}, expected operands and ! ' ^ & * | + ( )")
+    deepest = max(accumulate({"(": 1, ")": -1}.get(token, 0) for token in tokens))
+    if deepest > _DEEPEST or max(map(len, re.findall(r"!+|'+", "".join(tokens))), default=0) > _DEEPEST:
+        raise InputError(f"Liberty expression: {text[:40]!r}..., expected at most {_DEEPEST} levels of nesting")
     names: dict[str, None] = {}
     position = 0
 
@@ -97,6 +108,8 @@ def compile_expression(text: str) -> Any:
 
 def truth_table(text: str, names: tuple[str, ...]) -> int:
     """The expression as an integer whose bit i is its value where `names[j]` is bit j of i."""
+    if len(names) > _MOST_INPUTS:
+        raise InputError(f"Liberty expression: {text[:40]!r}: {len(names)} inputs, expected at most {_MOST_INPUTS}")
     count = 1 << len(names)
     ones = (1 << count) - 1
     columns: Mapping[str, int] = {name: sum(1 << i for i in range(count) if i >> j & 1) for j, name in enumerate(names)}

@@ -45,15 +45,30 @@ def read_liberty(path: Path | None) -> LibertyFile:
         raise InputError(f"liberty: {path} is not a file, expected a Liberty library (.lib or .lib.gz)")
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
-        try:
-            raw = gzip.decompress(raw)
-        except (EOFError, OSError, zlib.error) as error:
-            raise InputError(f"{path}: damaged gzip file ({error}), expected a whole one") from error
+        raw = _decompressed(path, len(raw))
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     return LibertyFile(path, hashlib.sha256(raw).hexdigest(), StandardCells(text, str(path)))
+
+
+_MOST_COMPRESSED = 64
+"""Libraries become ten times smaller; what grows by much more is no library."""
+
+
+def _decompressed(path: Path, size: int) -> bytes:
+    limit = _MOST_COMPRESSED * size + (1 << 20)
+    try:
+        with gzip.open(path) as file:
+            raw = file.read(limit + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path}: damaged gzip file ({error}), expected a whole one") from error
+    if len(raw) > limit:
+        raise InputError(
+            f"{path}: more than {_MOST_COMPRESSED} times larger when decompressed, expected a Liberty library"
+        )
+    return raw
 
 
 def _search() -> Path:

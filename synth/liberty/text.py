@@ -3,16 +3,16 @@
 import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...errors import InputError
 
 __all__ = ["Group", "Library", "parse_liberty"]
 
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _CONTINUATION = re.compile(r"\\[ \t]*\r?\n")
 _BRACE = re.compile(r'"[^"]*"|[{}]')
 _TOKEN = re.compile(r'"[^"]*"|[{}();:,]|[^\s{}();:,"]+')
-_HEADER = re.compile(r"([A-Za-z_]\w*)\s*\(([^()]*)\)\s*$")
+_LONGEST_NAME = 256
 _OPERATORS = frozenset("+-*/")
 
 
@@ -68,7 +68,7 @@ def parse_liberty(text: str, source: str) -> Library:  # noqa: PLR0912
 
     Raises InputError, naming `source`, where the text is no Liberty library or ends early.
     """
-    text = _CONTINUATION.sub(" ", _COMMENT.sub(" ", text))
+    text = _CONTINUATION.sub(" ", _without_comments(text))
     depth = 0
     start = 0
     opened: str | None = None
@@ -79,20 +79,20 @@ def parse_liberty(text: str, source: str) -> Library:  # noqa: PLR0912
         token = match.group()
         if token == "{":
             if depth == 0:
-                found = _HEADER.search(text, 0, match.start())
-                if found is None or found.group(1) != "library":
+                found = _header(text[: match.start()])
+                if found is None or found.kind != "library":
                     raise InputError(f"{source}: expected a Liberty file that begins with library (NAME) {{")
-                opened = found.group(0)
+                opened = text[found.start : match.start()]
                 start = match.end()
             elif depth == 1:
                 between = text[start : match.start()]
-                found = _HEADER.search(between)
+                found = _header(between)
                 if found is None:
                     line = text.count("\n", 0, match.start()) + 1
                     raise InputError(f"{source}: a brace near line {line}, expected after GROUP (NAME)")
-                kind, name = found.group(1), found.group(2).strip().strip('"')
-                head.append(between[: found.start()])
-                start += found.start()
+                kind, name = found.kind, found.arguments.strip().strip('"')
+                head.append(between[: found.start])
+                start += found.start
             depth += 1
         elif token == "}":
             depth -= 1
@@ -113,6 +113,38 @@ def parse_liberty(text: str, source: str) -> Library:  # noqa: PLR0912
         raise InputError(f"{source}: ends {last}, expected a whole Liberty file")
     head_text = "\n".join([f"{opened} {{", *head])
     return Library(_group(head_text + "}", source), head_text, cells, source)
+
+
+class _Header(NamedTuple):
+    """`kind (arguments)` before a brace, and where it begins."""
+
+    kind: str
+    arguments: str
+    start: int
+
+
+def _header(text: str) -> _Header | None:
+    """The header at the end of `text`; looks at no more than that, however long the text is."""
+    trimmed = text.rstrip()
+    opening = trimmed.rfind("(")
+    if not trimmed.endswith(")") or opening < 0 or ")" in trimmed[opening:-1]:
+        return None
+    before = trimmed[:opening].rstrip()
+    start = len(before)
+    while start > max(len(before) - _LONGEST_NAME, 0) and (before[start - 1].isalnum() or before[start - 1] == "_"):
+        start -= 1
+    kind = before[start:]
+    return _Header(kind, trimmed[opening + 1 : -1], start) if kind and not kind[0].isdigit() else None
+
+
+def _without_comments(text: str) -> str:
+    """`text` with a blank in place of each comment; one that never ends stays."""
+    parts = []
+    position = 0
+    while (begin := text.find("/*", position)) >= 0 and (end := text.find("*/", begin + 2)) >= 0:
+        parts += [text[position:begin], " "]
+        position = end + 2
+    return "".join([*parts, text[position:]])
 
 
 def _group(text: str, where: str) -> Group:

@@ -26,7 +26,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
     from ...cache import SYNTHESIS as CACHE
     from ...errors import InputError
-    from ...files import check_folder, write_json, write_text
+    from ...files import check_folder, staged, write_json, write_text
     from ..liberty.find import read_liberty
     from ..options import check_jobs
     from .plan import read_plan
@@ -48,12 +48,13 @@ def _sweep(args: argparse.Namespace) -> int:
 
         work = Work(plan, library, args.cache or CACHE)
         result = run_sweep(work, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
-    write_json(args.out / "sweep.json", result)
-    write_text(args.out / "sweep.csv", sweep_csv(result))
-    plot = args.out / "pareto.svg"
-    plot.unlink(missing_ok=True)
-    if result["plot"]:
-        plot_sweep(result, plot)
+    with staged(args.out) as folder:
+        write_json(folder / "sweep.json", result)
+        write_text(folder / "sweep.csv", sweep_csv(result))
+        if result["plot"]:
+            plot_sweep(result, folder / "pareto.svg")
+    if not result["plot"]:  # one of an earlier run holds no longer
+        (args.out / "pareto.svg").unlink(missing_ok=True)
     if result["plot"] is None and plan.chosen:
         raise InputError(f"{result['notes'][0]}; all figures are in {args.out / 'sweep.csv'}")
     if args.json:

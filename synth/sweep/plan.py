@@ -1,6 +1,7 @@
 """A sweep's file: which flow, which units, the grid of their parameters, and the flow's options."""
 
 import itertools
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ FLOWS: dict[str, tuple[str, str]] = {
 }
 """Flows, with the metrics that their plot has along x and y unless the file says otherwise."""
 
+_MOST_POINTS = 100_000
 _KEYS = {"flow", "unit", "grid", "options", "plot"}
 
 
@@ -116,7 +118,7 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"sweep {path}: not found, expected a TOML file")
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"sweep {path}: no TOML ({error})") from None
     try:
         return _plan(content)
@@ -138,7 +140,13 @@ def _plan(content: Mapping[str, Any]) -> Plan:
         options[key] = _like(f"options.{key}", value, options[key])
     unit = content.get("unit", "engine" if flow == "energy" else "engine-lane")
     units = unit if isinstance(unit, list) else [unit]
+    for name in units:
+        if not isinstance(name, str):
+            raise InputError(f"unit: {name!r}, expected the name of a preset")
     grid = {name: values if isinstance(values, list) else [values] for name, values in _table(content, "grid").items()}
+    count = len(units) * math.prod(map(len, grid.values()))
+    if count > _MOST_POINTS:
+        raise InputError(f"grid: {count:,} points, expected at most {_MOST_POINTS:,}")
     points = [
         Point(name, dict(zip(grid, values, strict=True)))
         for name in units

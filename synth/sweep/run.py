@@ -40,10 +40,12 @@ def run_sweep(
     done: dict[str, Rows] = {}
     for point in plan.points:
         try:
-            done[str(point)] = json.loads(files[str(point)].read_text())["rows"]
-            on_point(point)
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = json.loads(files[str(point)].read_text())["rows"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
+        if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+            done[str(point)] = rows
+            on_point(point)
     missing = [point for point in plan.points if str(point) not in done]
     for point, rows in _run(work, missing, jobs, dask):
         write_json(files[str(point)], {"point": asdict(point), "rows": rows})

@@ -39,8 +39,7 @@ _FOREIGN_SECONDS = 86400
 
 def check_folder(out: Path, expected: str = "a folder or a place for one") -> None:
     """Raise InputError, before long work, if a folder cannot be made or written at `out`."""
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    if not _writable(out):
         raise InputError(f"output {out}: cannot be written, expected {expected}")
 
 
@@ -50,10 +49,14 @@ def check_file(path: Path | None) -> None:
         return
     if path.is_dir():
         raise InputError(f"output {path}: is a folder, expected a file or a place for one")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise InputError(f"output {path}: cannot be written, expected a file or a place for one")
-    if not path.exists() or path.is_file():
-        check_folder(path.resolve().parent, "a file in a folder that can be written")
+    special = path.exists() and not path.is_file()  # a pipe or a device is written to where it is
+    if not (os.access(path, os.W_OK) if special else _writable(path.resolve().parent)):
+        raise InputError(f"output {path}: cannot be written, expected a file in a folder that can be written")
+
+
+def _writable(folder: Path) -> bool:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 @contextmanager

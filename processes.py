@@ -61,6 +61,8 @@ def run_tool(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
             raise
         finally:
             watchdog.kill()
@@ -73,7 +75,7 @@ def exhausted(message: str, where: object) -> None:
 
     A library that reports such things as errors of its own, and a program that prints them, say it in these words.
     """
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EROFS):
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.EROFS):
         if os.strerror(code) in message or re.search(rf"os error {code}\b", message):
             raise OSError(code, os.strerror(code), str(where))
     if re.search(r"[Cc]annot allocate memory|can't allocate memory|std::bad_alloc|virtual memory exhausted", message):

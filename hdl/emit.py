@@ -93,9 +93,10 @@ def to_verilog(unit: wiring.Component, name: str, *, separator: str = "_", reset
         _WIDTH_RULE.format(operator=operator, width=width, extend_b=extend_b)
         for operator, (width, extend_b) in _EXTENDED_TO.items()
     )
+    design = _rtlil(unit, name, separator, reset)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "design.il").write_text(_rtlil(unit, name, separator, reset))
+        (work / "design.il").write_text(design)
         (work / "widths.v").write_text(rules + _NOT_RULE)
         (work / "script.ys").write_text(_SCRIPT)
         run_yosys(work, name, "-s", "script.ys")

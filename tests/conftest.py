@@ -24,8 +24,8 @@ settings.load_profile("suite")
 
 _HIDDEN_TOOLS = {"ccache", "iverilog", "vvp", "yosys", "sta", "verilator", "nextpnr-ecp5", "nextpnr-ice40"}
 _HIDDEN_VARIABLES = (
-    "PDK_ROOT", "PDK", "VERILATOR_ROOT", "OBJCACHE", "CXX", "CXXFLAGS", "CFLAGS", "LDFLAGS", "MAKEFLAGS", "WAVES", "GUI",
-    "COCOTB_RESULTS_FILE", "COCOTB_TEST_MODULES", "RANK", "WORLD_SIZE", "HF_TOKEN",
+    "PDK_ROOT", "PDK", "VERILATOR_ROOT", "OBJCACHE", "CXX", "CXXFLAGS", "CFLAGS", "LDFLAGS", "MAKEFLAGS", "WAVES",
+    "GUI", "COCOTB_RESULTS_FILE", "COCOTB_TEST_MODULES", "RANK", "WORLD_SIZE", "HF_TOKEN",
 )  # fmt: skip
 _REAL_PATH = os.environ["PATH"]
 
@@ -53,13 +53,18 @@ def _bare(scratch):
             farm.mkdir()
             for name in names - _HIDDEN_TOOLS:
                 (farm / name).symlink_to(folder / name)
-            folder = farm
-        folders.append(str(folder))
+            folders.append(str(farm))
+        else:
+            folders.append(str(folder))
     os.environ["PATH"] = os.pathsep.join(folders)
 
 
 _SCRATCH = Path(tempfile.mkdtemp(prefix="fgmp-suite-"))
 _bare(_SCRATCH)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--whole-matrix", action="store_true", help="every parameter value, not a part (make lint-matrix)")
 
 
 def pytest_unconfigure(config):

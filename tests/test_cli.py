@@ -274,7 +274,7 @@ def test_missing_extra_is_one_line(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "fgmp.golden.vectors", raising=False)
     assert main(["vectors", "lane"]) == 2
-    assert "pip install 'fgmp[all]'" in capsys.readouterr().err
+    assert "pip install 'fgmp[golden]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

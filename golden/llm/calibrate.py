@@ -4,7 +4,6 @@ Nothing is kept of a sample: a parameter's or a site's gradient is squared, adde
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from ...files import whole_file
+from ...processes import exhausted
 from ..blocks import check_no_nan, tensor_exponent
 from ..formats import TENSOR_EXPONENT_LIMIT
 from . import distributed
-from .sites import Site, hooked
+from .sites import Site, hooked, kind
 
 __all__ = ["Calibration", "Checkpoint", "calibrate", "fingerprint"]
 
@@ -125,7 +125,7 @@ def calibrate(
             if not torch.isfinite(value):
                 raise InputError(f"loss of calibration sample {index}: {value.item()}, expected a finite number")
             if sensitivity is not None:
-                value.backward()
+                _backward(value)
             if checkpoint:
                 checkpoint.save(totals, count)
             bar.update()
@@ -137,6 +137,18 @@ def calibrate(
             raise InputError(f"calibration: {kind} of {of} is not finite, expected a model that computes in range")
         distributed.combine_(total, "max" if name.startswith("amax/") else "sum")
     return _means(linears, sites, totals, len(samples), sensitivity)
+
+
+def _backward(loss: Tensor) -> None:
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        exhausted(str(error), "calibration")
+        reason = (str(error).splitlines() or ["RuntimeError"])[0]
+        raise InputError(
+            f"calibration: the loss cannot be differentiated ({reason}), expected a model whose backward pass runs, or "
+            "a policy without gradients: quantization-error, unclipped"
+        ) from None
 
 
 def fingerprint(*parts: object) -> str:
@@ -183,6 +195,10 @@ class _Watch:
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._model.requires_grad_(False)
         self._inputs.__enter__()
+        if self._sensitivity is not None:
+            for module in self._model.modules():
+                if isinstance(module, nn.Embedding):
+                    self._handles.append(module.register_forward_hook(_begin))
         weights: dict[int, list[str]] = {}  # two linears may share one parameter
         for name, linear in self._linears.items():
             if self._sensitivity == "fisher":
@@ -219,7 +235,7 @@ class _Watch:
             totals[f"rows/{site.name}"] += len(values)
             if self._sensitivity is None or not torch.is_grad_enabled():
                 return
-            if not x.requires_grad:  # nothing before it is trained: begin here
+            if not x.requires_grad:  # no embedding is before it: begin here
                 x.requires_grad_(True)
 
             def add(gradient: Tensor) -> None:
@@ -256,6 +272,13 @@ class _Watch:
         return hook
 
 
+def _begin(_: nn.Module, __: Any, output: Any) -> Any:
+    """Where gradients end: the embedded text, as a copy that the model may write to in place."""
+    if not torch.is_grad_enabled() or not isinstance(output, Tensor) or output.requires_grad:
+        return None
+    return output.detach().requires_grad_(True).clone()
+
+
 def _means(
     linears: Mapping[str, nn.Linear],
     sites: Sequence[Site],
@@ -281,14 +304,12 @@ def _means(
     for site in sites:
         if site not in empty:
             exponents[site.name] = min(tensor_exponent(totals[f"amax/{site.name}"]) + 1, TENSOR_EXPONENT_LIMIT)
-    kinds = {name: _kind(name, linear) for name, linear in linears.items()}
+    kinds = {name: kind(name, linear) for name, linear in linears.items()}
     for site in empty:
-        kin = [s.name for s in sites if s not in empty and kinds[s.name] == kinds[site.name]]
+        alike = {kinds[name] for name in site.linears}
+        kin = [s.name for s in sites if s not in empty and alike.intersection(kinds[name] for name in s.linears)]
         if not kin:
-            raise InputError(
-                f"linear {site.name}: never called while the calibration text ran, nor was another of its kind; "
-                "expected more or other text, or a glob in ignore"
-            )
+            raise InputError(f"site {site.name}: not reached by the calibration text, expected more or other text")
         exponents[site.name] = max(exponents[name] for name in kin)
         squares[site.name] = torch.stack([squares[name] for name in kin]).mean(0)
     unreached: list[str] = []
@@ -300,10 +321,6 @@ def _means(
                 values[name] = _mean_of_kin(name, what, kinds, values)
         unreached = [n for n in linears if n in dead or any(n in s.linears for s in sites if s.name in silent)]
     return Calibration(list(sites), weights, channels, squares, exponents, tuple(unreached))
-
-
-def _kind(name: str, linear: nn.Linear) -> str:
-    return f"{re.sub(r'[0-9]+', '*', name)} {linear.out_features}x{linear.in_features}"
 
 
 def _mean_of_kin(name: str, without: Sequence[str], kinds: Mapping[str, str], values: Mapping[str, Tensor]) -> Tensor:

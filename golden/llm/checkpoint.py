@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...processes import exhausted
 from ..packing import Packed, unpack
-from .layers import REGISTERS, FGMPLinear
+from .layers import REGISTERS, FGMPLinear, set_exact
 from .manifest import FOLDER_VERSION, QUANT_METHOD, LayerInfo, json_digest, read_manifest, read_settings
 from .places import shared_modules
 
-__all__ = ["check_state", "copy_side_files", "read_folder", "save", "write_folder"]
+__all__ = ["check_written", "copy_side_files", "read_folder", "save", "write_folder"]
 
 _MAX_SHARD = 4 << 30
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -62,7 +62,7 @@ def save(
             model, partial, tokenizer=tokenizer, base_model=base_model, max_shard_bytes=max_shard_bytes, dtype=dtype
         )
         if hasattr(model, "config"):
-            check_state(model, partial)
+            check_written(model, partial)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -148,19 +148,42 @@ def read_folder(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_state(model: nn.Module, folder: Path) -> None:
-    """Raise InputError unless `folder`, loaded again, has every tensor of `model`."""
+def check_written(model: Any, folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Raise InputError unless `folder`, loaded again, has every module and tensor of `model` and computes the same.
+
+    The latter on the sample that a causal language model was calibrated with first.
+    """
     from .load import load
 
-    again = load(folder, dtype=getattr(model, "dtype", "auto"))
-    mine, theirs = model.state_dict(), again.state_dict()
-    for name, tensor in mine.items():
-        other = theirs.get(name)
+    again: Any = load(folder, dtype=getattr(model, "dtype", "auto"), trust_remote_code=trust_remote_code)
+    odd = _first_difference(model, again)
+    sample = getattr(model, "fgmp_sample", None)
+    if odd is None and sample is not None:
+        with torch.no_grad():
+            exact = next(m.exact for m in model.modules() if isinstance(m, FGMPLinear))
+            set_exact(again, exact)
+            ids = sample[None].to(model.device)
+            logits = model(input_ids=ids).logits
+            if not torch.equal(again.to(logits.device)(input_ids=ids).logits, logits):
+                odd = "its logits are"
+    if odd is not None:
+        raise InputError(
+            f"output {folder}: {odd} not the same when the written model is loaded again, expected a model that its "
+            "settings describe; nothing was written"
+        )
+
+
+def _first_difference(model: nn.Module, again: nn.Module) -> str | None:
+    theirs = dict(again.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module).__name__ != type(theirs.get(name)).__name__:
+            return f"module {name} ({type(module).__name__}) is"
+    tensors = again.state_dict()
+    for name, tensor in model.state_dict().items():
+        other = tensors.get(name)
         if other is None or not torch.equal(other.to(tensor.device), tensor):
-            raise InputError(
-                f"output: {name} is not the same when the written model is loaded again, expected equal tensors; "
-                "nothing was written"
-            )
+            return f"tensor {name} is"
+    return None
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from .config import FGMPConfig
 from .layers import FGMPLinear, SiteQuantizer
 from .manifest import QUANT_METHOD, LayerInfo, check_manifest, site_plans
 from .places import places, put, share, unshare
-from .quantize import dequantize
+from .quantize import dequantize, mark_quantized
 from .targets import prepare
 
 __all__ = ["FGMPHfQuantizer", "FGMPQuantizationConfig", "fill_skeleton", "make_skeleton"]
@@ -60,6 +60,7 @@ class FGMPHfQuantizer(HfQuantizer):
         check_manifest(manifest, folder)
         read_folder(folder)
         make_skeleton(model, manifest)
+        mark_quantized(model)
         aliases = [rf"^{re.escape(name)}\." for name in manifest.get("aliases", ())]
         if aliases:  # these are not missing: they become what their original is
             model._keys_to_ignore_on_load_missing = {*(model._keys_to_ignore_on_load_missing or ()), *aliases}

@@ -32,6 +32,8 @@ __all__ = ["REGISTERS", "FGMPLinear", "SiteQuantizer", "Variant", "apply", "inst
 REGISTERS = "registers"
 """What state dictionaries call a layer's exponents, threshold and mode; folders have them in their manifest."""
 
+_PACKED = ("weight", "weight_mask", "weight_scale")
+
 
 class SiteQuantizer:
     """Quantizes one site's activations once for all linears that read it, and counts its blocks.
@@ -74,13 +76,13 @@ class SiteQuantizer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Stored values (M, K), float32, of `x` (..., K)."""
-        if self._last is None or self._last[0]() is not x or self._last[1] != _version(x):
+        if self._last is None or self._last[0]() is not x or not _same(self._last[1], x):
             rows = x.reshape(-1, x.shape[-1])
             tensor = self._tensor(rows)
             self.blocks += tensor.mask.numel()
             self.fp8_blocks += int(tensor.mask.sum())
             stored = tensor.stored()
-            self._last, self._uses = (weakref.ref(x), _version(x), stored), 0
+            self._last, self._uses = (weakref.ref(x), _mark(x), stored), 0
         stored = self._last[2]
         self._uses += 1
         if self._uses >= self.readers:
@@ -210,7 +212,9 @@ class FGMPLinear(nn.Linear):
             return nn.functional.linear(_straight_through(x, values), self.decoded(x.dtype), self.bias)
         exponent = self.weight_exponent + site.registers.exponent
         result = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-        y = exact_gemm(stored, self._values(None), exponent, result).view(*x.shape[:-1], -1).to(x.dtype)
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        y = exact_gemm(stored, self._values(None), exponent, result).view(*x.shape[:-1], self.out_features).to(dtype)
         if torch.is_grad_enabled() and x.requires_grad:
             y = _straight_through(nn.functional.linear(x, self.decoded(x.dtype)), y)
         return y if self.bias is None else y + self.bias
@@ -222,7 +226,7 @@ class FGMPLinear(nn.Linear):
     def _values(self, dtype: torch.dtype | None) -> Tensor:
         """Real values in `dtype`, or, for None, stored values in float64."""
         parts = (self.payload, self.weight_mask, self.weight_scale)
-        mark = (dtype, self.weight_exponent, *((id(p), p.device, _version(p)) for p in parts))
+        mark = (dtype, self.weight_exponent, *((id(p), p.device, 0 if p.is_inference() else p._version) for p in parts))
         if self._decoded is not None and self._decoded[0] == mark:
             values = self._decoded[1]
         else:
@@ -243,22 +247,46 @@ class FGMPLinear(nn.Linear):
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
     ) -> None:
+        """Take the weight and the registers of another quantized layer, or nothing of it: what does not fit is said."""
+        given = {name: state[prefix + name] for name in _PACKED if prefix + name in state}
         registers = state.get(f"{prefix}{REGISTERS}")
-        if registers is None and strict and not self.loading:
-            missing.append(f"{prefix}{REGISTERS}")
         taken = {k: v for k, v in state.items() if k != f"{prefix}{REGISTERS}"}
-        sized = ("weight", "weight_mask", "weight_scale", "input_static_fp8", "input_channel_codes")
-        for name in sized:
-            new, old = taken.get(prefix + name), self._buffers.get(name)
-            if name in self._buffers and new is not None and not self.loading:  # sizes follow from the masks
-                self._buffers[name] = torch.empty_like(new, device=self.payload.device if old is None else old.device)
-        super()._load_from_state_dict(taken, prefix, metadata, strict, missing, unexpected, errors)
-        if registers is not None:
+        if given and not self.loading:
             try:
-                self._set_registers(registers)
-                unpack(self.packed, prefix.rstrip("."))
+                self._check_given(given, registers)
             except InputError as error:
                 errors.append(f"{prefix.rstrip('.')}: {error}")
+                return
+            sized = (*_PACKED, "input_static_fp8", "input_channel_codes")
+            for name in sized:  # sizes follow from the masks, and a site may have other tensors
+                new = taken.get(prefix + name)
+                if name in self._buffers and (new is not None or name not in _PACKED):
+                    self._buffers[name] = None if new is None else torch.empty_like(new, device=self.payload.device)
+        elif strict and not self.loading:
+            missing.append(f"{prefix}{REGISTERS}")
+        loading, self.loading = self.loading, True
+        super()._load_from_state_dict(taken, prefix, metadata, strict, missing, unexpected, errors)
+        self.loading = loading
+        if given and registers is not None:
+            self._set_registers(registers)
+
+    def _check_given(self, given: dict[str, Tensor], registers: Tensor | None) -> None:
+        if registers is None or len(given) < len(_PACKED) or any(t.dtype != torch.uint8 for t in given.values()):
+            raise InputError("weight of another kind, expected that of a quantized linear, with its registers")
+        if bool(registers[1]) != (self.site is not None):
+            raise InputError("registers of a layer whose input is quantized otherwise, expected the same in both")
+        parts = (given["weight_mask"], given["weight_scale"], given["weight"])
+        unpack(Packed((self.out_features, self.in_features), int(registers[0]), *parts), "weight")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight" and not self.loading:
+            raise TypeError("weight of a quantized linear: cannot be set, expected to be read only")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name == "weight":
+            raise TypeError("weight of a quantized linear: cannot be deleted, expected to be read only")
+        super().__delattr__(name)
 
     def _registers(self) -> Tensor:
         """int64 (7,): weight exponent; whether the input is quantized, its exponent, threshold, mode, four over six."""
@@ -270,9 +298,7 @@ class FGMPLinear(nn.Linear):
         return torch.tensor([self.weight_exponent, 1, *values])
 
     def _set_registers(self, values: Tensor) -> None:
-        weight, quantized, exponent, significand, shift, mode, four_over_six = values.tolist()
-        if bool(quantized) != (self.site is not None):
-            raise InputError("registers: of a layer whose input is quantized otherwise, expected the same in both")
+        weight, _, exponent, significand, shift, mode, four_over_six = values.tolist()
         self.weight_exponent = weight
         if self.site is None:
             return
@@ -341,9 +367,15 @@ def _straight_through(x: Tensor, values: Tensor) -> Tensor:
     return through
 
 
-def _version(x: Tensor) -> int:
-    """Changes when `x` is written to; under inference mode tensors have none."""
-    return 0 if x.is_inference() else x._version
+def _mark(x: Tensor) -> int | Tensor:
+    """What tells whether `x` was written to since; under inference mode tensors count no writes, so it is a copy."""
+    return x.clone() if x.is_inference() else x._version
+
+
+def _same(mark: int | Tensor, x: Tensor) -> bool:
+    if isinstance(mark, Tensor):
+        return torch.equal(mark, x)
+    return not x.is_inference() and mark == x._version
 
 
 def quantizers(sites: Sequence[Site], plans: Mapping[str, SitePlan]) -> dict[str, SiteQuantizer]:

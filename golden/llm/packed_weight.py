@@ -8,6 +8,11 @@ from torch import Tensor
 
 __all__ = ["PackedWeight"]
 
+_READ_ONLY = (
+    "weight of a quantized linear: {} would write to it, expected a read (dequantize the model first, or keep adapters "
+    "apart from it)"
+)
+
 
 class PackedWeight(Tensor):
     """A read-only tensor (N, K) of a quantized linear's real values, in the dtype that the linear had.
@@ -46,13 +51,22 @@ class PackedWeight(Tensor):
     def __deepcopy__(self, _: Any) -> Tensor:
         return self.decode().clone()
 
+    def __setitem__(self, *_: Any) -> None:
+        raise TypeError(_READ_ONLY.format("assignment to its elements"))
+
     def numpy(self, *, force: bool = False) -> Any:
-        """As of the plain tensor."""
-        return self.decode().numpy(force=force)
+        """A copy, as of the plain tensor."""
+        return self.decode().clone().numpy(force=force)
 
     def tolist(self) -> Any:
         """As of the plain tensor."""
         return self.decode().tolist()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Its being there tells torch's fused layers that this is no plain weight that they may read in C++.
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,9 +77,10 @@ class PackedWeight(Tensor):
         written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | (kwargs or {})
         if any(isinstance(named.get(name), PackedWeight) for name in written):
-            raise TypeError(
-                f"weight of a quantized linear: {func} would write to it, expected a read (dequantize the model first, "
-                "or keep adapters apart from it)"
-            )
-        plain = torch.utils._pytree.tree_map_only(PackedWeight, lambda w: w.decode(), (args, kwargs or {}))
+            raise TypeError(_READ_ONLY.format(func))
+        # What shares memory with the decoded values must not lead to those that the layer keeps.
+        shares = any(r.alias_info is not None for r in func._schema.returns)
+        plain = torch.utils._pytree.tree_map_only(
+            PackedWeight, lambda w: w.decode().clone() if shares else w.decode(), (args, kwargs or {})
+        )
         return func(*plain[0], **plain[1])

@@ -21,11 +21,14 @@ from .config import FGMPConfig
 from .layers import FGMPLinear, Variant, install, quantizers
 from .places import places, put
 from .sites import find_sites
-from .targets import prepare, restore, target_linears
+from .targets import NO_LINEAR, left_alone, prepare, restore, target_linears
 from .thresholds import ActivationScores, SitePlan, activation_scores, plan_sites
 from .weights import ScoredWeights, pack_weights, score_weights
 
-__all__ = ["Study", "causal_loss", "checkpointed", "dequantize", "quantize"]
+__all__ = ["Study", "causal_loss", "checkpointed", "dequantize", "mark_quantized", "quantize"]
+
+_TRIED = 64
+"""Tokens that a saved model is tried on."""
 
 
 def causal_loss(model: Any) -> Callable[[Tensor], Tensor]:
@@ -210,7 +213,28 @@ def quantize(
         study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
     model.fgmp_config = config
     model.fgmp_left_alone = dict(study.left_alone)
+    if loss is None:
+        model.fgmp_sample = torch.as_tensor(calibration[0]).cpu()[:_TRIED]  # what a saved copy is tried on
+    mark_quantized(model)
+    groups, total = left_alone(model, study.left_alone)
+    for group in groups:
+        if group.reason == NO_LINEAR and group.weights > total / 10:
+            warnings.warn(f"left as they are, {group} of {total:,}", UserWarning, stacklevel=2)
     return model
+
+
+def mark_quantized(model: Any) -> None:
+    """Keep transformers from doing to packed weights what it does to others: tying them, or saving them by itself."""
+    ties = getattr(model, "all_tied_weights_keys", None)
+    if ties:
+        packed = {
+            f"{name}.weight" for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, FGMPLinear)
+        }
+        model.all_tied_weights_keys = {a: b for a, b in ties.items() if a not in packed and b not in packed}
+    if hasattr(model, "save_pretrained") and getattr(model, "hf_quantizer", None) is None:
+        from .hf import FGMPHfQuantizer, FGMPQuantizationConfig
+
+        model.hf_quantizer = FGMPHfQuantizer(FGMPQuantizationConfig())
 
 
 def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -225,7 +249,7 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         if isinstance(module, FGMPLinear):
             put(held, module, module.to_linear(dtype))
     restore(model)
-    for attribute in ("fgmp_config", "fgmp_left_alone", "hf_quantizer", "quantization_method"):
+    for attribute in ("fgmp_config", "fgmp_left_alone", "fgmp_sample", "hf_quantizer", "quantization_method"):
         if attribute in model.__dict__:
             delattr(model, attribute)
     if getattr(getattr(model, "config", None), "quantization_config", None) is not None:

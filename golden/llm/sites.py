@@ -1,5 +1,6 @@
 """Sites: the activation tensors that linears read, found by running the model."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import InputError
 from .targets import LinearExperts
 
-__all__ = ["Site", "find_sites", "hooked"]
+__all__ = ["Site", "find_sites", "hooked", "kind"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ def find_sites(
     tensor they read.
 
     The experts of one layer share one site for their first projections and one for their second. A linear whose weight
-    is read by anything but its own call is in no site; `reasons` is told by name. One that no run calls has a site of
-    its own. Raises InputError if none is called.
+    is read by anything but its own call, or whose kind no run calls, is in no site; `reasons` is told by name. One that
+    is not called where others of its kind are has a site of its own. Raises InputError if none is called, or the model
+    writes to a weight.
     """
     readers: dict[Any, list[str]] = {}
     kept: list[Tensor] = []  # keeps the tensors alive, so that an id means one tensor only
@@ -59,7 +61,9 @@ def find_sites(
                 return
             seen.add(name)
             kept.append(inputs[0])
-            names = readers.setdefault((len(earlier), id(inputs[0])), [])
+            # The same tensor after a write in place is another site.
+            version = 0 if inputs[0].is_inference() else inputs[0]._version
+            names = readers.setdefault((len(earlier), id(inputs[0]), version), [])
             if name not in names:
                 names.append(name)
 
@@ -79,6 +83,10 @@ def find_sites(
             earlier |= seen
             if seen | watch.found >= needed:
                 break
+    if watch.written:
+        raise InputError(
+            f"linear {min(watch.written)}: the model changes its weight while it runs, expected weights that stay"
+        )
     if needed and not seen - watch.found:
         raise InputError(
             f"linear {next(iter(linears))}: never called while the calibration text ran, nor was any other, expected "
@@ -86,23 +94,31 @@ def find_sites(
         )
     if reasons is not None:
         reasons.update(dict.fromkeys(watch.found, "its weight is read directly"))
-    order = {name: index for index, name in enumerate(linears)}
+    called = {kind(name, linears[name]) for name in (*seen, *pooled)}
+    never = {name for name in linears if kind(name, linears[name]) not in called}
+    if reasons is not None:
+        reasons.update(dict.fromkeys(never - watch.found, "never called while the calibration text ran"))
     for name in linears:
         if name in pooled:
             readers.setdefault(pooled[name], []).append(name)
         elif name not in seen:
             readers[f"only {name}"] = [name]
+    return _grouped(linears, readers, watch.found | never)
+
+
+def _grouped(linears: Mapping[str, nn.Linear], readers: Mapping[Any, list[str]], without: set[str]) -> list[Site]:
+    """A site for each group of readers, in the order of the model; one linear is in its first group only."""
+    order = {name: index for index, name in enumerate(linears)}
+    sites = []
+    placed = set(without)
     for names in readers.values():
         names.sort(key=order.__getitem__)  # named after the first in the model, in whatever order they are called
-    sites = []
-    placed: set[str] = set(watch.found)
     for key, every in sorted(readers.items(), key=lambda item: order[item[1][0]]):
         names = [name for name in every if name not in placed]  # one that is called several times keeps its first site
-        if not names:
-            continue
-        placed.update(names)
-        watched = tuple(names) if isinstance(key, str) else (names[0],)
-        sites.append(Site(names[0], linears[names[0]].in_features, tuple(names), watched))
+        if names:
+            placed.update(names)
+            watched = tuple(names) if isinstance(key, str) else (names[0],)
+            sites.append(Site(names[0], linears[names[0]].in_features, tuple(names), watched))
     return sites
 
 
@@ -116,6 +132,7 @@ class _WeightReads(TorchFunctionMode):
             self._names.setdefault(id(linear.weight), set()).add(name)
         self._inside = inside
         self.found: set[str] = set()
+        self.written: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -124,6 +141,9 @@ class _WeightReads(TorchFunctionMode):
                 names = self._names.get(id(value))
                 if names is not None and not names.intersection(self._inside):
                     self.found |= names
+            written = self._names.get(id(args[0]), set()) if args else set()
+            if getattr(func, "__name__", "").endswith("_") and not getattr(func, "__name__", "").endswith("__"):
+                self.written |= written
         return func(*args, **kwargs)
 
 
@@ -143,6 +163,11 @@ def _says_no_values(func: Any) -> bool:
     if name in ("__get__", "__set__"):
         return getattr(getattr(func, "__self__", None), "__name__", "") not in _VALUES
     return name in _FACTS
+
+
+def kind(name: str, linear: nn.Linear) -> str:
+    """What linears have in common that do the same in other layers, or for other experts: name without numbers, shape."""
+    return f"{re.sub(r'[0-9]+', '*', name)} {linear.out_features}x{linear.in_features}"
 
 
 class hooked:

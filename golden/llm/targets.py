@@ -18,6 +18,7 @@ from .places import places, put
 
 __all__ = [
     "DEFAULT_IGNORE",
+    "NO_LINEAR",
     "LeftAlone",
     "LinearExperts",
     "TransposedLinear",
@@ -29,6 +30,9 @@ __all__ = [
 
 DEFAULT_IGNORE = ("lm_head", "*.lm_head", "*.gate", "*.router", "*.router.*", "*.shared_expert_gate")
 """Never quantized unless asked for: the output embedding, and the routers of mixture-of-experts models."""
+
+
+NO_LINEAR = "no linear holds it"
 
 
 class TransposedLinear(nn.Linear):
@@ -153,6 +157,9 @@ def target_linears(
     candidates = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     _check_globs(model, candidates, ignore)
     linears: dict[str, nn.Linear] = {}
+    for name, module in model.named_modules():
+        if _stacked(module) and any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
+            why[name] = "ignored by a glob"
     for name, module in candidates.items():
         special = _special(module)
         if module is output:
@@ -222,8 +229,8 @@ class LeftAlone:
         return f"{self.reason}: {self.tensors} tensors of {self.weights:,} weights, first {self.first}"
 
 
-def left_alone(model: nn.Module, reasons: Mapping[str, str]) -> tuple[list[LeftAlone], float]:
-    """What of a quantized model's matrices is as it was, by reason, and its share of all weights.
+def left_alone(model: nn.Module, reasons: Mapping[str, str]) -> tuple[list[LeftAlone], int]:
+    """What of a quantized model's matrices is as it was, by reason, and how many weights all matrices have.
 
     Embeddings are not counted: nothing multiplies by them. `reasons` are those of `target_linears`, by name of module.
     """
@@ -233,13 +240,12 @@ def left_alone(model: nn.Module, reasons: Mapping[str, str]) -> tuple[list[LeftA
         if parameter is None:
             quantized += module.in_features * module.out_features
         else:
-            reason = reasons.get(name.rpartition(".")[0], "no linear holds it")
+            reason = reasons.get(name.rpartition(".")[0], NO_LINEAR)
             found.setdefault(reason, []).append((name, parameter.numel()))
     groups = [
         LeftAlone(reason, len(items), sum(size for _, size in items), min(items)[0]) for reason, items in found.items()
     ]
-    rest = sum(group.weights for group in groups)
-    return groups, rest / max(rest + quantized, 1)
+    return groups, quantized + sum(group.weights for group in groups)
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, Any, Tensor | None]]:

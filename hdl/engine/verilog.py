@@ -16,8 +16,8 @@ def contained_modules(name: str) -> tuple[str, ...]:
 
 def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
     """Verilog whose top module is `name`, without the memory wrapper, and its ports as (name, direction, bits)."""
-    core = Engine(config, name)
     modules = [to_verilog(EngineLane(config.lane), f"{name}_core_lane")]
+    core = Engine(config, name)
     modules.append(to_verilog(core, f"{name}_core"))
     ports = [("aclk", "input", 1), ("aresetn", "input", 1)]
     for port, member in core.signature.members.items():

@@ -42,7 +42,7 @@ def _bare(scratch):
     (scratch / "home").mkdir()
     for name in _HIDDEN_VARIABLES:
         os.environ.pop(name, None)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(scratch / "hf")}
     folders = []
     for index, folder in enumerate(map(Path, _REAL_PATH.split(os.pathsep))):
         if not folder.is_dir():

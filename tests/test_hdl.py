@@ -56,7 +56,7 @@ def test_verilator_lints_without_any_warning_and_without_waivers(name, tmp_path)
     assert design.verilog.count("lint_off") == design.verilog.count("lint_off DECLFILENAME") == (name in ENGINES)
     folder = verilator_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"} if folder else None
-    command = ["verilator", "--lint-only", "-Wall", "--top-module", design.name, f"{design.name}.v"]
+    command = ["verilator", "--lint-only", "-Wall", "--top-module", design.name, *design.sources]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "%" not in done.stderr + done.stdout, "a warning or an error"
@@ -69,7 +69,7 @@ def test_verilog_is_plain_and_repeatable(name):
     assert "\\" not in design.verilog, "escaped identifier"
     modules = re.findall(r"^module (\w+)", design.verilog, re.MULTILINE)
     plain = name.replace("-", "_")
-    assert modules == ([plain, f"{plain}_lane", f"{plain}_core", "fgmp_ram_1r1w"] if name in ENGINES else [plain])
+    assert modules == ([plain, f"{plain}_core_lane", f"{plain}_core", "fgmp_ram_1r1w"] if name in ENGINES else [plain])
     assert "initial" not in design.verilog
     assert not re.search(r"^\s*reg [^;]*=", design.verilog, re.MULTILINE), "initial value"
     assert "/tmp" not in design.verilog

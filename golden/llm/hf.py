@@ -45,6 +45,11 @@ class FGMPHfQuantizer(HfQuantizer):
         """Adapters beside the packed weights can be trained; the weights have no gradients."""
         return True
 
+    @property
+    def is_qat_trainable(self) -> bool:
+        """What is not packed (embeddings, norms) can be trained through the quantized layers; the Trainer asks this."""
+        return True
+
     def is_serializable(self, *_: Any, **__: Any) -> bool:
         """`save_pretrained` would write a folder without checksums; use `fgmp.golden.save`."""
         return False

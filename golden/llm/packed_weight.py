@@ -65,6 +65,8 @@ class PackedWeight(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Its being there tells torch's fused layers that this is no plain weight that they may read in C++.
+        if getattr(func, "__name__", "") == "__set__" and isinstance(args[0], PackedWeight):
+            raise TypeError(_READ_ONLY.format("setting an attribute"))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import random
+import re
 import subprocess
 
 import pytest
@@ -208,6 +209,17 @@ def test_utilization(big):
         assert 0.99 <= row["inner_utilization"] <= 1
     assert rows[0.0]["utilization"] >= 0.93
     assert rows[0.7]["utilization"] >= 0.95
+
+
+@SMALL
+def test_a_step_lasts_as_long_as_the_page_says(small):
+    """With one row a tile, fetching the next weights is all that takes time."""
+    columns = 1024
+    job = uniform_job(1, small.config.lanes, columns, 0.7, seed=1)
+    steps = columns // 16
+    span = small.driver.run(job).counters["span"]
+    (extra,) = re.findall(r"a step takes at least `lanes \+ (\d+)` cycles", (ROOT / "docs" / "engine.md").read_text())
+    assert span - 1 == (steps - 1) * (small.config.lanes + int(extra))
 
 
 @ENGINE

@@ -102,6 +102,111 @@ def test_kill_at_random_moments_and_restart(quantized, texts, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+KILLING = """
+import importlib, os, signal, sys
+module, name, count, when = sys.argv[1].split(":")
+owner = importlib.import_module(module)
+original, calls = getattr(owner, name), []
+def counted(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == int(count) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*args, **kwargs)
+    if len(calls) == int(count) and when == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(owner, name, counted)
+from fgmp.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+# Every phase: calibration (before, between and after samples, while its sums are written), thresholds, scores, packing,
+# each file of the folder, its trial, the rename, what follows it. The suite takes every fourth.
+MOMENTS = [
+    "fgmp.golden.llm.job:load_model:1:after",
+    "fgmp.golden.llm.calibrate:_zeros:1:after",
+    "fgmp.golden.llm.calibrate:_backward:2:before",
+    "fgmp.golden.llm.calibrate:save_file:1:before",
+    "fgmp.golden.llm.calibrate:save_file:1:after",
+    "fgmp.golden.llm.calibrate:_backward:1:after",
+    "fgmp.golden.llm.calibrate:_means:1:before",
+    "fgmp.golden.llm.thresholds:select:5:after",
+    "fgmp.golden.llm.thresholds:find_rank:1:before",
+    "fgmp.golden.llm.weights:scale_codes:1:before",
+    "fgmp.golden.llm.weights:scale_codes:9:after",
+    "fgmp.golden.llm.weights:choose_globally:1:after",
+    "fgmp.golden.llm.weights:mixed_blocks:12:before",
+    "fgmp.golden.llm.checkpoint:copy_side_files:1:before",
+    "fgmp.golden.llm.checkpoint:save_file:1:before",
+    "fgmp.golden.llm.checkpoint:save_file:2:after",
+    "fgmp.golden.llm.checkpoint:_file_digest:2:before",
+    "fgmp.golden.llm.job:check_written:1:before",
+    "fgmp.golden.llm.job:check_written:1:after",
+    "fgmp.golden.llm.job:describe_folder:1:before",
+]
+
+
+@QUANTIZED
+def test_kill_in_every_phase_and_restart(quantized, texts, tmp_path, request):
+    """One run, killed again and again where it had not been yet: the bytes of an undisturbed one, and nothing else."""
+    expected = digests(quantized[0])
+    script = tmp_path / "killing.py"
+    script.write_text(KILLING)
+    out = tmp_path / "place" / "model"
+    whole = request.config.getoption("--whole-matrix")
+    for moment in MOMENTS if whole else MOMENTS[3::4]:
+        if whole:  # each from the beginning; otherwise the next kill meets what the last one left
+            shutil.rmtree(out.parent, ignore_errors=True)
+        shards = ["--max-shard-mib", "1"] if "save_file:2" in moment else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        arguments = [sys.executable, str(script), moment, *command(out, texts, *shards)]
+        done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+        assert done.returncode == -signal.SIGKILL, (moment, done.stderr)
+        if out.exists():
+            assert digests(out) == expected, moment
+        if whole:
+            finish(start(command(out, texts)))
+            assert digests(out) == expected, moment
+            assert [p.name for p in out.parent.iterdir()] == ["model"], moment
+    finish(start(command(out, texts)))
+    assert digests(out) == expected
+    assert [p.name for p in out.parent.iterdir()] == ["model"]
+
+
+@QUANTIZED
+def test_evaluation_of_the_folder_and_of_the_format_agree(quantized, texts, capsys):
+    """The same FP4 shares, counted once a site, the same FP8, the same sizes, by either way."""
+    out, _, _ = quantized
+    base = ["--text", str(texts / "test.txt"), "--window", "128", "--json"]
+    assert main(["evaluate", str(out), *base]) == 0
+    folder = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    more = ["--calibration", str(texts / "train.txt"), "--samples", str(SAMPLES), "--threshold-samples", "2",
+            "--calibration-window", "128", "--formats", "fp8", "--formats", "nvfp4", "fgmp:0.7"]  # fmt: skip
+    assert main(["evaluate", str(SHIPPED_MODEL), *base, *more]) == 0
+    formats = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert set(folder) == set(formats) == {"float32", "FP8", "NVFP4", "FGMP 0.7"}
+    same = ("weight_fp4_share", "activation_fp4_share", "weight_bytes", "bits_per_weight", "weight_bytes_vs_fp8")
+    for key in same:
+        assert folder["FGMP 0.7"][key] == formats["FGMP 0.7"][key], key
+    for key in (*same, "perplexity", "kl"):
+        assert folder["FP8"][key] == formats["FP8"][key], key
+    assert formats["FGMP 0.7"]["activation_fp4_share"] == pytest.approx(0.7, abs=0.02)
+    assert folder["FGMP 0.7"]["weight_bytes_vs_fp8"] == pytest.approx(1 - 0.298, abs=5e-4)
+    assert folder["FP8"]["weight_bytes_vs_fp8"] == 8.0625 / 8
+
+
+def test_the_table_names_what_it_compares_with(texts, capsys):
+    base = ["evaluate", str(SHIPPED_MODEL), "--text", str(texts / "test.txt"), "--window", "64", "--max-tokens", "200"]
+    base += ["--calibration", str(texts / "train.txt"), "--samples", "2", "--calibration-window", "64"]
+    assert main([*base, "--formats", "nvfp4"]) == 0
+    text = capsys.readouterr().out
+    assert "ppl. vs float32" in text
+    assert text.count("vs FP8") == 1
+    assert main(base) == 0
+    text = capsys.readouterr().out
+    assert "ppl. vs FP8" in text
+    assert "\nNVFP4 clip " in text
+
+
 @QUANTIZED
 def test_started_again_when_finished_it_says_so(quantized, texts, capsys):
     out, _, _ = quantized

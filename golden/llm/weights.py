@@ -29,8 +29,8 @@ __all__ = ["ScoredWeights", "pack_weights", "score_weights"]
 _SLICE = 1 << 20
 """Elements that are worked on at a time."""
 
-FAST_FROM = 1 << 25
-"""Models with so many weights are worth the minute that compiling the arithmetic takes."""
+FAST_FROM = 1 << 24
+"""Models with so many weights are worth the time that compiling the arithmetic takes (docs/quantize.md)."""
 
 
 @dataclass(frozen=True)

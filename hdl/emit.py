@@ -109,7 +109,7 @@ def _rtlil(unit: wiring.Component, name: str, separator: str, reset: bool) -> st
     for path, _, _ in unit.signature.flatten(unit):  # amaranth joins them by two underscores
         if len(path) > 1:
             old, new = ("\\" + between.join(map(str, path)) for between in ("__", separator))
-            text = re.sub(rf"{re.escape(old)}(?!\S)", lambda _, new=new: new, text)
+            text = re.sub(rf"{re.escape(old)}(?!\S)", re.escape(new), text)
     return text
 
 

@@ -124,10 +124,10 @@ sys.exit(main(sys.argv[2:]))
 MOMENTS = [
     "fgmp.golden.llm.job:load_model:1:after",
     "fgmp.golden.llm.calibrate:_zeros:1:after",
-    "fgmp.golden.llm.calibrate:_backward:2:before",
+    "fgmp.golden.llm.calibrate:_measure:2:before",
     "fgmp.golden.llm.calibrate:save_file:1:before",
     "fgmp.golden.llm.calibrate:save_file:1:after",
-    "fgmp.golden.llm.calibrate:_backward:1:after",
+    "fgmp.golden.llm.calibrate:_measure:1:after",
     "fgmp.golden.llm.calibrate:_means:1:before",
     "fgmp.golden.llm.thresholds:select:5:after",
     "fgmp.golden.llm.thresholds:find_rank:1:before",

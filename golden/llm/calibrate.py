@@ -121,11 +121,7 @@ def calibrate(
         for count, index in enumerate(mine, 1):
             if count <= done:
                 continue
-            value = loss(samples[index])
-            if not torch.isfinite(value):
-                raise InputError(f"loss of calibration sample {index}: {value.item()}, expected a finite number")
-            if sensitivity is not None:
-                _backward(value)
+            _measure(loss, samples[index], index, sensitivity is not None)
             if checkpoint:
                 checkpoint.save(totals, count)
             bar.update()
@@ -139,16 +135,23 @@ def calibrate(
     return _means(linears, sites, totals, len(samples), sensitivity)
 
 
-def _backward(loss: Tensor) -> None:
+def _measure(loss: Callable[[Any], Tensor], sample: Any, index: int, backward: bool) -> None:
+    """Run one sample, forward and, where `backward`, back; raises InputError where the model cannot."""
     try:
-        loss.backward()
-    except RuntimeError as error:
+        value = loss(sample)
+        if not torch.isfinite(value):
+            raise InputError(f"loss of calibration sample {index}: {value.item()}, expected a finite number")
+        if backward:
+            value.backward()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
         exhausted(str(error), "calibration")
-        reason = (str(error).splitlines() or ["RuntimeError"])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"calibration: the loss cannot be differentiated ({reason}), expected a model whose backward pass runs, or "
-            "a policy without gradients: quantization-error, unclipped"
-        ) from None
+            f"calibration: sample {index} cannot be run{' and differentiated' if backward else ''} ({reason}), expected "
+            "a model that can; a policy without gradients, unclipped, needs no backward pass"
+        ) from error
 
 
 def fingerprint(*parts: object) -> str:

@@ -56,7 +56,7 @@ class FGMPHfQuantizer(HfQuantizer):
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         """Whether a stored tensor has another shape than the attribute of its name: a packed payload has."""
-        module, _, name = param_name.rpartition(".")
+        module, name = param_name.rpartition(".")[::2]
         return name == "weight" and isinstance(model.get_submodule(module), FGMPLinear)
 
     def _process_model_before_weight_loading(self, model: Any, checkpoint_files: Any = None, **_: Any) -> Any:

@@ -383,7 +383,9 @@ def _registers(bench: Bench) -> None:
     engine.write(register("M").offset, 0x00ABCDEF)
     engine.write(register("M").offset, 0xFFFFFFFF, strobes=0b0010)
     bench.expect("byte strobes", driver.read("M"), 0x00ABFFEF)
-    for delays in itertools.product((0, 1, 2, 5), repeat=3):  # address, data, readiness for the answer
+    for delays in itertools.product(
+        (0, 1, 2, 5), (0, 1, 2, 5), (0, 1, 2, 5)
+    ):  # address, data, readiness for the answer
         value = bench.chance.randrange(1 << 16)
         bench.expect(f"write with delays {delays}", engine.write(register("N").offset, value, delays=delays), 0)
         bench.expect(f"N after delays {delays}", driver.read("N"), value)

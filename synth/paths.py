@@ -3,7 +3,9 @@
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..hdl.verilog import Design
 from ..hdl.yosys import run_yosys
@@ -11,40 +13,42 @@ from ..hdl.yosys import run_yosys
 __all__ = ["combinational_paths"]
 
 _SCRIPT = (
-    "read_verilog design.v; hierarchy -check -top {top}; proc; flatten; opt_clean; memory_collect; simplemap; opt; "
-    "opt_clean; write_json netlist.json"
+    "read_verilog design.v; {cut}hierarchy -check -top {top}; proc; flatten; opt_clean; memory_collect; simplemap; "
+    "opt; opt_clean; write_json netlist.json"
 )
 
+Paths = dict[str, set[str]]
 
-def combinational_paths(design: Design) -> dict[str, set[str]]:
+
+def combinational_paths(design: Design) -> Paths:
     """By input port, the output ports that it reaches without a register in between; inputs without any are left out.
 
-    Taken from yosys' netlist of the whole hierarchy, bit by bit but for arithmetic, whose every output bit counts as
-    depending on every input bit.
+    Taken from yosys' netlist, bit by bit but for arithmetic, whose every output bit counts as depending on every input
+    bit. An engine's lane is looked at once, and then counts for all of its instances.
     """
+    lane = f"{design.name}_core_lane"
+    if f"module {lane}" not in design.verilog:
+        return _paths(design.verilog, design.name, {})
+    return _paths(design.verilog, design.name, {lane: _paths(design.verilog, lane, {})})
+
+
+def _paths(verilog: str, top: str, known: Mapping[str, Paths]) -> Paths:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "design.v").write_text(design.verilog)
-        run_yosys(work, design.name, "-p", _SCRIPT.format(top=design.name))
-        module = json.loads((work / "netlist.json").read_text())["modules"][design.name]
+        (work / "design.v").write_text(verilog)
+        cut = "".join(f"blackbox {name}; " for name in known)
+        run_yosys(work, top, "-p", _SCRIPT.format(top=top, cut=cut))
+        module = json.loads((work / "netlist.json").read_text())["modules"][top]
     reached = defaultdict[int, list[int]](list)  # by net: the nets that follow from it
     for cell in module["cells"].values():
-        if _is_register(cell["type"]):
-            continue
-        directions = cell["port_directions"]
-        memory = cell["type"].lower().startswith("$mem")  # read at once by address, written at the clock
-        inputs = [p for p in cell["connections"] if directions[p] == "input" and (not memory or "RD_ADDR" in p)]
-        into = [n for p in inputs for n in cell["connections"][p]]
-        out = [n for p, nets in cell["connections"].items() if directions[p] == "output" for n in nets]
-        for net in into:
-            if isinstance(net, int):
-                reached[net] += [n for n in out if isinstance(n, int)]
+        for source, targets in _through(cell, known):
+            reached[source] += targets
     outputs = defaultdict[int, set[str]](set)
     for name, port in module["ports"].items():
         if port["direction"] == "output":
             for net in port["bits"]:
                 outputs[net].add(name)
-    paths = {}
+    paths: Paths = {}
     for name, port in module["ports"].items():
         if port["direction"] != "input":
             continue
@@ -60,6 +64,22 @@ def combinational_paths(design: Design) -> dict[str, set[str]]:
     return paths
 
 
-def _is_register(kind: str) -> bool:
-    kind = kind.lower()
-    return "dff" in kind or "dlatch" in kind or kind.startswith("$sr")
+def _through(cell: Mapping[str, Any], known: Mapping[str, Paths]) -> Iterator[tuple[int, list[int]]]:
+    """Pairs of a net at a cell's input and the nets at its outputs that follow from it at once."""
+    nets, directions, kind = cell["connections"], cell["port_directions"], cell["type"]
+
+    def numbers(ports: Iterable[str]) -> list[int]:
+        return [net for port in ports for net in nets[port] if isinstance(net, int)]
+
+    if kind in known:
+        for port, following in known[kind].items():
+            for net in numbers([port]):
+                yield net, numbers(following)
+        return
+    if "dff" in kind.lower() or "dlatch" in kind.lower():
+        return
+    memory = kind.startswith("$mem")  # read at once by address, written at the clock
+    inputs = [p for p in nets if directions[p] == "input" and (not memory or "RD_ADDR" in p)]
+    out = numbers(p for p in nets if directions[p] == "output")
+    for net in numbers(inputs):
+        yield net, out

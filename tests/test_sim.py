@@ -290,6 +290,49 @@ def test_icarus_agrees(cache, machine):
     assert_equal(simulator.run(lane_campaigns(design, count=64)[-2:] + pair_campaigns(design, share=61)[:2]), 100)
 
 
+def fields_of(port, payloads):
+    """The fields of many payloads, each a list."""
+    rows = [field_values(port, int.from_bytes(row.tobytes(), "little")) for row in payloads]
+    return {name: [row[name] for row in rows] for name in port.fields}
+
+
+def test_what_a_site_holds_reaches_the_bench(cache):
+    """Static patterns and channel codes are the site's own, not drawn; what the selector lacks is refused."""
+    from fgmp.golden.llm.config import FGMPConfig
+    from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
+    from fgmp.golden.llm.quantize import Study
+    from fgmp.golden.tinylm.corpus import read_corpus
+    from fgmp.sim.capture import capture, captured_selector_campaign
+
+    language_model = load_model(SHIPPED_MODEL)
+    samples = windows(language_model, read_corpus().train, 2, "text", window=64)
+    study = Study(language_model.model, samples, progress=False)
+    plain, channel = build_preset("selector"), build(SelectorConfig(channel_codes=True), "selector_codes")
+    for options, designs in (
+        ({"activations": "static"}, (plain, channel)),
+        ({"channel_codes": True}, (channel,)),
+        ({}, (plain, channel)),
+    ):
+        variant = study.variant(FGMPConfig(threshold_samples=2, **options), "FGMP")
+        layer = capture(study.model, study.sites, variant, samples[0], 5)[0]
+        selected = layer.quantizer.select(layer.x)
+        for design in designs:
+            campaign = captured_selector_campaign(design, layer)
+            given = fields_of(design.port("i_payload"), campaign.inputs)
+            results = fields_of(design.port("o_payload"), campaign.results)
+            assert results["fp8"] == selected.mask.flatten().int().tolist()
+            assert results["scale"] == selected.scales.flatten().tolist()
+            if "activations" in options:
+                assert given["static_fp8"] == layer.quantizer.plan.static_fp8.repeat(5).int().tolist()
+        if "channel_codes" in options:
+            with pytest.raises(InputError, match="channel codes, expected a selector that is built with them"):
+                captured_selector_campaign(plain, layer)
+    wider = study.variant(FGMPConfig(threshold_samples=2, four_over_six=True), "FGMP")
+    layer = capture(study.model, study.sites, wider, samples[0], 5)[0]
+    with pytest.raises(InputError, match="four over six"):
+        captured_selector_campaign(plain, layer)
+
+
 def test_campaigns_survive_the_disk(tmp_path):
     campaign = pair_campaigns(build_preset("lane"), share=64)[0]
     write_campaign(campaign, tmp_path)

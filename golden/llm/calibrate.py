@@ -148,9 +148,10 @@ def _measure(loss: Callable[[Any], Tensor], sample: Any, index: int, backward: b
     except Exception as error:  # whatever the model's own code raises
         exhausted(str(error), "calibration")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        what = "run and differentiated" if backward else "run"
         raise InputError(
-            f"calibration: sample {index} cannot be run{' and differentiated' if backward else ''} ({reason}), expected "
-            "a model that can; a policy without gradients, unclipped, needs no backward pass"
+            f"calibration: sample {index} cannot be {what} ({reason}), expected a model that can; a policy without "
+            "gradients, unclipped, needs no backward pass"
         ) from error
 
 

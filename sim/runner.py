@@ -22,6 +22,7 @@ from cocotb_tools.runner import get_runner
 from ..cache import SIMULATORS as CACHE
 from ..cache import cached_folder
 from ..errors import DifferenceError, InputError
+from ..files import whole_file
 from ..hdl.verilog import Design
 from ..processes import exhausted, run_tool
 from .campaign import Campaign, write_campaign
@@ -151,9 +152,9 @@ class Simulator:
                     self._simulate(job, environment, extra, "fgmp.sim.bench", lambda: self._only_differences(job))
                 finally:  # a failed run is when waveforms are wanted
                     if waves_to is not None:
-                        waves_to.parent.mkdir(parents=True, exist_ok=True)
                         for wave in job.glob("*.fst"):
-                            shutil.move(wave, waves_to)
+                            with whole_file(waves_to) as partial:
+                                shutil.copyfile(wave, partial)
             entries = json.loads((job / "summary.json").read_text())
         results = [CampaignResult(**entry) for entry in entries]
         if len(results) != len(campaigns):

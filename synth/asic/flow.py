@@ -12,7 +12,7 @@ import numpy as np
 from ... import __version__
 from ...cache import SYNTHESIS as CACHE
 from ...cache import cached, digest
-from ...errors import InputError
+from ...errors import DifferenceError, InputError
 from ...hdl.config import EngineConfig, parameters
 from ...hdl.verilog import Design
 from ..liberty.find import LibertyFile
@@ -84,7 +84,7 @@ def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[s
 def measure_energy(unit: Implementation, stimulus: Stimulus, what: str) -> Energy:
     """Simulate the netlist with a stimulus and weigh what toggles.
 
-    Raises RuntimeError if an answer differs from the golden model's: then no energy of it means anything.
+    Raises DifferenceError if an answer differs from the golden model's: then no energy of it means anything.
     """
     return simulate(unit, stimulus, what)[""].energy()
 
@@ -115,7 +115,7 @@ def simulate(
         for port, (places, values, rows) in answers.items():
             if cycle in places and (wrong := nets[rows] ^ values[places[cycle]]).any():
                 bit, stream = np.argwhere(unpack_bits(wrong))[0]
-                raise RuntimeError(
+                raise DifferenceError(
                     f"{unit.design.name}, {what}: {port}[{bit}] of stream {stream} in cycle {cycle} differs from the "
                     "golden model"
                 )

@@ -16,6 +16,11 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+try:
+    import resource
+except ModuleNotFoundError:  # not on every system
+    resource = None  # type: ignore[assignment]
+
 from . import __version__
 from .arguments import Parser
 from .errors import DifferenceError, InputError, Terminated
@@ -64,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _few_threads() -> None:
+    """Under a limit on memory, let libraries start no threads of their own: some end the process where they cannot."""
+    if resource is not None and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
 def _report(error: Exception) -> int:
     line = _one_line(error)
     if line is not None:
@@ -79,6 +91,7 @@ def _report(error: Exception) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    _few_threads()
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     parser = Parser(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import remove_stale, write_bytes
+from .files import named, remove_stale, write_bytes
 
 __all__ = ["LIMIT_BYTES", "SIMULATORS", "SYNTHESIS", "Entry", "cached", "cached_folder", "clear", "digest", "entries"]
 
@@ -82,13 +82,14 @@ def cached_folder(cache: Path, name: str, content: Sequence[object], build: Call
         for left in (partial, folder):
             shutil.rmtree(left, ignore_errors=True)
         try:
-            partial.mkdir()
-            build(partial)
-            for pattern in _COMPILED:
-                for left in partial.glob(pattern):
-                    left.unlink()
-            (partial / _CONTENTS).write_text(json.dumps(_contents(partial)))
-            partial.rename(folder)
+            with named(folder):
+                partial.mkdir()
+                build(partial)
+                for pattern in _COMPILED:
+                    for left in partial.glob(pattern):
+                        left.unlink()
+                (partial / _CONTENTS).write_text(json.dumps(_contents(partial)))
+                partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

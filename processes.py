@@ -1,7 +1,8 @@
 """External tools: run so that none outlives us, however we end, and none prints into the user's terminal.
 
-A tool runs in a session of its own. Ctrl-C therefore reaches us alone, and we end the tool and all that it started. If
-we are killed without a chance to do so, a watchdog does: a shell that waits for our end of a pipe to close.
+A tool runs in a process group of its own. Ctrl-C therefore reaches us alone, and we end the tool and all that it
+started. If we are killed without a chance to do so, a watchdog in that group does: a shell that waits for our end of a
+pipe to close.
 """
 
 import contextlib
@@ -10,13 +11,13 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 __all__ = ["exhausted", "run_tool"]
 
-_WATCHDOG = "cat >/dev/null; kill -KILL -- -$0 2>/dev/null"
+_WATCHDOG = "trap '' TERM INT HUP; cat >/dev/null; kill -KILL 0"
 
 
 def run_tool(
@@ -30,44 +31,50 @@ def run_tool(
 
     Whatever is raised while it runs (KeyboardInterrupt, Terminated) ends the tool and all its children first.
     """
-    ours, theirs = os.pipe()
-    target = subprocess.PIPE if output is None else output
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, theirs)
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=cwd,
-                env=None if env is None else dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=target,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-            watchdog = subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHDOG, str(process.pid)],
-                stdin=ours,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        finally:
-            os.close(ours)
+    with _group() as group:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=None if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if output is None else output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=group,
+        )
         try:
             said, _ = process.communicate()
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(group, signal.SIGKILL)
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
             raise
-        finally:
-            watchdog.kill()
-            watchdog.wait()
     return subprocess.CompletedProcess(list(map(str, command)), process.returncode, stdout=said or "")
+
+
+@contextlib.contextmanager
+def _group() -> Iterator[int]:
+    """A process group that ends with us: its first member is there before any tool, so that none is ever without."""
+    ours, theirs = os.pipe()
+    try:
+        watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG],
+            stdin=ours,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+    finally:
+        os.close(ours)
+    try:
+        yield watchdog.pid
+    finally:
+        watchdog.kill()
+        watchdog.wait()
+        os.close(theirs)
 
 
 def exhausted(message: str, where: object) -> None:

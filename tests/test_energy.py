@@ -215,7 +215,7 @@ def test_a_library_without_energies_is_refused_at_once(tmp_path, capsys):
 
 def test_energy_of_the_shipped_model(tmp_path, capsys):
     """Small in every respect, but whole: a model's blocks on gates of SkyWater cells, against FP8-only gates."""
-    arguments = ["energy", "--liberty", str(REAL), "--node", "130", "--fractions", "0.7", "1", "--samples", "2"]
+    arguments = ["energy", "--liberty", str(REAL), "--node", "130", "--samples", "2"]
     arguments += ["--windows", "2", "--captured", "1", "--words", "1", "--engine", "engine-4"]
     arguments += [
         "--set",
@@ -227,7 +227,7 @@ def test_energy_of_the_shipped_model(tmp_path, capsys):
         "--cache",
         str(ROOT / "out" / "synth"),
     ]
-    assert main([*arguments, "-o", str(tmp_path / "a"), "--json"]) == 0
+    assert main([*arguments, "--fractions", "0.7", "--fractions", "1", "-o", str(tmp_path / "a"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "a" / "energy.json").read_text())
     assert result["schema"] == SCHEMA

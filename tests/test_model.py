@@ -91,7 +91,7 @@ def test_windows_are_unpadded_and_spread(model, corpus):
 
 def test_sites_are_shared_by_the_linears_that_read_one_tensor(model, samples):
     linears = target_linears(model.model)
-    sites = find_sites(model.model, linears, lambda: model.model(input_ids=samples[:1]))
+    sites = find_sites(model.model, linears, [lambda: model.model(input_ids=samples[:1])])
     readers = [tuple(n.split(".", 3)[3] for n in s.linears) for s in sites[:4]]
     assert readers == [
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

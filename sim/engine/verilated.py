@@ -9,6 +9,7 @@ from ...cache import cached_folder
 from ...hdl.verilog import Design
 from ...processes import exhausted, run_tool
 from ..runner import CACHE, SimulationError, tools, verilator_configuration
+from ..runtime import with_runtime
 
 __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
 
@@ -42,7 +43,8 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
                 raise SimulationError(f"{design.name}: build failed\n{message}")
 
         content = [design.verilog, configuration, harness, tool_version, options, _processor()]
-        return cached_folder(cache, f"{design.name}-fast", content, build) / _LIBRARY
+        whole = with_runtime(cache, ["library", tool_version, *options, _processor()], build)
+        return cached_folder(cache, f"{design.name}-fast", content, whole) / _LIBRARY
 
 
 class VerilatedEngine:

@@ -119,7 +119,7 @@ class Simulator:
                 _check_fst_headers()
             versions = [simulator, tool_version, version("cocotb"), waves]
             content = [design.verilog, versions, self._build_arguments(), self._configuration]
-            build = self._build
+            build: Callable[[Path], None] = self._build
             if simulator == "verilator":
                 build = with_runtime(cache, [*versions, *self._build_arguments()], build)
             self.folder = cached_folder(cache, design.name, content, build)

@@ -13,6 +13,7 @@ def unit_core(name: str, version: str, *, engine: bool) -> str:
   software:
     files: [{name}_registers.h: {{is_include_file: true}}]
     file_type: cSource"""
+    header = f"\n  software:\n    filesets: [software]\n    toplevel: {name}"
     return f"""\
 CAPI=2:
 name: fgmp::{name}:{version}
@@ -26,7 +27,7 @@ filesets:
 targets:
   default: &default
     filesets: [rtl]
-    toplevel: {name}
+    toplevel: {name}{header if engine else ""}
   lint:
     <<: *default
     default_tool: verilator

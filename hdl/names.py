@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ..errors import InputError
 
-__all__ = ["KEYWORDS", "check_module_name", "variant_name"]
+__all__ = ["KEYWORDS", "check_module_name", "check_unused", "variant_name"]
 
 KEYWORDS = frozenset(
     """
@@ -42,13 +42,19 @@ def check_module_name(name: str, contained: Iterable[str] = ()) -> None:
         expected = "a plain Verilog identifier"
     elif name in KEYWORDS:
         expected = "none that is a keyword of Verilog or SystemVerilog"
-    elif name in contained:
-        expected = "another one than those of the modules inside"
+    elif name.lower() in {part.lower() for part in contained}:
+        expected = "another one than those of an engine's parts"
     elif len(name) > _LONGEST:
         expected = f"at most {_LONGEST} characters"
     if expected is not None:
         shown = name if len(name) <= _LONGEST else f"{name[:40]}..."
         raise InputError(f"module name: {shown!r}, expected {expected}")
+
+
+def check_unused(name: str, verilog: str) -> None:
+    """Raise InputError where a unit's text uses its own name for something inside, which linters call hiding."""
+    if len(re.findall(rf"\b{name}\b", verilog)) > 1:
+        raise InputError(f"module name: {name!r}, expected none that the unit has for a port or a signal")
 
 
 def variant_name(preset: str, changes: dict[str, int | str | bool]) -> str:

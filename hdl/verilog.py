@@ -35,7 +35,7 @@ from .engine.registers import REGISTERS, c_header, markdown
 from .engine.verilog import contained_modules, engine_verilog
 from .fusesoc import ram_core, unit_core
 from .lane import Lane
-from .names import check_module_name, variant_name
+from .names import check_module_name, check_unused, variant_name
 from .selector import Selector
 
 __all__ = ["Design", "Port", "build", "build_preset", "port_table", "sidecar", "write_design"]
@@ -100,16 +100,18 @@ def build(config: Config, name: str, *, faults: bool = False, separator: str = "
     Ports of a stream are named PREFIX, `separator`, MEMBER; "__" gives the names that version 0.1 had.
     """
     engine = isinstance(config, EngineConfig)
-    check_module_name(name, contained_modules(name) if engine else ())
+    check_module_name(name, contained_modules(name) if engine else (RAM_MODULE,))
     if isinstance(config, EngineConfig):
         if faults:
             raise InputError(f"faults: asked for in {name}, expected none in an engine")
         verilog, ports = engine_verilog(config, name)
+        check_unused(name, verilog)
         text = "\n".join([_header(name, config) + verilog, RAM_VERILOG])
         return Design(name, config, text, tuple(Port(*port, {}) for port in ports))
     kind = _UNITS[type(config)]
     unit = kind(config, faults) if faults else kind(config)
     verilog = to_verilog(unit, name, separator=separator, reset=_clock(config)[1] is not None)
+    check_unused(name, verilog)
     return Design(name, config, _header(name, config) + verilog, _ports(unit, config, separator))
 
 

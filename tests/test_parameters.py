@@ -103,6 +103,12 @@ def test_all_keywords_are_known(tmp_path):
         assert code, name
 
 
+@pytest.mark.parametrize("name", ["clk", "o_valid", "total", "accumulator", "FGMP_RAM_1R1W"])
+def test_names_that_the_unit_has_inside(name):
+    with pytest.raises(InputError, match=f"module name: '{name}', expected"):
+        build(LaneConfig(64, 0), name)
+
+
 @pytest.mark.parametrize("name", ["fgmp_ram_1r1w", "a-b", "", "2x", "x" * 300])
 def test_other_names_that_cannot_be(name):
     with pytest.raises(InputError, match=r"^module name: ") as caught:

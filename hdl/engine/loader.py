@@ -238,7 +238,7 @@ class Loader(wiring.Component):
             window.clear.eq(over | self.begin | self.abort),
             self.beat_taken.eq(skid.o_valid & skid.o_ready & ~discard),
             self.behind.eq(drop.all()),
-            self.long.eq(self.finish & ~(window.ended & ((window.count == 0) | (window.count < window.final)))),
+            self.long.eq(self.finish & ~(window.ended & (window.count < window.final))),
         ]
         dropped = wire(m, "dropped", discard & skid.o_valid & skid.o_ready & window.last)
         m.d.sync += drop.eq(drop - dropped + (over & packet & ~window.ended))

@@ -208,6 +208,29 @@ def _whole_beats(bench: Bench) -> None:
     bench.recovers("whole beats")
 
 
+def _empty_last_beat(bench: Bench) -> None:
+    """TLAST on a beat of its own, without a byte, comes after the last byte's beat: too long, whenever it comes."""
+    engine, driver = bench.engine, bench.driver
+    for stalled in (0.0, 0.6) * 4:
+        for which in ("weights", "activations"):
+            job = bench.small_job()
+            _program(bench, job)
+            engine.stall(which, stalled)
+            content = {"weights": weight_bytes(job.weight, bench.config, job.rows)}
+            content["activations"] = activation_bytes(job, bench.config)
+            for stream, data in content.items():
+                engine.send(stream, data, last=stream != which)
+            engine.send(which, b"")
+            engine.run(cycle_limit(job, bench.config))
+            bench.expect(f"empty last beat of {which}", driver.events(), {"done", f"{which}_long"})
+            bench.expect(
+                f"empty last beat of {which}: results", engine.packet() == result_bytes(job, bench.config), True
+            )
+            engine.stall(which, 0)
+            bench.clear_events()
+            bench.recovers(f"an empty last beat of {which}")
+
+
 def _without_tlast(bench: Bench) -> None:
     """A packet without an end: the job is right, the stream waits for TLAST, ABORT makes it forget."""
     engine, driver = bench.engine, bench.driver
@@ -252,34 +275,61 @@ def _interrupted(bench: Bench) -> None:
 
 
 def _aborted_with_running_dmas(bench: Bench) -> None:
-    """What DMAs that cannot be stopped still send is drained by a job of one row, one output and one column."""
-    engine, driver = bench.engine, bench.driver
-    for cycles in (1, 40, 400):
+    """DMAs that cannot be stopped are drained by small jobs, as docs/integration.md has it.
+
+    Whatever they still send: both, one, the last beats of either, or the packets of a second job.
+    """
+    engine, driver, chance = bench.engine, bench.driver, bench.chance
+    streams = ("weights", "activations")
+    for case in ("both", "late end", "one ended", "two packets") * 3:
         job = bench.long_job()
-        for stream in ("weights", "activations"):
-            engine.stall(stream, 0.9)
         driver.start(job)
-        engine.run(cycles)
+        engine.stall(chance.choice(streams), 0.9)
+        engine.run(chance.randint(1, 300))
+        if case == "two packets":
+            driver.start(bench.small_job())
+        if case == "one ended":
+            stopped = chance.choice(streams)
+            for _ in range(20_000):
+                if not engine.queued(stopped):
+                    break
+                engine.stall(next(s for s in streams if s != stopped), 0.95)
+                engine.run(10)
+                bench.clear_events()
         driver.write("CONTROL", field_value("CONTROL", abort=1))
-        left = [stream for stream in ("weights", "activations") if engine.queued(stream)]
-        for stream in ("weights", "activations"):
+        if case == "late end":  # the last beats come when nothing runs
+            for stream in streams:
+                engine.trim(stream, chance.randint(0, 2))
+            engine.run(20)
+        for stream in streams:
+            engine.stall(stream, 0.3)
+        bench.expect(f"ABORT with running DMAs, {case}: drained", _drained(bench), True)
+        for stream in streams:
             engine.stall(stream, 0)
-        bench.clear_events()
-        bench.expect("both DMAs still run", left, ["weights", "activations"])
-        for name, value in (("M", 1), ("N", 1), ("K", 1), ("FORMAT", 0)):
-            driver.write(name, value)
-        driver.write("CONTROL", field_value("CONTROL", start=1))
-        engine.run(100_000)
-        for _ in range(1000):
-            if engine.queued("weights") + engine.queued("activations") == 0:
-                break
-            bench.clear_events()
-            engine.run(100)
         engine.run(20)
-        bench.clear_events()
         while engine.packet() is not None:
             pass
-        bench.recovers("ABORT with running DMAs")
+        bench.recovers(f"ABORT with running DMAs, {case}")
+
+
+def _drained(bench: Bench) -> bool:
+    """Small jobs and ABORT in turn, until both DMAs were idle before the ABORT."""
+    engine, driver = bench.engine, bench.driver
+    for name, value in (("M", 1), ("N", 1), ("K", 1), ("FORMAT", 0)):
+        driver.write(name, value)
+    for _ in range(100):
+        driver.write("CONTROL", field_value("CONTROL", start=1))
+        bench.clear_events()
+        engine.run(bench.chance.randint(20, 2000))
+        bench.clear_events()
+        engine.run(20)
+        idle = not engine.queued("weights") and not engine.queued("activations")
+        driver.write("CONTROL", field_value("CONTROL", abort=1))
+        engine.run(20)
+        bench.clear_events()
+        if idle:
+            return True
+    return False
 
 
 def _aborted_while_a_beat_waits(bench: Bench) -> None:
@@ -450,6 +500,7 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
     "jobs back to back": _back_to_back,
     "wrong stream lengths": _wrong_lengths,
     "DMAs without TKEEP": _whole_beats,
+    "TLAST on an empty beat": _empty_last_beat,
     "streams without TLAST": _without_tlast,
     "packets of jobs that have ended": _late_packets,
     "reset and ABORT in the middle": _interrupted,

@@ -96,6 +96,8 @@ class EngineDriver:
             self._port.write(address, value)
         self.write("INTERRUPT_ENABLE", field_value("INTERRUPT_ENABLE", done=1, start_rejected=1, config_error=1))
         self.write("CONTROL", field_value("CONTROL", start=1))
+        if refused := self.events() & {"start_rejected", "config_error"}:  # its packets would be the next job's
+            raise SimulationError(f"engine: START refused, {min(refused)}")
         weights = weight_bytes(job.weight, self.config, job.rows)
         activations = activation_bytes(job, self.config)
         self._port.send("weights", weights)

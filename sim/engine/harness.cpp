@@ -134,6 +134,13 @@ void fgmp_clear(Engine* e, int stream) {
     e->offered[stream] = false;
 }
 
+// Forget all but the last beats of what is queued for a stream, and the one that is on offer.
+void fgmp_trim(Engine* e, int stream, size_t beats) {
+    std::deque<Beat>& queue = e->sources[stream];
+    size_t first = e->offered[stream] ? 1 : 0;
+    if (queue.size() > first + beats) queue.erase(queue.begin() + first, queue.end() - beats);
+}
+
 // Forget everything queued and received (as DMAs that are stopped and emptied).
 void fgmp_discard(Engine* e) {
     for (int i = 0; i < 2; i++) fgmp_clear(e, i);
@@ -193,8 +200,8 @@ int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
 
 // With `full` every beat says that all of its bytes count, as DMAs without TKEEP do.
 void fgmp_send(Engine* e, int stream, const uint8_t* data, size_t size, int last, int full) {
-    for (size_t position = 0; position < size; position += kBytes) {
-        Beat beat;
+    for (size_t position = 0; position < size || (position == 0 && last); position += kBytes) {
+        Beat beat;  // one of no bytes, if that is all
         size_t count = size - position < kBytes ? size - position : kBytes;
         memset(beat.data, 0xA5, kBytes);  // what is not kept may be anything
         memcpy(beat.data, data + position, count);

@@ -97,6 +97,10 @@ class VerilatedEngine:
         """Forget what is queued and received."""
         self._c.fgmp_discard(self._handle)
 
+    def trim(self, stream: str, beats: int) -> None:
+        """Forget all but the last `beats` of what is queued."""
+        self._c.fgmp_trim(self._handle, STREAMS.index(stream), beats)
+
     def stall(self, stream: str, probability: float) -> None:
         """Let a stream pause at random."""
         self._c.fgmp_stall(self._handle, STREAMS.index(stream), probability)
@@ -140,6 +144,7 @@ def _declare(library: Any) -> Any:
         ("destroy", None, (handle,)),
         ("reset", None, (handle, ctypes.c_int)),
         ("discard", None, (handle,)),
+        ("trim", None, (handle, ctypes.c_int, size)),
         ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),
         ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)),
         ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))),

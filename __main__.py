@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 results differ; 2 the input, the machine or its resources 
 line; 70 a defect of ours, with a traceback; 130 and 143 interrupted and terminated; 141 nobody reads the output.
 """
 
+import contextlib
 import errno
 import importlib
 import logging
@@ -16,10 +17,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-try:
+with contextlib.suppress(ModuleNotFoundError):  # not on every system
     import resource
-except ModuleNotFoundError:  # not on every system
-    resource = None  # type: ignore[assignment]
 
 from . import __version__
 from .arguments import Parser
@@ -50,19 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    for name in ("stdout", "stderr"):  # closed ones, as daemons have them
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for the rest of the process)
     try:
         code = _run(argv)
         sys.stdout.flush()
     except Terminated:
         code = 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("fgmp: interrupted", file=sys.stderr)
+        _say("interrupted")
         code = 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read our output has seen enough; Python would complain when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except DifferenceError as error:
-        print(f"fgmp: {error}", file=sys.stderr)
+        _say(str(error), whole=True)
         code = 1
     except Exception as error:
         code = _report(error)
@@ -71,27 +73,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _few_threads() -> None:
     """Under a limit on memory, let libraries start no threads of their own: some end the process where they cannot."""
-    if resource is not None and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+    if "resource" in sys.modules and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")
+
+
+_FILES = 128
+
+
+def _enough_files() -> None:
+    """Libraries and tools that lack file descriptors blame whatever they were about to open."""
+    if "resource" not in sys.modules:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= _FILES:
+        return
+    if hard != resource.RLIM_INFINITY and hard < _FILES:
+        raise InputError(f"open files: a limit of {hard}, expected at least {_FILES} (ulimit -n {_FILES})")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, hard))
 
 
 def _report(error: Exception) -> int:
     line = _one_line(error)
     if line is not None:
-        print(f"fgmp: {line}", file=sys.stderr)
+        _say(line)
         return 2
-    traceback.print_exception(error)
-    print(
-        f"fgmp: this is a defect; please report the lines above with fgmp {__version__}, Python "
-        f"{platform.python_version()} on {platform.platform()} and the command",
-        file=sys.stderr,
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+    _say(
+        f"this is a defect; please report the lines above with fgmp {__version__}, Python "
+        f"{platform.python_version()} on {platform.platform()} and the command"
     )
     return 70
 
 
+_LONGEST = 1500
+
+
+def _say(text: str, *, whole: bool = False) -> None:
+    """One line on standard error, if anybody listens; what cannot be printed is escaped."""
+    if not whole:
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    with contextlib.suppress(OSError):
+        print(f"fgmp: {text}", file=sys.stderr, flush=True)
+
+
 def _run(argv: Sequence[str] | None) -> int:
     _few_threads()
+    _enough_files()
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     parser = Parser(

@@ -51,15 +51,19 @@ def digest(content: object) -> str:
 
 def cached(folder: Path, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     """What `make` returns (JSON data) for this key, from `folder` if it was made before."""
-    path = folder / f"{kind}-{digest(dict(key))[:32]}.json.z"
+    mark = digest({"kind": kind, "key": dict(key)})
+    path = folder / f"{kind}-{mark[:32]}.json.z"
     try:
-        value = json.loads(zlib.decompress(path.read_bytes()))  # with a checksum of its own
-        _touch(path)
-        return value
-    except (OSError, zlib.error, ValueError):
+        found = json.loads(zlib.decompress(path.read_bytes()))  # with a checksum of its own
+        if isinstance(found, dict) and found.get("key") == mark and "value" in found:
+            _touch(path)
+            return found["value"]
+    except (OSError, zlib.error, ValueError, RecursionError):
         pass
     value = make()
-    write_bytes(path, zlib.compress(json.dumps(value).encode(), 3))
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    write_bytes(path, zlib.compress(json.dumps({"key": mark, "value": value}).encode(), 3))
     _trim(folder)
     return value
 
@@ -72,15 +76,19 @@ def cached_folder(cache: Path, name: str, content: Sequence[object], build: Call
     """
     from filelock import FileLock
 
-    folder = cache.resolve() / f"{name}-{digest(list(content))[:16]}"
+    mark = digest([name, *content])
+    folder = cache.resolve() / f"{name}-{mark[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if _whole(folder):
+        if _whole(folder, mark):
             _touch(folder)
             return folder
         partial = folder.with_name(folder.name + ".partial")
         for left in (partial, folder):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         try:
             with named(folder):
                 partial.mkdir()
@@ -88,7 +96,7 @@ def cached_folder(cache: Path, name: str, content: Sequence[object], build: Call
                 for pattern in _COMPILED:
                     for left in partial.glob(pattern):
                         left.unlink()
-                (partial / _CONTENTS).write_text(json.dumps(_contents(partial)))
+                (partial / _CONTENTS).write_text(json.dumps({"key": mark, "files": _contents(partial)}))
                 partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -144,7 +152,9 @@ def _contents(folder: Path) -> dict[str, list[object]]:
     """Digest of every file in `folder`, and whether it may be executed."""
     found: dict[str, list[object]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != _CONTENTS:
+        if path.is_symlink() or not path.is_file():
+            found[path.relative_to(folder).as_posix()] = ["link" if path.is_symlink() else "folder", False]
+        elif path.name != _CONTENTS:
             with path.open("rb") as file:
                 found[path.relative_to(folder).as_posix()] = [
                     hashlib.file_digest(file, "sha256").hexdigest(),
@@ -153,9 +163,9 @@ def _contents(folder: Path) -> dict[str, list[object]]:
     return found
 
 
-def _whole(folder: Path) -> bool:
-    """Whether `folder` holds exactly the files that it was left with."""
+def _whole(folder: Path, mark: str) -> bool:
+    """Whether `folder` holds exactly the files that it was left with, and is what `mark` stands for."""
     try:
-        return bool(json.loads((folder / _CONTENTS).read_text()) == _contents(folder))
+        return bool(json.loads((folder / _CONTENTS).read_text()) == {"key": mark, "files": _contents(folder)})
     except (OSError, ValueError):
         return False

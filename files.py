@@ -20,6 +20,7 @@ __all__ = [
     "check_file",
     "check_folder",
     "named",
+    "partial_name",
     "remove_stale",
     "staged",
     "whole_file",
@@ -49,12 +50,26 @@ def check_file(path: Path | None) -> None:
         return
     if path.is_dir():
         raise InputError(f"output {path}: is a folder, expected a file or a place for one")
+    _resolved(path)
     special = path.exists() and not path.is_file()  # a pipe or a device is written to where it is
-    if not (os.access(path, os.W_OK) if special else _writable(path.resolve().parent)):
+    if not (os.access(path, os.W_OK) if special else _writable(_resolved(path).parent)):
         raise InputError(f"output {path}: cannot be written, expected a file in a folder that can be written")
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError):  # RuntimeError before Python 3.13
+        raise InputError(f"output {path}: a loop of links, expected a file or a folder, or a place for one") from None
+
+
+def partial_name(target: Path) -> Path:
+    """A temporary name beside `target` that tells whose it is; `remove_stale` removes it once its process is gone."""
+    return target.with_name(f"{target.name}.{_own()}-{uuid4().hex}.partial")
+
+
 def _writable(folder: Path) -> bool:
+    _resolved(folder)
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     return existing.is_dir() and os.access(existing, os.W_OK)
 
@@ -66,9 +81,9 @@ def whole_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     Folders are made as needed. If the block raises, or the disk is full, every file stays as it was and no new folder
     is left; OSError then names the file that was meant. A link stays one; pipes and devices are written to directly.
     """
-    targets = [path.resolve() for path in paths]
+    targets = [_resolved(path) for path in paths]
     plain = [not target.exists() or target.is_file() for target in targets]
-    partials = [_partial(target) if simple else target for target, simple in zip(targets, plain, strict=True)]
+    partials = [partial_name(target) if simple else target for target, simple in zip(targets, plain, strict=True)]
     meant = dict(zip(map(str, partials), map(str, paths), strict=True))
     with _folders([t.parent for t, simple in zip(targets, plain, strict=True) if simple]), _naming(meant):
         try:
@@ -88,8 +103,8 @@ def staged(out: Path) -> Iterator[Path]:
 
     For what libraries write by name, or files that are made one after the other over a long time.
     """
-    target = out.resolve()
-    partial = _partial(target)
+    target = _resolved(out)
+    partial = partial_name(target)
     with _folders([target.parent]), _naming({str(partial): str(out)}):
         try:
             partial.mkdir()
@@ -100,10 +115,6 @@ def staged(out: Path) -> Iterator[Path]:
                 os.replace(path, place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}.{_own()}-{uuid4().hex}.partial")
 
 
 @contextmanager

@@ -11,12 +11,15 @@ import os
 import re
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["exhausted", "run_tool"]
+__all__ = ["end_with_parent", "exhausted", "run_tool"]
 
+_WATCH = "fgmp-parent"
 _WATCHDOG = "trap '' TERM INT HUP; cat >/dev/null; kill -KILL 0"
 
 
@@ -75,6 +78,19 @@ def _group() -> Iterator[int]:
         watchdog.kill()
         watchdog.wait()
         os.close(theirs)
+
+
+def end_with_parent() -> None:
+    """In a worker process: end when the process that started it is gone, however it went."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if not any(t.name == _WATCH for t in threading.enumerate()):
+        threading.Thread(target=watch, name=_WATCH, daemon=True).start()
 
 
 def exhausted(message: str, where: object) -> None:

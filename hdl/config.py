@@ -245,7 +245,7 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
 def _value(text: str) -> int | str | bool:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def parameters(config: Config) -> dict[str, int | str | bool]:

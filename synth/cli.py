@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..processes import end_with_parent
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
 from .export.cli import COMMANDS as _EXPORT_COMMANDS
 from .options import add_library, check_jobs, library_target, stepper, workers
@@ -93,7 +94,11 @@ def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
         return [work(item) for item in items]
     from joblib import Parallel, delayed
 
-    return list(Parallel(n_jobs=jobs)(delayed(work)(item) for item in items))
+    def one(item: Any) -> Any:
+        end_with_parent()
+        return work(item)
+
+    return list(Parallel(n_jobs=jobs)(delayed(one)(item) for item in items))
 
 
 def _finish(args: argparse.Namespace, results: list[Any], table: Any) -> int:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -416,3 +417,105 @@ def test_outputs_are_checked_before_work(tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert error.count("\n") == 1, error
         assert str(inside) in error, error
+
+
+# Found by using it in other ways
+
+
+def test_folders_of_others_are_not_taken_for_ours(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    (tmp_path / "u.partial").mkdir()
+    (tmp_path / "u.partial" / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    more = ["--calibration", str(text), "--samples", "1", "--window", "32"]
+    for name, message in (("u", "holds what is not ours"), ("link", "a link that leads nowhere")):
+        assert main(["quantize", str(SHIPPED_MODEL), str(tmp_path / name), *more]) == 2
+        assert message in capsys.readouterr().err
+    assert tree(tmp_path) == ["link", "text.txt", "u.partial", "u.partial/mine.txt"]
+
+
+def test_entries_that_belong_elsewhere_are_made_again(tmp_path):
+    def get(name):
+        return cached(tmp_path, "netlist", {"unit": name}, lambda: {"of": name})
+
+    assert [get("a"), get("b")] == [{"of": "a"}, {"of": "b"}]
+    first, second = sorted(tmp_path.iterdir())
+    for content in (second.read_bytes(), zlib.compress(b"null"), zlib.compress(b"[1]"), zlib.compress(b'{"value": 5}')):
+        first.write_bytes(content)
+        assert [get("a"), get("b")] == [{"of": "a"}, {"of": "b"}]
+    first.unlink()
+    first.mkdir()
+    assert [get("a"), get("b")] == [{"of": "a"}, {"of": "b"}]
+
+
+def test_folders_that_belong_elsewhere_are_built_again(tmp_path):
+    def get(name):
+        return (cached_folder(tmp_path, name, [name], lambda f: (f / "x").write_text(name)) / "x").read_text()
+
+    assert [get("a"), get("b")] == ["a", "b"]
+    a, b = (next(tmp_path.glob(f"{name}-*[0-9a-f]")) for name in "ab")
+    shutil.rmtree(a)
+    shutil.copytree(b, a)
+    assert get("a") == "a"
+    (a / "link").symlink_to("nowhere")
+    assert get("a") == "a"
+    assert not (a / "link").is_symlink()
+    shutil.rmtree(a)
+    a.write_text("a file")
+    assert get("a") == "a"
+
+
+def test_workers_end_with_who_started_them(tmp_path):
+    worker = "import time; from fgmp.processes import end_with_parent as e; e(); print(1, flush=True); time.sleep(99)"
+    code = (
+        "import subprocess, sys, os, signal; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+        "stdout=subprocess.PIPE); p.stdout.readline(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, worker], cwd=tmp_path)
+    assert wait_for(lambda: not children(tmp_path), 20), children(tmp_path)
+
+
+def test_nobody_listens(tmp_path):
+    for shell, code in (
+        ("{} inspect /nowhere 2>/dev/full", 2),
+        ("{} inspect /nowhere 2>&-", 2),
+        ("{} cache >&-", 0),
+        ("{} cache >/dev/full", 2),
+    ):
+        command = shell.format(f"{sys.executable} -m fgmp")
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, (shell, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_odd_paths_and_numbers_are_one_line(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    loop = str(tmp_path / "loop")
+    for arguments in (
+        ["verilog", "decoder-e2m1", "-o", loop],
+        ["verilog", "decoder-e2m1", "-o", f"{loop}/x"],
+        ["vectors", "lane", "--count", "1", "-o", loop],
+        ["export", "decoder-e2m1", "-o", loop],
+        ["simulate", "lane", "--waves", loop],
+        ["train", "-o", loop],
+        ["energy", "-o", loop],
+        ["inspect", str(tmp_path / "a\nb")],
+        ["verilog", "lane", "--set", "pipeline=" + "9" * 5000],
+        ["verilog", "lane", "--set", "pipeline=\u0663"],
+    ):
+        assert main(arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        assert len(error) < 2000
+
+
+def test_json_has_no_nan_and_text_no_byte_order_mark(tmp_path, capsys):
+    results = []
+    for name, encoding in (("a", "utf-8"), ("b", "utf-8-sig")):
+        path = tmp_path / name
+        path.write_text(TEXT, encoding)
+        assert main(["evaluate", str(SHIPPED_MODEL), "--text", str(path), "--max-tokens", "40", "--json"]) == 0
+        results.append(json.loads(capsys.readouterr().out, parse_constant=pytest.fail))
+    assert results[0] == results[1]
+    assert results[0]["rows"][0]["perplexity"]["error"] is None

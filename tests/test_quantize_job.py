@@ -253,6 +253,10 @@ def test_calibration_continues_where_it_was_killed(texts, tmp_path):
     assert again.exponents == whole.exponents
     assert run(9)[1] == 0
     assert run(9, "another job")[1] == 4
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # nor is one that a power cut has spoiled
+    path.write_bytes(content)
+    assert run(9, "another job")[1] == 4
     path.write_bytes(path.read_bytes()[:-100])  # a broken file is not continued from
     assert run(9, "another job")[1] == 4
 

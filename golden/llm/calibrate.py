@@ -72,8 +72,11 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 if metadata.get("fingerprint") != self.fingerprint or set(file.keys()) != set(totals):
                     return 0
+                saved = {name: file.get_tensor(name) for name in totals}
+                if metadata.get("sha256") != _digest(saved):
+                    return 0
                 for name, total in totals.items():
-                    total.copy_(file.get_tensor(name))
+                    total.copy_(saved[name])
         except (safetensors.SafetensorError, OSError, RuntimeError):
             for total in totals.values():
                 total.zero_()
@@ -85,12 +88,21 @@ class Checkpoint:
         started = time.monotonic()
         if not force and started < self._next:
             return
-        metadata = {"fingerprint": self.fingerprint, "samples": str(samples)}
+        saved = {name: total.cpu().contiguous() for name, total in totals.items()}
+        metadata = {"fingerprint": self.fingerprint, "samples": str(samples), "sha256": _digest(saved)}
         with whole_file(self.path) as partial:
-            save_file({name: total.cpu() for name, total in totals.items()}, partial, metadata)
+            save_file(saved, partial, metadata)
         finished = time.monotonic()
         if self.seconds:
             self._next = finished + max(self.seconds, 20 * (finished - started))
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def calibrate(

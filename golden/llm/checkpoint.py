@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...files import partial_name
 from ...processes import exhausted
 from ..packing import Packed, unpack
+from ..schema import json_object, printable
 from .layers import REGISTERS, FGMPLinear, set_exact
 from .manifest import FOLDER_VERSION, QUANT_METHOD, LayerInfo, json_digest, read_manifest, read_settings
 from .places import shared_modules
@@ -54,8 +56,7 @@ def save(
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"output {folder}: exists already, expected the name of a new folder")
-    partial = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_name(folder)
     try:
         partial.mkdir(parents=True)
         write_folder(
@@ -110,6 +111,7 @@ def write_folder(
         "base_model": base_model,
         "calibration": calibration,
         **_structure(layers),
+        "tensors": _headers(folder),
         "aliases": shared_modules(model),
         "files": {file: _file_digest(folder / file) for file in _files(folder)},
         "settings": json_digest(settings),
@@ -242,9 +244,51 @@ def _tensor_names(folder: Path) -> dict[Path, list[str]]:
     return names
 
 
+def _headers(folder: Path) -> dict[str, list[Any]]:
+    """Type and shape of every tensor, by name."""
+    found: dict[str, list[Any]] = {}
+    for path in _tensor_names(folder):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dictionary)
+                part = file.get_slice(name)
+                found[name] = [part.get_dtype(), list(part.get_shape())]
+    return found
+
+
+def _check_headers(folder: Path, manifest: Mapping[str, Any], names: Mapping[Path, list[str]]) -> None:
+    """Every tensor that was written is there, as it was, and no other; the index says where."""
+    found, expected = _headers(folder), manifest["tensors"]
+    for name in sorted(set(found) | set(expected)) if manifest["version"] != "1" else ():
+        if found.get(name) != expected.get(name):
+            is_, was = _shown(found, name), _shown(expected, name)
+            raise InputError(f"model folder {folder}: tensor {printable(name)} is {is_}, expected {was}")
+    where = {name: path.name for path, held in names.items() for name in held}
+    index = folder / "model.safetensors.index.json"
+    if len(names) > 1 or index.is_file():
+        content = json_object(
+            index.read_bytes() if index.is_file() else b"",
+            lambda reason: InputError(f"model folder {folder}: {index.name} is {reason}, expected a weight_map"),
+        )
+        if content.get("weight_map") != where:
+            raise InputError(f"model folder {folder}: {index.name} does not say where each tensor is")
+    for name, site in manifest["sites"].items():
+        blocks = -(-site["channels"] // 16)
+        parts = {"input_static_fp8": site["mode"] == "static", "input_channel_codes": site["channel_codes"]}
+        for part, there in parts.items():
+            full = f"{name}.{part}"
+            kind = ["BOOL", [blocks]] if part == "input_static_fp8" else ["U8", [blocks, 16]]
+            if there != (full in where) or (there and found[full] != kind):
+                raise InputError(f"model folder {folder}: tensor {full}, expected {kind if there else 'none'}")
+
+
+def _shown(tensors: Mapping[str, Any], name: str) -> str:
+    return f"{tensors[name][0]} {tuple(tensors[name][1])}" if name in tensors else "none"
+
+
 def _check_tensors(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Sizes and types from the headers first, then the content, one linear at a time."""
     names = _tensor_names(folder)
+    _check_headers(folder, manifest, names)
     with ExitStack() as stack:
         opened = {path: stack.enter_context(safe_open(path, "pt")) for path in names}
         where = {name: opened[path] for path, held in names.items() for name in held}
@@ -260,6 +304,9 @@ def _check_tensors(folder: Path, manifest: Mapping[str, Any]) -> None:
                         f"model folder {folder}: tensor {name} is {found.get_dtype()} {tuple(found.get_shape())}, "
                         f"expected U8 {shape}"
                     )
+        for name, file in where.items():
+            if name.endswith(".input_channel_codes") and (file.get_tensor(name) > 15).any():
+                raise InputError(f"model folder {folder}: tensor {name} has codes above 15")
         for info in infos:
             parts = [where[f"{info.name}.{part}"].get_tensor(f"{info.name}.{part}") for part in info.tensors]
             tensor = unpack(Packed(info.shape, info.exponent, *parts), f"model folder {folder}: {info.name}")

@@ -1,5 +1,6 @@
 """Formats side by side on one text: the table that `fgmp demo` and `fgmp evaluate` print."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -51,7 +52,16 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries for machines."""
-        return asdict(self)
+        return _without_nan(asdict(self))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: the error of a single window is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def uniform(fp4: bool, base: FGMPConfig | None = None) -> FGMPConfig:

@@ -33,6 +33,10 @@ from .text import read_text
 __all__ = ["QuantizeJob", "describe_folder", "run_job"]
 
 
+_OURS = ("lock", "calibration-", "scores", "model")
+"""What the names in an unfinished folder begin with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizeJob:
     """What `fgmp quantize` was asked to do.
@@ -64,9 +68,16 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
     check_folder(out, "the name of a new folder")
     distributed.join(job.device)
     text = read_text(job.calibration, "calibration")
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"output {job.out}: is a link that leads nowhere, expected the name of a new folder")
     if out.exists() and not is_quantized(out):
         raise InputError(f"output {job.out}: exists already, expected the name of a new folder")
     work = out.with_name(out.name + ".partial")
+    strange = [p.name for p in work.iterdir() if not p.name.startswith(_OURS)] if work.is_dir() else []
+    if strange or (work.exists() and not work.is_dir()):
+        raise InputError(
+            f"output {job.out}: {work.name} is there and holds what is not ours, expected a name without such a folder"
+        )
     made = not work.parent.exists()
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / "lock") if distributed.is_main() else None
@@ -78,11 +89,11 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
     keep = True
     try:
         return _locked(job, out, work, text, say, progress)
-    except InputError:
-        keep = any(work.glob("calibration*"))  # which another try may continue from
-        raise
     except OSError:
         keep = False  # a full disk is not helped by what lies on it
+        raise
+    except Exception:
+        keep = any(work.glob("calibration*"))  # which another try may continue from
         raise
     finally:
         if lock is not None:

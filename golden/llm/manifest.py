@@ -67,6 +67,7 @@ class _Manifest(Strict):
     sites: dict[Name, _Site]
     files: Annotated[dict[_File, Digest], Field(min_length=1)]
     aliases: dict[Name, Name] = {}
+    tensors: dict[Name, tuple[Name, list[Annotated[int, Field(ge=0, lt=1 << 40)]]]] = {}
     settings: Digest
     sha256: Digest
 
@@ -89,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest: Any = read_settings(folder).get("quantization_config")
     check_manifest(manifest, folder)
-    return {"aliases": {}, **manifest}
+    return {"aliases": {}, "tensors": {}, **manifest}
 
 
 def check_manifest(manifest: Any, folder: Path | str) -> None:

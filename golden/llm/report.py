@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         return "" if value is None else f"{value:.1%}"
 
     def estimate(e: Estimate | None, digits: int, suffix: str = "", factor: float = 1) -> str:
-        return "" if e is None else f"{e.value * factor:.{digits}f}{suffix} ±{e.error * factor:.{digits}f}"
+        if e is None:
+            return ""
+        error = "" if math.isnan(e.error) else f" ±{e.error * factor:.{digits}f}"  # one window has none
+        return f"{e.value * factor:.{digits}f}{suffix}{error}"
 
     return (
         row.name,

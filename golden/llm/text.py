@@ -15,7 +15,7 @@ def read_text(source: str, purpose: str) -> str:
     path = Path(source)
     if path.is_file():
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{purpose} {source}: not UTF-8 at byte {error.start}, expected a text file") from None
         if not text.strip():

@@ -15,6 +15,7 @@ from ...errors import InputError
 from ...files import write_json
 from ...golden.llm.models import model_digest
 from ...golden.tinylm.corpus import read_corpus
+from ...processes import end_with_parent
 from ..energy.subject import DEMO
 from ..options import workers
 from .plan import Plan, Point
@@ -99,6 +100,8 @@ def pareto(rows: Rows, x: str, y: str) -> list[bool]:
 
 def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Iterator[tuple[Point, Rows]]:
     def one(point: Point) -> tuple[Point, Rows]:
+        if address is None and jobs != 1:
+            end_with_parent()
         return point, work(point)
 
     if address is None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fgmp.golden.llm.calibrate import Calibration, calibrate
-from fgmp.golden.llm.config import FGMPConfig
-from fgmp.golden.llm.quantize import Study
-from fgmp.golden.llm.sites import Site
-from fgmp.golden.llm.weights import pack_weights, score_weights
+from fgmp.quantizer.calibrate.calibration import Calibration, calibrate
+from fgmp.quantizer.choose.weights import pack_weights, score_weights
+from fgmp.quantizer.config import FGMPConfig
+from fgmp.quantizer.prepare.sites import Site
+from fgmp.quantizer.study import Study
 
 
 def plain_passes(model, samples, loss):

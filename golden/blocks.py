@@ -1,15 +1,18 @@
 """Blocks of 16 along K: scaling a tensor, quantizing its blocks to FP8 and FP4, and the tensor that mixes both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .codec import decode_e2m1, decode_e4m3, encode_e2m1, encode_e4m3
-from .formats import BLOCK_SIZE, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
+from ..formats import BLOCK_SIZE, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
+from .codec import decode_e2m1, decode_e4m3, encode_e2m1, encode_e4m3, pack_nibbles
 
 __all__ = [
+    "Blocks",
     "MixedTensor",
     "block_scale_codes",
     "check_no_nan",
@@ -21,51 +24,77 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class MixedTensor:
-    """A matrix whose blocks are each FP4 or FP8 (B = ceil(K / 16) blocks a row).
+class Blocks:
+    """Stored blocks of 16 elements in any arrangement (...), each FP4 or FP8; they may be illegal.
 
     Attributes:
-        shape: (N, K).
-        exponent: the tensor exponent.
-        mask: bool (N, B), True = FP8.
-        scales: uint8 (N, B), E4M3 block scale codes; 0 for FP8 blocks.
-        codes: uint8 (N, B, 16), E4M3 or E2M1 codes, one per byte; zero beyond K.
+        fp8: bool (...), the precision bit: True = FP8.
+        scales: uint8 (...), E4M3 block scale codes; without meaning for FP8 blocks, where golden functions give 0.
+        codes: uint8 (..., 16), E4M3 or E2M1 codes, one per byte.
     """
 
-    shape: tuple[int, int]
-    exponent: int
-    mask: Tensor
+    fp8: Tensor
     scales: Tensor
     codes: Tensor
 
     @classmethod
-    def merge(
-        cls,
-        shape: tuple[int, int],
-        exponent: int,
-        mask: Tensor,
-        fp4: tuple[Tensor, Tensor],
-        fp8_codes: Tensor,
-    ) -> "MixedTensor":
-        """Choose by `mask` between FP4 blocks (`fp4` = element codes, scale codes) and FP8 element codes."""
+    def merge(cls, fp8: Tensor, fp4: tuple[Tensor, Tensor], fp8_codes: Tensor) -> "Blocks":
+        """Choose by `fp8` between FP4 blocks (`fp4` = element codes, scale codes) and FP8 element codes."""
         codes4, scales = fp4
-        codes = torch.where(mask[..., None], fp8_codes, codes4)
-        return cls(shape, exponent, mask, torch.where(mask, 0, scales), codes)
+        return Blocks(fp8, torch.where(fp8, 0, scales), torch.where(fp8[..., None], fp8_codes, codes4))
 
-    def stored(self) -> Tensor:
-        """Stored values, float32 (N, K) (exact: they have at most 19 significant bits)."""
+    @classmethod
+    def concatenate(cls, parts: Sequence["Blocks"]) -> "Blocks":
+        """Blocks one after the other along the first dimension."""
+        return Blocks(*(torch.cat([getattr(part, name) for part in parts]) for name in ("fp8", "scales", "codes")))
+
+    def __getitem__(self, index: Any) -> "Blocks":
+        """The blocks at `index`, as tensors take it."""
+        return Blocks(self.fp8[index], self.scales[index], self.codes[index])
+
+    def tensor(self, shape: tuple[int, int], exponent: int) -> "MixedTensor":
+        """As a matrix of `shape` (N, K), if the blocks are arranged (N, B)."""
+        return MixedTensor(self.fp8, self.scales, self.codes, shape=shape, exponent=exponent)
+
+    def legal(self) -> Tensor:
+        """bool (...): not an FP4 block with an illegal block scale."""
+        return self.fp8 | (self.scales >= MIN_BLOCK_SCALE_CODE) & (self.scales <= MAX_BLOCK_SCALE_CODE)
+
+    def values(self) -> Tensor:
+        """Stored values, float32 (..., 16), exact; NaN where an FP8 code is, and without meaning where not `legal`."""
         fp4 = decode_e2m1(self.codes & 15) * decode_e4m3(self.scales)[..., None]
-        values = torch.where(self.mask[..., None], decode_e4m3(self.codes), fp4)
-        return values.flatten(-2)[:, : self.shape[1]]
+        return torch.where(self.fp8[..., None], decode_e4m3(self.codes), fp4)
 
-    def dequantize(self) -> Tensor:
-        """Real values, float32 (N, K)."""
-        return self.stored() * 2.0**self.exponent
+    def payload(self) -> Tensor:
+        """uint8 (..., 16): slots of 16 bytes, as in ports and buffers; FP4 blocks fill the first 8, the rest is 0."""
+        fp4 = torch.nn.functional.pad(pack_nibbles(self.codes & 15), (0, BLOCK_SIZE // 2))
+        return torch.where(self.fp8[..., None], self.codes, fp4)
 
     @property
     def fp8_share(self) -> float:
         """Share of the blocks that are FP8."""
-        return self.mask.double().mean().item()
+        return self.fp8.double().mean().item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedTensor(Blocks):
+    """A matrix in blocks (N, B), B = ceil(K / 16); codes beyond K are zero.
+
+    Attributes:
+        shape: (N, K).
+        exponent: the tensor exponent.
+    """
+
+    shape: tuple[int, int]
+    exponent: int
+
+    def stored(self) -> Tensor:
+        """Stored values, float32 (N, K) (exact: they have at most 19 significant bits)."""
+        return self.values().flatten(-2)[:, : self.shape[1]]
+
+    def dequantize(self) -> Tensor:
+        """Real values, float32 (N, K)."""
+        return self.stored() * 2.0**self.exponent
 
 
 def check_no_nan(x: Tensor, name: str) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..formats import MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE
 from .blocks import stored_fp4
 from .codec import decode_e4m3
-from .formats import MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE
 
 __all__ = ["clipped_scale_codes", "tree_sum", "window_costs"]
 

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from .formats import E2M1, E4M3, MAX_STORED
+from ..formats import E2M1, E4M3, MAX_STORED
 
 __all__ = [
-    "NAN_E4M3",
     "decode_e2m1",
     "decode_e4m3",
     "encode_e2m1",
@@ -15,8 +14,6 @@ __all__ = [
     "round_to_bfloat16",
     "unpack_nibbles",
 ]
-
-NAN_E4M3 = 0x7F
 
 _E2M1_VALUES = torch.tensor([sign * E2M1.magnitude(code) for sign in (1, -1) for code in range(8)], dtype=torch.float32)
 

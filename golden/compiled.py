@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import block_scale_codes, to_blocks
+from ..formats import E2M1, E4M3, MAX_STORED
+from .blocks import Blocks, block_scale_codes, to_blocks
 from .clipping import tree_sum, window_costs
 from .codec import decode_e4m3, encode_e2m1, pack_nibbles
-from .formats import E2M1, E4M3, MAX_STORED
 
 __all__ = ["compiled_window_costs", "quantize_mixed", "quantize_nvfp4", "weight_codes", "weight_error_sums"]
 
@@ -33,8 +33,8 @@ def quantize_nvfp4(x: Tensor, exponent: int) -> tuple[Tensor, Tensor]:
     return _kernel(pack_nibbles)(_kernel(_encode)(x, factor, scales)), scale_codes
 
 
-def quantize_mixed(x: Tensor, exponent: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What `selector.select` makes of a contiguous `x` (..., K) in mode dynamic: codes (..., B, 16), scales, mask.
+def quantize_mixed(x: Tensor, exponent: int, threshold: float) -> Blocks:
+    """What `selector.select` makes of a contiguous `x` (..., K) in mode dynamic: blocks (..., B).
 
     `threshold` is the register's value. NaN is not looked for, and K must be a multiple of 16. The first call compiles.
     """
@@ -42,7 +42,7 @@ def quantize_mixed(x: Tensor, exponent: int, threshold: float) -> tuple[Tensor, 
     scale_codes, scales = _kernel(_scale)(x, factor)
     fp8 = _kernel(_decide)(x, factor, scales, torch.tensor(float(threshold), dtype=torch.float64, device=x.device))
     codes, stored_scales = _kernel(_mix)(x, factor, scales, fp8, scale_codes)
-    return codes.unflatten(-1, (-1, 16)), stored_scales, fp8 != 0
+    return Blocks(fp8 != 0, stored_scales, codes.unflatten(-1, (-1, 16)))
 
 
 def compiled_window_costs(magnitude: Tensor, relative: Tensor, scales: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:

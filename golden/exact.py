@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import inf, isnan
 
-from .formats import (
+from ..formats import (
     BFLOAT16,
     BLOCK_SIZE,
     E2M1,

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..formats import ACCUMULATOR_FRACTION_BITS, K_LIMIT
 from .codec import round_to_bfloat16
-from .formats import ACCUMULATOR_FRACTION_BITS, K_LIMIT
 
 __all__ = ["exact_gemm", "raw_gemm", "round_raw"]
 

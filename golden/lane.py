@@ -6,41 +6,19 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .codec import decode_e2m1, decode_e4m3
-from .formats import (
+from ..formats import (
     ACCUMULATOR_FRACTION_BITS,
+    BFLOAT16,
     BLOCK_SIZE,
+    FLOAT32,
     K_LIMIT,
-    MAX_BLOCK_SCALE_CODE,
-    MIN_BLOCK_SCALE_CODE,
     TENSOR_EXPONENT_LIMIT,
     accumulator_bits,
 )
+from .blocks import Blocks
 from .gemm import round_raw
 
-__all__ = ["LaneExpected", "StoredBlocks", "check_k", "expected_rows"]
-
-
-@dataclass(frozen=True)
-class StoredBlocks:
-    """Blocks as the lane's port takes them, possibly illegal.
-
-    `fp8` is bool (...), `scales` uint8 (...), `codes` uint8 (..., 16). Element codes stand one per byte,
-    also those of FP4 blocks.
-    """
-
-    fp8: Tensor
-    scales: Tensor
-    codes: Tensor
-
-    def legal(self) -> Tensor:
-        """bool (...): not an FP4 block with an illegal block scale."""
-        return self.fp8 | (self.scales >= MIN_BLOCK_SCALE_CODE) & (self.scales <= MAX_BLOCK_SCALE_CODE)
-
-    def values(self) -> Tensor:
-        """float64 stored values (..., 16), NaN where an FP8 code is NaN; meaningless where not `legal`."""
-        fp4 = decode_e2m1(self.codes & 15).double() * decode_e4m3(self.scales).double()[..., None]
-        return torch.where(self.fp8[..., None], decode_e4m3(self.codes).double(), fp4)
+__all__ = ["LaneExpected", "check_k", "expected_rows"]
 
 
 @dataclass(frozen=True)
@@ -61,14 +39,14 @@ def check_k(k: int, k_max: int) -> None:
         raise InputError(f"K: {k}, expected 1 to {k_max}, what the configured accumulator holds")
 
 
-def expected_rows(a: StoredBlocks, w: StoredBlocks, exponents: Tensor, k_max: int) -> LaneExpected:
+def expected_rows(a: Blocks, w: Blocks, exponents: Tensor, k_max: int) -> LaneExpected:
     """Expected results for rows of block pairs (R, B, 16), one exponent (sum of both tensors', int) per row.
 
     Rows may be longer than `k_max` (the accumulator then wraps and flags it), as long as 64-bit integers hold the sum.
     """
     if k_max > K_LIMIT:
         raise InputError(f"k_max: {k_max}, expected at most {K_LIMIT}")
-    va, vw = a.values(), w.values()
+    va, vw = a.values().double(), w.values().double()
     # An FP4 block cannot hold a NaN, even where an illegal scale decodes to one.
     nan = (torch.isnan(va).any(-1) & a.fp8) | (torch.isnan(vw).any(-1) & w.fp8)
     legal = a.legal() & w.legal()
@@ -91,8 +69,8 @@ def expected_rows(a: StoredBlocks, w: StoredBlocks, exponents: Tensor, k_max: in
         bfloat16[rows] = round_raw(raw[rows], exponent, torch.bfloat16)
     return LaneExpected(
         raw,
-        torch.where(poisoned, 0x7FC00000, float32.view(torch.int32).long() & 0xFFFFFFFF),
-        torch.where(poisoned, 0x7FC0, bfloat16.view(torch.int16).long() & 0xFFFF),
+        torch.where(poisoned, FLOAT32.nan_code, float32.view(torch.int32).long() & 0xFFFFFFFF),
+        torch.where(poisoned, BFLOAT16.nan_code, bfloat16.view(torch.int16).long() & 0xFFFF),
         row_nan,
         row_format | (clamped != exponents),
         overflow,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..formats import BLOCK_SIZE, E4M3, MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT, ceil_div
 from .blocks import MixedTensor
-from .codec import pack_nibbles, unpack_nibbles
-from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE, TENSOR_EXPONENT_LIMIT
+from .codec import unpack_nibbles
 
-__all__ = ["FP8_BITS", "Packed", "concatenate", "describe", "pack", "pack_payload", "packed_sizes", "unpack"]
+__all__ = ["FP8_BITS", "Packed", "concatenate", "describe", "pack", "packed_sizes", "unpack"]
 
 FP8_BITS = 8
 """Bits of a weight in plain FP8, what everything is compared with: one byte each, no mask, nothing else."""
@@ -40,12 +40,12 @@ class Packed:
 
 def pack(tensor: MixedTensor) -> Packed:
     """Pack a mixed tensor."""
-    mask = tensor.mask
-    blocks = mask.shape[1]
-    padded = torch.nn.functional.pad(mask, (0, -blocks % 8)).unflatten(1, (-1, 8))
-    mask_bytes = (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
-    payload = pack_payload(tensor.codes, mask).view(torch.int64)[_used_halves(mask)].view(torch.uint8)
-    return Packed(tensor.shape, tensor.exponent, mask_bytes, tensor.scales[~mask], payload)
+    fp8 = tensor.fp8
+    blocks = fp8.shape[1]
+    padded = torch.nn.functional.pad(fp8, (0, -blocks % 8)).unflatten(1, (-1, 8))
+    mask = (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+    payload = tensor.payload().view(torch.int64)[_used_halves(fp8)].view(torch.uint8)
+    return Packed(tensor.shape, tensor.exponent, mask, tensor.scales[~fp8], payload)
 
 
 def concatenate(parts: Sequence[Packed]) -> Packed:
@@ -58,15 +58,9 @@ def concatenate(parts: Sequence[Packed]) -> Packed:
 def packed_sizes(shape: tuple[int, int], fp4_blocks: int) -> tuple[tuple[int, int], int, int]:
     """Shape of the mask, number of scales and bytes of payload of a matrix (N, K) with so many FP4 blocks."""
     rows, columns = shape
-    blocks = -(-columns // BLOCK_SIZE)
+    blocks = ceil_div(columns, BLOCK_SIZE)
     payload = fp4_blocks * _FP4_BYTES + (rows * blocks - fp4_blocks) * _FP8_BYTES
-    return (rows, -(-blocks // 8)), fp4_blocks, payload
-
-
-def pack_payload(codes: Tensor, mask: Tensor) -> Tensor:
-    """(..., 16) element codes to fixed 16-byte slots: FP4 blocks use the first 8 bytes and leave the others 0."""
-    fp4 = torch.nn.functional.pad(pack_nibbles(codes & 15), (0, _FP8_BYTES - _FP4_BYTES))
-    return torch.where(mask[..., None], codes, fp4)
+    return (rows, ceil_div(blocks, 8)), fp4_blocks, payload
 
 
 def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
@@ -76,7 +70,7 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     illegal, the exponent is out of range or an FP8 element is NaN.
     """
     rows, columns = packed.shape
-    blocks = -(-columns // BLOCK_SIZE)
+    blocks = ceil_div(columns, BLOCK_SIZE)
     if not -TENSOR_EXPONENT_LIMIT <= packed.exponent <= TENSOR_EXPONENT_LIMIT:
         raise InputError(f"{name}: tensor exponent {packed.exponent}, expected -47 to 47")
     _expect_size(name, "mask", packed.mask, math.prod(packed_sizes(packed.shape, 0)[0]))
@@ -84,8 +78,8 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     bits = bits.flatten(1).bool()
     if bits[:, blocks:].any():
         raise InputError(f"{name}: mask has a bit set beyond block {blocks - 1} of a row, expected 0 there")
-    mask = bits[:, :blocks]
-    fp4_blocks = int((~mask).sum())
+    fp8 = bits[:, :blocks]
+    fp4_blocks = int((~fp8).sum())
     _, scales_size, payload_size = packed_sizes(packed.shape, fp4_blocks)
     _expect_size(name, "scales", packed.scale, scales_size)
     _expect_size(name, "payload", packed.payload, payload_size)
@@ -93,19 +87,19 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     if illegal.any():
         where = int(illegal.nonzero()[0])
         raise InputError(f"{name}: block scale {where} has code {int(packed.scale[where])}, expected 1 to 105")
-    scales = torch.zeros(mask.shape, dtype=torch.uint8)
-    scales[~mask] = packed.scale
-    halves = torch.zeros(*mask.shape, 2, dtype=torch.int64)
+    scales = torch.zeros(fp8.shape, dtype=torch.uint8)
+    scales[~fp8] = packed.scale
+    halves = torch.zeros(*fp8.shape, 2, dtype=torch.int64)
     # A copy is aligned, which what a file holds need not be.
-    halves[_used_halves(mask)] = packed.payload.clone().view(torch.int64)
+    halves[_used_halves(fp8)] = packed.payload.clone().view(torch.int64)
     slots = halves.view(torch.uint8)
-    codes = torch.where(mask[..., None], slots, unpack_nibbles(slots[..., :_FP4_BYTES]))
-    nan = mask[..., None] & (codes & 0x7F == 0x7F)
+    codes = torch.where(fp8[..., None], slots, unpack_nibbles(slots[..., :_FP4_BYTES]))
+    nan = fp8[..., None] & (codes & 0x7F == E4M3.nan_code)
     if nan.any():
         raise InputError(f"{name}: element {tuple(nan.nonzero()[0].tolist())} is NaN, expected a number")
     if codes.flatten(1)[:, columns:].any():
         raise InputError(f"{name}: padding beyond column {columns - 1} is not zero")
-    return MixedTensor(packed.shape, packed.exponent, mask, scales, codes)
+    return MixedTensor(fp8, scales, codes, shape=packed.shape, exponent=packed.exponent)
 
 
 def describe(tensors: Mapping[str, MixedTensor]) -> list[dict[str, Any]]:
@@ -127,9 +121,9 @@ def describe(tensors: Mapping[str, MixedTensor]) -> list[dict[str, Any]]:
     return layers
 
 
-def _used_halves(mask: Tensor) -> Tensor:
+def _used_halves(fp8: Tensor) -> Tensor:
     """Which 8-byte halves of the 16-byte slots are stored: bool (..., 2)."""
-    return torch.stack((torch.ones_like(mask), mask), -1)
+    return torch.stack((torch.ones_like(fp8), fp8), -1)
 
 
 def _expect_size(name: str, part: str, tensor: Tensor, expected: int) -> None:

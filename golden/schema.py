@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import InputError
-from .formats import TENSOR_EXPONENT_LIMIT
+from ..formats import TENSOR_EXPONENT_LIMIT
 
 __all__ = ["Digest", "Exponent", "Name", "Size", "Strict", "json_object", "printable", "validated"]
 

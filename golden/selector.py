@@ -1,22 +1,23 @@
 """The activation selector's recipe (docs/numerics.md section 4), vectorized; what the RTL must equal."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .blocks import MixedTensor, block_scale_codes, stored_fp4, to_blocks
-from .codec import NAN_E4M3, decode_e4m3, encode_e4m3
-from .formats import (
+from ..formats import (
+    E4M3,
     MAX_STORED,
-    MODES,
+    SELECTOR_MODES,
     TENSOR_EXPONENT_LIMIT,
     THRESHOLD_EXPONENT_BITS,
     THRESHOLD_SIGNIFICAND_BITS,
 )
+from .blocks import Blocks, block_scale_codes, stored_fp4, to_blocks
+from .codec import decode_e4m3, encode_e4m3
 
-__all__ = ["Selected", "SiteRegisters", "Threshold", "impact_scores", "select"]
+__all__ = ["Selected", "SiteSettings", "Threshold", "impact_scores", "select"]
 
 # Keeps sign, exponent and two mantissa bits of a float32: its three most significant bits.
 _THREE_BITS = -(1 << 21)
@@ -55,33 +56,56 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class SiteRegisters:
-    """What software programs for one site: tensor exponent, threshold, mode (one of `MODES`)."""
+class SiteSettings:
+    """Everything that decides how one site's activations are quantized.
+
+    Attributes:
+        exponent: tensor exponent.
+        threshold: of mode "dynamic".
+        mode: one of `SELECTOR_MODES`.
+        static_fp8: bool that broadcasts to the blocks (usually (B,)), True = FP8: the pattern of mode "static".
+        channel_codes: integers 0 to 15, (B, 16): element i of the score counts 2**code times. Only selectors that are
+            built with channel codes have them.
+        four_over_six: whether a block may take the scale amax / 4 where that scores lower. The RTL does not have it.
+
+    Raises InputError for a mode or an exponent that the registers cannot hold.
+    """
 
     exponent: int
-    threshold: Threshold
+    threshold: Threshold = Threshold(0, 0)
     mode: str = "dynamic"
+    _: KW_ONLY
+    static_fp8: Tensor | None = None
+    channel_codes: Tensor | None = None
+    four_over_six: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"selector mode: {self.mode!r}, expected one of {', '.join(MODES)}")
+        if self.mode not in SELECTOR_MODES:
+            raise InputError(f"selector mode: {self.mode!r}, expected one of {', '.join(SELECTOR_MODES)}")
         if abs(self.exponent) > TENSOR_EXPONENT_LIMIT:
             raise InputError(f"tensor exponent: {self.exponent}, expected -47 to 47")
 
+    def to(self, device: torch.device) -> "SiteSettings":
+        """The same with its tensors on `device`."""
+        static, codes = self.static_fp8, self.channel_codes
+        return replace(
+            self,
+            static_fp8=None if static is None else static.to(device),
+            channel_codes=None if codes is None else codes.to(device),
+        )
 
-@dataclass(frozen=True)
-class Selected:
-    """The selector's output for (..., B) blocks: a mask (True = FP8), scales, element codes, scores, NaN marks."""
 
-    mask: Tensor
-    scales: Tensor
-    codes: Tensor
+@dataclass(frozen=True, kw_only=True)
+class Selected(Blocks):
+    """The selector's output for blocks (..., B).
+
+    Attributes:
+        score: float64 integers (..., B), in units of 2**-20.
+        nan: bool (..., B): the block holds a NaN.
+    """
+
     score: Tensor
     nan: Tensor
-
-    def tensor(self, shape: tuple[int, int], exponent: int) -> MixedTensor:
-        """As a mixed tensor of `shape` (the blocks must be (N, B))."""
-        return MixedTensor(shape, exponent, self.mask, self.scales, self.codes)
 
 
 def impact_scores(q4: Tensor, q8: Tensor, channel_codes: Tensor | None = None) -> Tensor:
@@ -97,45 +121,38 @@ def impact_scores(q4: Tensor, q8: Tensor, channel_codes: Tensor | None = None) -
     return squares.sum(-1)
 
 
-def select(
-    x: Tensor,
-    registers: SiteRegisters,
-    static_fp8: Tensor | None = None,
-    channel_codes: Tensor | None = None,
-    four_over_six: bool = False,
-) -> Selected:
+def select(x: Tensor, settings: SiteSettings) -> Selected:
     """Quantize (..., K) float32 or bfloat16 activations as the hardware selector does.
 
-    `static_fp8` (bool, broadcasts to the blocks) is used in mode "static"; `channel_codes` (integers 0..15, (B, 16))
-    only where the selector is built with them. `four_over_six` gives each block the scale amax / 4 instead of amax / 6
-    where that scores lower; the RTL does not have it. NaN elements follow the hardware rule and raise nothing.
+    NaN elements follow the hardware rule and raise nothing. Raises InputError for other dtypes, and for mode "static"
+    without a pattern.
     """
     if x.dtype not in (torch.float32, torch.bfloat16):
         raise InputError(f"selector input dtype: {x.dtype}, expected float32 or bfloat16")
-    blocks = to_blocks(x.float() * 2.0**-registers.exponent)
-    nan = torch.isnan(blocks)
-    v = torch.where(nan, 0.0, blocks).clamp(-MAX_STORED, MAX_STORED)
+    v = to_blocks(x.float() * 2.0**-settings.exponent)
+    nan = torch.isnan(v)
+    v = torch.where(nan, 0.0, v).clamp(-MAX_STORED, MAX_STORED)
     codes8 = encode_e4m3(v)
     scales = block_scale_codes(v)
     codes4, q4 = stored_fp4(v, scales)
     q8 = decode_e4m3(codes8)
-    score = impact_scores(q4, q8, channel_codes)
-    if four_over_six:
+    score = impact_scores(q4, q8, settings.channel_codes)
+    if settings.four_over_six:
         wider = block_scale_codes(v, 4)
         wider_codes4, wider_q4 = stored_fp4(v, wider)
-        wider_score = impact_scores(wider_q4, q8, channel_codes)
+        wider_score = impact_scores(wider_q4, q8, settings.channel_codes)
         better = wider_score < score
         scales, score = torch.where(better, wider, scales), torch.where(better, wider_score, score)
         codes4 = torch.where(better[..., None], wider_codes4, codes4)
-    if registers.mode == "dynamic":
-        mask = score > float(registers.threshold.value)
-    elif registers.mode == "static":
-        if static_fp8 is None:
+    if settings.mode == "dynamic":
+        fp8 = score > float(settings.threshold.value)
+    elif settings.mode == "static":
+        if settings.static_fp8 is None:
             raise InputError("selector mode static: no static_fp8 pattern given, expected one bit per block")
-        mask = static_fp8.expand(score.shape)
+        fp8 = settings.static_fp8.expand(score.shape)
     else:
-        mask = torch.full_like(score, registers.mode == "all_fp8", dtype=torch.bool)
+        fp8 = torch.full_like(score, settings.mode == "all_fp8", dtype=torch.bool)
     block_nan = nan.any(-1)
-    mask = mask | block_nan
-    codes = torch.where(mask[..., None], torch.where(nan, NAN_E4M3, codes8), codes4)
-    return Selected(mask, torch.where(mask, 0, scales), codes, score, block_nan)
+    fp8 = fp8 | block_nan
+    blocks = Blocks.merge(fp8, (codes4, scales), torch.where(nan, E4M3.nan_code, codes8))
+    return Selected(blocks.fp8, blocks.scales, blocks.codes, score=score, nan=block_nan)

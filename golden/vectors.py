@@ -17,10 +17,10 @@ import torch
 from .. import __version__
 from ..errors import InputError
 from ..files import write_files
-from .formats import BLOCK_SIZE, MAX_BLOCK_SCALE_CODE, accumulator_bits
-from .lane import StoredBlocks, check_k, expected_rows
-from .packing import pack_payload
-from .selector import SiteRegisters, Threshold, select
+from ..formats import BLOCK_SIZE, E4M3, MAX_BLOCK_SCALE_CODE, accumulator_bits, ceil_div
+from .blocks import Blocks
+from .lane import check_k, expected_rows
+from .selector import SiteSettings, Threshold, select
 
 __all__ = ["UNITS", "write_vectors"]
 
@@ -85,20 +85,20 @@ class _Draw:
 
 def _lane(draw: _Draw, count: int, k: int, k_max: int) -> tuple[_Arrays, dict[str, Any]]:
     """Random rows in random precisions; block slots of 16 bytes as the lane's port takes them."""
-    blocks = -(-k // BLOCK_SIZE)
+    blocks = ceil_div(k, BLOCK_SIZE)
     sides = {}
     for name in ("a", "w"):
         fp8 = torch.from_numpy(draw(0, 2, count, blocks) == 1)
         scales = torch.from_numpy(draw(1, MAX_BLOCK_SCALE_CODE + 1, count, blocks).astype(np.uint8))
         codes = torch.from_numpy(draw(0, 256, count, blocks, BLOCK_SIZE).astype(np.uint8))
-        codes = torch.where(codes & 0x7F == 0x7F, codes - 1, codes)
+        codes = torch.where(codes & 0x7F == E4M3.nan_code, codes - 1, codes)
         codes.flatten(1)[:, k:] = 0  # K is padded with zero codes
-        sides[name] = StoredBlocks(fp8, torch.where(fp8, 0, scales), torch.where(fp8[..., None], codes, codes & 15))
+        sides[name] = Blocks(fp8, torch.where(fp8, 0, scales), torch.where(fp8[..., None], codes, codes & 15))
     exponent = torch.from_numpy(draw(-94, 95, count))
     expected = expected_rows(sides["a"], sides["w"], exponent, k_max)
     arrays: _Arrays = {}
     for name, side in sides.items():
-        arrays[f"{name}_codes"] = pack_payload(side.codes, side.fp8).numpy()
+        arrays[f"{name}_codes"] = side.payload().numpy()
         arrays[f"{name}_scale"] = side.scales.numpy()
         arrays[f"{name}_fp8"] = side.fp8.numpy().astype(np.uint8)
     arrays["exponent"] = exponent.numpy().astype(np.int8)
@@ -117,21 +117,22 @@ def _selector(draw: _Draw, count: int) -> tuple[_Arrays, dict[str, Any]]:
     sign = draw(0, 2, count, BLOCK_SIZE)
     bits = (sign << 31 | octave << 23 | mantissa).astype(np.uint32)
     x = torch.from_numpy(bits.view(np.int32)).view(torch.float32)
-    probe = select(x, SiteRegisters(0, Threshold(0, 0))).score.flatten()
-    registers = SiteRegisters(0, Threshold.nearest(float(probe.sort().values[count // 2])))
-    selected = select(x, registers)
+    probe = select(x, SiteSettings(0)).score.flatten()
+    settings = SiteSettings(0, Threshold.nearest(float(probe.sort().values[count // 2])))
+    selected = select(x, settings)
+    blocks = selected[:, 0]
     arrays = {
         "x": bits,
-        "codes": pack_payload(selected.codes[:, 0], selected.mask[:, 0]).numpy(),
-        "scale": selected.scales[:, 0].numpy(),
-        "fp8": selected.mask[:, 0].numpy().astype(np.uint8),
+        "codes": blocks.payload().numpy(),
+        "scale": blocks.scales.numpy(),
+        "fp8": blocks.fp8.numpy().astype(np.uint8),
         "score": selected.score[:, 0].numpy().astype(np.int64),
     }
-    threshold = registers.threshold
+    threshold = settings.threshold
     configuration = {
         "input_format": "float32",
-        "mode": registers.mode,
-        "tensor_exponent": registers.exponent,
+        "mode": settings.mode,
+        "tensor_exponent": settings.exponent,
         "threshold": {"significand": threshold.significand, "exponent": threshold.exponent},
     }
     return arrays, configuration

@@ -1,28 +1,12 @@
-"""Frozen, validated configurations of the units, and the named presets.
-
-A configuration is what a user chooses; everything derived from it is a property here, so that generator, benches,
-sidecars and synthesis read one and the same number.
-"""
+"""The configurations of all units, and the named presets."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 from ..errors import InputError
-from ..golden.formats import (
-    BFLOAT16,
-    BLOCK_SIZE,
-    E2M1,
-    E4M3,
-    FLOAT32,
-    K_LIMIT,
-    SCORE_BITS,
-    SCORE_BITS_WITH_CHANNEL_CODES,
-    MiniFloat,
-    accumulator_bits,
-)
-from .checks import check, check_datapath, check_multiple, check_selector_depth
 from .engine.config import EngineConfig, EngineLaneConfig
+from .unit_config import ROUNDING_CYCLES, DecoderConfig, DotConfig, LaneConfig, SelectorConfig
 
 __all__ = [
     "PRESETS",
@@ -38,141 +22,6 @@ __all__ = [
     "parameters",
     "preset",
 ]
-
-ROUNDING_CYCLES = 3
-"""Registers between an accumulator and its rounded value."""
-
-_INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
-_ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
-
-
-@dataclass(frozen=True)
-class LaneConfig:
-    """The dual-precision dot-product lane.
-
-    Attributes:
-        k_max: longest row, in values; sets the accumulator's width. A multiple of 16, at most 42,784.
-        pipeline: registers between input and accumulator, 0 to 5; 0 to 4 with formats "fp8".
-        formats: "mixed", or "fp8" for a lane of E4M3 blocks only (what mixed precision is compared with).
-        sharing: "split" (FP4 pairs have an adder tree of their own: least energy) or "merged" (one tree: least area).
-    """
-
-    k_max: int = 4096
-    pipeline: int = 4
-    formats: str = "mixed"
-    sharing: str = "split"
-
-    def __post_init__(self) -> None:
-        check_multiple("lane", "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
-        check_datapath("lane", self.formats, self.sharing, self.pipeline)
-
-    @property
-    def accumulator_bits(self) -> int:
-        """Width of accumulator and raw output."""
-        return accumulator_bits(self.k_max)
-
-    @property
-    def latency(self) -> int:
-        """Cycles from accepting the last block pair of a row to its result, without stalls."""
-        return self.pipeline + 1 + ROUNDING_CYCLES
-
-    @property
-    def throughput(self) -> str:
-        """In words, for the sidecar."""
-        return "1 block pair per cycle"
-
-
-@dataclass(frozen=True)
-class SelectorConfig:
-    """The activation selector.
-
-    Attributes:
-        input_format: "float32" or "bfloat16".
-        channel_codes: whether each channel has a 4-bit power-of-two sensitivity code.
-        pipeline: registers before the output register, 0 to 8.
-    """
-
-    input_format: str = "float32"
-    channel_codes: bool = False
-    pipeline: int = 8
-
-    def __post_init__(self) -> None:
-        check("selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16")
-        check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
-        check_selector_depth("selector", "pipeline", self.pipeline)
-
-    @property
-    def format(self) -> MiniFloat:
-        """The input format's descriptor."""
-        return _INPUT_FORMATS[self.input_format]
-
-    @property
-    def score_bits(self) -> int:
-        """Width of the score."""
-        return SCORE_BITS_WITH_CHANNEL_CODES if self.channel_codes else SCORE_BITS
-
-    @property
-    def latency(self) -> int:
-        """Cycles from accepting a block to its result, without stalls."""
-        return self.pipeline + 1
-
-    @property
-    def throughput(self) -> str:
-        """In words, for the sidecar."""
-        return "1 block of 16 values per cycle"
-
-
-@dataclass(frozen=True)
-class DotConfig:
-    """The dot product of one block pair by itself, without accumulator, exact.
-
-    Attributes:
-        formats, sharing: as in a lane.
-        pipeline: registers, 0 to 5; none makes it combinational.
-    """
-
-    formats: str = "mixed"
-    sharing: str = "split"
-    pipeline: int = 0
-
-    def __post_init__(self) -> None:
-        check_datapath("dot", self.formats, self.sharing, self.pipeline)
-
-    @property
-    def latency(self) -> int:
-        """Cycles from a block pair to its term."""
-        return self.pipeline
-
-    @property
-    def throughput(self) -> str:
-        """In words, for the sidecar."""
-        return "1 block pair per cycle" if self.pipeline else "combinational"
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """A combinational element decoder: "E4M3" or "E2M1"."""
-
-    element: str = "E4M3"
-
-    def __post_init__(self) -> None:
-        check("decoder", "element", self.element, self.element in _ELEMENT_FORMATS, "E4M3 or E2M1")
-
-    @property
-    def format(self) -> MiniFloat:
-        """The element format's descriptor."""
-        return _ELEMENT_FORMATS[self.element]
-
-    @property
-    def latency(self) -> int:
-        """Combinational."""
-        return 0
-
-    @property
-    def throughput(self) -> str:
-        """In words, for the sidecar."""
-        return "combinational"
-
 
 Config = LaneConfig | DotConfig | SelectorConfig | DecoderConfig | EngineConfig | EngineLaneConfig
 

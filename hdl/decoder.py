@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..golden.formats import E2M1, E4M3
+from ..formats import E2M1, E4M3
 from .config import DecoderConfig
 from .faults import NO_FAULTS, Faults
 

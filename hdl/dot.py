@@ -7,18 +7,20 @@ product's sign never reaches further than the twelve bits of the digits it is pl
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
+from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Const, Module, Mux, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..golden.formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
+from ..formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
 from .config import DotConfig
 from .decoder import decode_e2m1, decode_e4m3
 from .faults import NO_FAULTS, Faults
+from .hierarchy import add_part
 from .pipeline import Pipeline, wire
 from .rows import Rows, ones
 
@@ -77,10 +79,16 @@ class _Operand:
 
 
 class DotProduct(wiring.Component):
-    """`term` = dot product of `a` and `w`, `depth` cycles later, moving only while `advance` is high.
+    """The exact dot product of one pair of blocks, `depth` cycles later.
 
-    A NaN element counts 0 and raises `nan`; an illegal block scale makes the term 0 and raises `format_error`. With
-    formats "fp8" blocks are sixteen E4M3 codes and nothing else, and nothing of FP4 is built.
+    With formats "fp8" blocks are sixteen E4M3 codes and nothing else, and nothing of FP4 is built.
+
+    Attributes:
+        a, w: blocks of activations and weights (`stored_block`).
+        advance: move all stages.
+        term: the dot product, in units of 2**-20.
+        nan: an element was NaN; it counts 0.
+        format_error: a block scale was illegal; the term is 0 (mixed formats).
     """
 
     def __init__(self, depth: int, formats: str = "mixed", sharing: str = "split", faults: Faults = NO_FAULTS):
@@ -89,106 +97,152 @@ class DotProduct(wiring.Component):
         self._cuts = (_CUTS_BY_DEPTH if self._mixed else _FP8_CUTS_BY_DEPTH)[depth]
         self._faults = faults
         block = stored_block(formats)
-        super().__init__(
-            {
-                "a": In(block),
-                "w": In(block),
-                "advance": In(1),
-                "term": Out(signed(TERM_BITS)),
-                "nan": Out(1),
-                "format_error": Out(1),
-            }
-        )
+        members = {
+            "a": In(block),
+            "w": In(block),
+            "advance": In(1),
+            "term": Out(signed(TERM_BITS)),
+            "nan": Out(1),
+        }
+        super().__init__(members | ({"format_error": Out(1)} if self._mixed else {}))
+
+    @property
+    def illegal(self) -> Value:
+        """`format_error`, or 0 where there are no block scales."""
+        return self.format_error if self._mixed else Const(0)
+
+    @property
+    def errors(self) -> Value:
+        """A NaN or an illegal block scale: what poisons a row."""
+        return self.nan | self.illegal
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        return self._mixed_pairs(m) if self._mixed else self._fp8_pairs(m)
-
-    def _products(self, m: Module, a: "_Operand", w: "_Operand") -> tuple[list[Value], list[Value], list[Value]]:
-        products = [wire(m, "product", x * y) for x, y in zip(a.significands, w.significands, strict=True)]
-        shifts = [wire(m, "shift", x + y) for x, y in zip(a.shifts, w.shifts, strict=True)]
-        pairs = zip(a.signs, w.signs, strict=True)
-        return products, shifts, [self._faults.pick("product sign dropped", x ^ y, x) for x, y in pairs]
-
-    def _fp8_pairs(self, m: Module) -> Module:
-        pipeline = Pipeline(m, self.advance, self._cuts)
-        a, w = (_elements(m, name, port.codes, None, self._faults) for name, port in (("a", self.a), ("w", self.w)))
-        products, shifts, signs = self._products(m, a, w)
-        *cut, nan = pipeline.cut("product", *products, *shifts, *signs, a.nan | w.nan)
-        tree = _wide_tree(m, cut[:16], cut[16:32], cut[32:48], {})
-        first, second, nan = pipeline.cut("rows", *tree.two(), nan)
-        total, nan = pipeline.cut("sum", tree.join(first, second).as_signed(), nan)
-        term, nan = pipeline.cut("align", total << _FP8_SHIFT, nan)
-        m.d.comb += [self.term.eq(term), self.nan.eq(nan)]
+        if self._mixed:
+            self._mixed_pairs(m)
+        else:
+            self._fp8_pairs(m)
         return m
 
-    def _mixed_pairs(self, m: Module) -> Module:
-        faults = self._faults
+    def _products(self, m: Module, a: _Operand, w: _Operand) -> dict[str, list[Value]]:
+        pairs = zip(a.signs, w.signs, strict=True)
+        return {
+            "products": [wire(m, "product", x * y) for x, y in zip(a.significands, w.significands, strict=True)],
+            "shifts": [wire(m, "shift", x + y) for x, y in zip(a.shifts, w.shifts, strict=True)],
+            "signs": [self._faults.pick("product sign dropped", x ^ y, x) for x, y in pairs],
+        }
+
+    def _fp8_pairs(self, m: Module) -> None:
         pipeline = Pipeline(m, self.advance, self._cuts)
+        a, w = (_elements(m, name, port.codes, None, self._faults) for name, port in (("a", self.a), ("w", self.w)))
+        s = pipeline.step("product", **self._products(m, a, w), nan=a.nan | w.nan)
+        tree = _wide_tree(m, s.products, s.shifts, s.signs, {})
+        first, second = tree.two()
+        s = pipeline.step("rows", first=first, second=second, nan=s.nan)
+        s = pipeline.step("sum", total=tree.join(s.first, s.second).as_signed(), nan=s.nan)
+        s = pipeline.step("align", term=s.total << _FP8_SHIFT, nan=s.nan)
+        m.d.comb += [self.term.eq(s.term), self.nan.eq(s.nan)]
+
+    def _mixed_pairs(self, m: Module) -> None:
+        """Decode and multiply, add in the tree of the precision mode, scale, and align to the accumulator.
+
+        Registers that a precision mode does not need keep what they hold: their clock can be gated, and nothing behind
+        them moves. Where there are no registers, what it does not need is held at zero.
+        """
+        pipeline = Pipeline(m, self.advance, self._cuts)
+        a, w, control = self._operands(m)
+        s = (self._split_sums if self._split else self._merged_sums)(m, pipeline, a, w, control)
+
+        plain = wire(m, "plain", ~(s.fp4 | s.mixed))
+        narrow = pipeline.step("sum", narrow=s.narrow.as_signed(), narrow_scale=s.scale, enable=s.fp4)
+        middle = pipeline.step(
+            "sum", middle=s.total[:_MIXED_BITS].as_signed(), middle_scale=s.scale[:4], enable=s.mixed
+        )
+        wide = pipeline.step("sum", wide=s.total.as_signed(), enable=plain)
+        s = pipeline.step("sum", fp4=s.fp4, mixed=s.mixed, shift=s.shift, nan=s.nan, illegal=s.illegal)
+        narrow_sum, middle_sum = narrow.narrow, middle.middle
+        if "sum" not in self._cuts:
+            narrow_sum = wire(m, "narrow_sum", (narrow_sum & s.fp4.replicate(_NARROW_BITS)).as_signed())
+            middle_sum = wire(m, "middle_sum", (middle_sum & s.mixed.replicate(_MIXED_BITS)).as_signed())
+
+        scaling = wire(m, "scaling", s.fp4 | s.mixed)
+        product = Mux(s.fp4, narrow_sum * narrow.narrow_scale, middle_sum * middle.middle_scale)
+        scaled = pipeline.step("scale", product=product, shift=s.shift, enable=scaling)
+        wide = pipeline.step("scale", wide, enable=~scaling)
+        s = pipeline.step("scale", scaling=scaling, nan=s.nan, illegal=s.illegal)
+        term = Mux(s.scaling, scaled.product << scaled.shift, wide.wide << _FP8_SHIFT)
+        s = pipeline.step("align", term=term[:TERM_BITS], nan=s.nan, illegal=s.illegal)
+        m.d.comb += [self.term.eq(s.term.as_signed()), self.nan.eq(s.nan), self.format_error.eq(s.illegal)]
+
+    def _operands(self, m: Module) -> tuple[_Operand, _Operand, SimpleNamespace]:
+        """Both blocks' elements, and what goes beside them: precision mode, product of the block scales, errors."""
+        faults = self._faults
         a_fp8, w_fp8 = self.a.fp8, faults.pick("mask bit inverted", self.w.fp8, ~self.w.fp8)
         a, w = _elements(m, "a", self.a.codes, a_fp8, faults), _elements(m, "w", self.w.codes, w_fp8, faults)
         scale_a, shift_a, illegal_a = _block_scale(self.a.scale, a_fp8, faults)
         scale_w, shift_w, illegal_w = _block_scale(self.w.scale, w_fp8, faults)
         illegal = illegal_a | illegal_w
         scale_w = faults.pick("weight block scale missing", scale_w, 8)
-        side = (
-            ~(a_fp8 | w_fp8),
-            a_fp8 ^ w_fp8,
-            Mux(illegal, 0, (scale_a * scale_w)[:8]),
-            (shift_a + shift_w)[:5],
-            a.nan | w.nan,
-            illegal,
+        control = SimpleNamespace(
+            fp4=~(a_fp8 | w_fp8),
+            mixed=a_fp8 ^ w_fp8,
+            scale=Mux(illegal, 0, (scale_a * scale_w)[:8]),
+            shift=(shift_a + shift_w)[:5],
+            nan=a.nan | w.nan,
+            illegal=illegal,
         )
-        if self._split:
-            w.significands[:] = [wire(m, "wide_w", x & (a_fp8 | w_fp8).replicate(len(x))) for x in w.significands]
-        products, shifts, signs = self._products(m, a, w)
-        # Registers that a pairing does not need keep what they hold: their clock can be gated, and nothing behind them
-        # moves. Where there are no registers, what a pairing does not need is held at zero.
-        fp4_now = side[0]
-        (*carried,) = pipeline.cut("product", *side)
-        fp4, mixed = carried[:2]
-        if self._split:
-            # So few registers hold an FP4 pair that its sixteen products are added, to two rows, in front of them.
-            small = _narrow_tree(m, *_narrow_products(m, self.a.codes, self.w.codes, fp4_now))
-            small_rows = pipeline.cut("product", *small.two(), enable=fp4_now)
-            wide_on = Const(1) if "product" in self._cuts else ~fp4
-            *wide, open_above = pipeline.cut("product", *products, *signs, *shifts, ~side[1], enable=~fp4_now)
-            placed = [wire(m, "wide", v & wide_on.replicate(len(v))) for v in wide[: 2 * BLOCK_SIZE]]
-            tree = _wide_tree(m, placed[:16], wide[32:], placed[16:], {_MIXED_BITS: open_above})
-            (narrow,) = pipeline.cut("rows", small.join(*small_rows), enable=fp4)
-            *rows, open_above = pipeline.cut("rows", *tree.two(), open_above, enable=~fp4)
-        else:
-            cut = pipeline.cut("product", *products, *signs, *shifts)
-            barriers = {_NARROW_BITS: ~fp4, _MIXED_BITS: ~(fp4 | mixed)}
-            tree = _wide_tree(m, cut[:16], cut[32:], cut[16:32], barriers)
-            rows = pipeline.cut("rows", *tree.two())
-        carried = pipeline.cut("rows", *carried)
+        return a, w, control
+
+    def _split_sums(
+        self, m: Module, pipeline: Pipeline, a: _Operand, w: _Operand, control: SimpleNamespace
+    ) -> SimpleNamespace:
+        """Behind the cut "rows": `control`, the sum of FP4 pairs (`narrow`), and that of all others (`total`).
+
+        So few registers hold an FP4 pair that its sixteen products are added, to two rows, in front of them.
+        """
+        fp4 = control.fp4
+        w = replace(w, significands=[wire(m, "wide_w", x & (~fp4).replicate(len(x))) for x in w.significands])
+        small = _narrow_tree(m, *_narrow_products(m, self.a.codes, self.w.codes, fp4))
+        first, second = small.two()
+        rows = pipeline.step("product", narrow_first=first, narrow_second=second, enable=fp4)
+        wide = pipeline.step("product", **self._products(m, a, w), open_above=~control.mixed, enable=~fp4)
+        s = pipeline.step("product", control)
+        wide_on = Const(1) if "product" in self._cuts else ~s.fp4
+        products, signs = (
+            [wire(m, "wide", value & wide_on.replicate(len(value))) for value in values]
+            for values in (wide.products, wide.signs)
+        )
+        tree = _wide_tree(m, products, wide.shifts, signs, {_MIXED_BITS: wide.open_above})
+        narrow = pipeline.step("rows", narrow=small.join(rows.narrow_first, rows.narrow_second), enable=s.fp4)
+        first, second = tree.two()
+        rows = pipeline.step("rows", first=first, second=second, open_above=wide.open_above, enable=~s.fp4)
+        s = pipeline.step("rows", s)
         # A barrier belongs to the sum that passes it, wherever the registers stand.
-        fp4, mixed, scale = carried[:3]
-        total = tree.join(rows[0], rows[1], [open_above] if self._split else [~fp4, ~(fp4 | mixed)])
-        if not self._split:
-            narrow = total[:_NARROW_BITS]
-        plain = wire(m, "plain", ~(fp4 | mixed))
-        narrow, narrow_scale = pipeline.cut("sum", narrow.as_signed(), scale, enable=fp4)
-        middle, middle_scale = pipeline.cut("sum", total[:_MIXED_BITS].as_signed(), scale[:4], enable=mixed)
-        (wide_sum,) = pipeline.cut("sum", total.as_signed(), enable=plain)
-        fp4, mixed, scale, shift, nan, illegal = pipeline.cut("sum", *carried)
-        if "sum" not in self._cuts:
-            narrow = wire(m, "narrow_sum", (narrow[:_NARROW_BITS] & fp4.replicate(_NARROW_BITS)).as_signed())
-            middle = wire(m, "middle", (middle[:_MIXED_BITS] & mixed.replicate(_MIXED_BITS)).as_signed())
-        scaling = wire(m, "scaling", fp4 | mixed)
-        product = Mux(fp4, narrow * narrow_scale, middle * middle_scale)
-        scaled, shift = pipeline.cut("scale", product, shift, enable=scaling)
-        (wide,) = pipeline.cut("scale", wide_sum, enable=~scaling)
-        scaling, nan, illegal = pipeline.cut("scale", scaling, nan, illegal)
-        term = Mux(scaling, scaled << shift, wide << _FP8_SHIFT)
-        term, nan, illegal = pipeline.cut("align", term[:TERM_BITS], nan, illegal)
-        m.d.comb += [self.term.eq(term.as_signed()), self.nan.eq(nan), self.format_error.eq(illegal)]
-        return m
+        s.narrow, s.total = narrow.narrow, tree.join(rows.first, rows.second, [rows.open_above])
+        return s
+
+    def _merged_sums(
+        self, m: Module, pipeline: Pipeline, a: _Operand, w: _Operand, control: SimpleNamespace
+    ) -> SimpleNamespace:
+        """The same from one tree, in which the bits above what a precision mode needs stand still."""
+        s = pipeline.step("product", control, **self._products(m, a, w))
+        barriers = {_NARROW_BITS: ~s.fp4, _MIXED_BITS: ~(s.fp4 | s.mixed)}
+        tree = _wide_tree(m, s.products, s.shifts, s.signs, barriers)
+        first, second = tree.two()
+        kept = {name: value for name, value in vars(s).items() if name in vars(control)}
+        s = pipeline.step("rows", **kept, first=first, second=second)
+        s.total = tree.join(s.first, s.second, [~s.fp4, ~(s.fp4 | s.mixed)])
+        s.narrow = s.total[:_NARROW_BITS]
+        return s
 
 
 class Dot(wiring.Component):
-    """The dot product as a unit of its own: `term`, `nan` and, with mixed formats, `format_error` of `a` and `w`."""
+    """The dot product as a unit of its own.
+
+    Attributes:
+        a, w, term, nan: as in `DotProduct`.
+        format_error: the same, with mixed formats.
+    """
 
     def __init__(self, config: DotConfig):
         self.config = config
@@ -198,7 +252,8 @@ class Dot(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.dot = dot = DotProduct(self.config.pipeline, self.config.formats, self.config.sharing)
+        dot = DotProduct(self.config.pipeline, self.config.formats, self.config.sharing)
+        add_part(m, platform, "dot_product", dot)
         m.d.comb += [dot.a.eq(self.a), dot.w.eq(self.w), dot.advance.eq(1), self.term.eq(dot.term)]
         m.d.comb += self.nan.eq(dot.nan)
         if self.config.formats == "mixed":

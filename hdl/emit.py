@@ -1,14 +1,13 @@
 """Amaranth to Verilog that lints clean: equal operand widths, no unused bits, no initial values, plain names."""
 
-import functools
-import re
 import tempfile
 from pathlib import Path
 
-from amaranth.back import rtlil
-from amaranth.hdl import ClockDomain
 from amaranth.lib import wiring
 
+from .hierarchy import Hierarchy
+from .readable import readable
+from .verilog_text import parse_modules, prune
 from .yosys import run_yosys
 
 __all__ = ["to_verilog"]
@@ -17,7 +16,6 @@ __all__ = ["to_verilog"]
 # because reset, not configuration, defines the state (docs/decisions/0003-verilog.md).
 _SCRIPT = """\
 read_rtlil design.il
-flatten
 proc
 opt_expr
 opt_clean
@@ -84,53 +82,36 @@ _EXTENDED_TO = {
 }
 
 
-def to_verilog(unit: wiring.Component, name: str, *, separator: str = "_", reset: bool = True) -> str:
-    """The Verilog of `unit` as one module `name`, submodules flattened into it.
+def to_verilog(
+    unit: wiring.Component,
+    name: str,
+    *,
+    separator: str = "_",
+    reset: bool = True,
+    flat: bool = False,
+) -> str:
+    """The Verilog of `unit` as the module `name`, followed by its parts' modules, which are called after it.
 
-    Ports of interfaces are named PREFIX, `separator`, MEMBER. Without `reset` there is no port for one.
+    Ports of interfaces are named PREFIX, `separator`, MEMBER. Without `reset` there is no port for one. With `flat`
+    there is one module, for parts that reach into each other.
     """
+    hierarchy = Hierarchy(name, separator)
+    hierarchy.convert(unit, name, reset=reset, flat=flat)
     rules = "".join(
         _WIDTH_RULE.format(operator=operator, width=width, extend_b=extend_b)
         for operator, (width, extend_b) in _EXTENDED_TO.items()
     )
-    design = _rtlil(unit, name, separator, reset)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "design.il").write_text(design)
+        (work / "design.il").write_text("\n".join(module.rtlil for module in hierarchy.modules.values()))
         (work / "widths.v").write_text(rules + _NOT_RULE)
-        (work / "script.ys").write_text(_SCRIPT)
+        (work / "script.ys").write_text(_SCRIPT.replace("proc", "flatten\nproc", 1) if flat else _SCRIPT)
         run_yosys(work, name, "-s", "script.ys")
-        return _plain_names((work / "design.v").read_text())
-
-
-def _rtlil(unit: wiring.Component, name: str, separator: str, reset: bool) -> str:
-    domain = functools.partial(ClockDomain, reset_less=not reset)
-    text: str = rtlil.convert(unit, name=name, emit_src=False, missing_domain=domain)
-    for path, _, _ in unit.signature.flatten(unit):  # amaranth joins them by two underscores
-        if len(path) > 1:
-            old, new = ("\\" + between.join(map(str, path)) for between in ("__", separator))
-            text = re.sub(rf"{re.escape(old)}(?!\S)", re.escape(new), text)
-    return text
-
-
-def _plain_names(text: str) -> str:
-    """Replace escaped identifiers by plain ones that collide with nothing, in order of appearance."""
-    text = re.sub(r"^/\*.*\*/\n", "", text, flags=re.MULTILINE).lstrip("\n")
-    taken = set(re.findall(r"(?<![\\\w.$\[\]])[A-Za-z_]\w*", text))
-    plain: dict[str, str] = {}
-
-    def rename(match: re.Match[str]) -> str:
-        old = match[1]
-        if old not in plain:
-            # Generated names carry the generator's source lines: keep their numbers only.
-            new = re.sub(r"\$(?:auto|procmux|flatten\\?)\$.*?\$(\d+)", r"\$\1", old)
-            new = re.sub(r"\W+", "_", new).strip("_")
-            if not new[:1].isalpha():
-                new = f"n{new}"
-            while new in taken:
-                new += "_"
-            taken.add(new)
-            plain[old] = new
-        return plain[old]
-
-    return re.sub(r"\\(\S+)", rename, text)
+        text = (work / "design.v").read_text()
+    modules = parse_modules(text)
+    prune(modules, name)
+    written = []
+    for module in reversed(hierarchy.modules):  # what instantiates others stands before them
+        converted = hierarchy.modules[module]
+        written.append(f"// {converted.purpose}\n{readable(modules[module], converted.ports)}")
+    return "\n".join(written)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
-from ..golden.formats import E2M1, E4M3, MAX_STORED, MIN_BLOCK_SCALE_CODE, MiniFloat
+from ..formats import E2M1, E4M3, MAX_STORED, MIN_BLOCK_SCALE_CODE, MiniFloat
 from .faults import Faults
 from .pipeline import wire
 

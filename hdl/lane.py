@@ -4,10 +4,11 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..golden.formats import BFLOAT16, FLOAT32
+from ..formats import BFLOAT16, FLOAT32
 from .config import LaneConfig
 from .dot import DotProduct, stored_block
 from .faults import LANE_FAULTS, NO_FAULTS, Faults
+from .hierarchy import add_part
 from .pipeline import Pipeline
 from .rounding import Rounder
 
@@ -29,11 +30,17 @@ def lane_result(bits: int) -> data.StructLayout:
 
 
 class Lane(wiring.Component):
-    """docs/numerics.md section 3 in hardware.
+    """The dot-product lane: docs/numerics.md section 3 in hardware, one block pair per cycle.
 
-    Ports: stream `i` of `block_pair`; stream `o` of `lane_result`; `exponent` (sum of both tensor exponents, must not
-    change while a row's result is under way); sticky flags `nan`, `format_error`, `overflow`, cleared by `clear_flags`.
-    Accepts a block pair every cycle unless a result waits at `o`.
+    Attributes:
+        i: block pairs (`block_pair`); one is taken every cycle unless a result waits at `o`.
+        o: results (`lane_result`).
+        exponent: sum of both tensor exponents; it must not change while a row's result is under way.
+        clear_flags: clears the flags; an event in the same cycle wins.
+        nan: sticky: an element was NaN.
+        format_error: sticky: a block scale was illegal, or the exponent out of range.
+        overflow: sticky: the accumulator overflowed.
+        fault_select: plants a fault, for benches that prove what they see.
     """
 
     def __init__(self, config: LaneConfig, faults: bool = False):
@@ -58,9 +65,8 @@ class Lane(wiring.Component):
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
 
-        m.submodules.dot = dot = DotProduct(
-            self.config.pipeline, self.config.formats, self.config.sharing, self._faults
-        )
+        dot = DotProduct(self.config.pipeline, self.config.formats, self.config.sharing, self._faults)
+        add_part(m, platform, "dot_product", dot)
         pair = self.i.payload
         m.d.comb += [dot.a.eq(pair.a), dot.w.eq(pair.w), dot.advance.eq(advance)]
         control = Pipeline(m, advance, range(self.config.pipeline))
@@ -73,7 +79,7 @@ class Lane(wiring.Component):
         m.d.comb += total.eq(Mux(first, 0, accumulator) + dot.term)
         short = total[: bits - 1].as_signed()
         overflow = total[bits] != total[bits - 1]
-        bad = dot.nan | dot.format_error | overflow
+        bad = dot.errors | overflow
         with m.If(advance):
             m.d.sync += emit.eq(valid & last)
             with m.If(valid):
@@ -82,7 +88,8 @@ class Lane(wiring.Component):
                     poisoned.eq(bad | (poisoned & ~first)),
                 ]
 
-        m.submodules.round = rounder = Rounder(bits, self._faults)
+        rounder = Rounder(bits, monitored=True, faults=self._faults)
+        add_part(m, platform, "rounder", rounder)
         m.d.comb += [
             rounder.advance.eq(advance),
             rounder.valid.eq(emit),
@@ -99,7 +106,7 @@ class Lane(wiring.Component):
         taken = valid & advance
         for flag, event in (
             (self.nan, taken & dot.nan),
-            (self.format_error, (taken & dot.format_error) | (emit & advance & rounder.exponent_error)),
+            (self.format_error, (taken & dot.illegal) | (emit & advance & rounder.exponent_error)),
             (self.overflow, taken & overflow),
         ):
             m.d.sync += flag.eq(event | (flag & ~self.clear_flags))

@@ -53,7 +53,8 @@ def check_module_name(name: str, contained: Iterable[str] = ()) -> None:
 
 def check_unused(name: str, verilog: str) -> None:
     """Raise InputError where a unit's text uses its own name for something inside, which linters call hiding."""
-    if len(re.findall(rf"\b{name}\b", verilog)) > 1:
+    code = re.sub(r"//.*", "", verilog)
+    if len(re.findall(rf"\b{name}\b", code)) > 1:
         raise InputError(f"module name: {name!r}, expected none that the unit has for a port or a signal")
 
 

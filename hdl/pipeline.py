@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import count
 from operator import and_
+from types import SimpleNamespace
 from typing import Any
 
 from amaranth.hdl import Module, Signal, Value, ValueLike
@@ -36,22 +36,25 @@ class Pipeline:
             *before, self.valid = self._stages("valid", valid)
             self._moving = dict(zip(cuts, before, strict=True))
 
-    def cut(self, name: str, *values: Any, enable: Value | None = None) -> list[Any]:
-        """The values behind the cut called `name`, in the same order and shape; lists and named tuples stay such.
+    def step(
+        self, name: str, before: SimpleNamespace | None = None, /, *, enable: Value | None = None, **values: Any
+    ) -> SimpleNamespace:
+        """All of `before` and `values` behind the cut called `name`, by the same names; lists and tuples stay such.
 
         Data registers have no reset: what a block that is not there computes is never looked at. While `enable` is low,
-        a register keeps what it has (and its clock may be gated); without registers, nothing is kept.
+        a register keeps what it has (and its clock may be gated); without registers, nothing is kept. Whatever nothing
+        behind the cut looks at gets no register.
         """
         conditions = [c for c in (self._advance, enable, self._moving.get(name)) if c is not None]
-        order = count()
 
-        def behind(item: Any) -> Any:
+        def behind(item: Any, label: str) -> Any:
             if isinstance(item, list):
-                return [behind(part) for part in item]
+                return [behind(part, f"{label}_{index}") for index, part in enumerate(item)]
             if isinstance(item, tuple):
-                return type(item)(*map(behind, item))
+                fields = getattr(item, "_fields", range(len(item)))
+                return type(item)(*(behind(part, f"{label}_{key}") for key, part in zip(fields, item, strict=True)))
             value = Value.cast(item)
-            signal = Signal(value.shape(), name=f"{name}_{next(order)}", reset_less=name in self._cuts)
+            signal = Signal(value.shape(), name=f"{name}_{label}", reset_less=name in self._cuts)
             if name in self._cuts:
                 with self._m.If(reduce(and_, conditions)):
                     self._m.d.sync += signal.eq(value)
@@ -59,7 +62,8 @@ class Pipeline:
                 self._m.d.comb += signal.eq(value)
             return signal
 
-        return [behind(item) for item in values]
+        items = {**(vars(before) if before is not None else {}), **values}
+        return SimpleNamespace(**{key: behind(item, key) for key, item in items.items()})
 
     def delayed(self, value: ValueLike) -> Value:
         """`value` delayed by the number of cuts, cleared by reset: for control bits."""

@@ -1,17 +1,17 @@
 """The activation selector: quantizes a block both ways, scores the difference, decides, and packs the result."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..golden.formats import (
+from ..formats import (
     BLOCK_SIZE,
     E2M1,
     E4M3,
-    MODES,
+    SELECTOR_MODES,
     STORED_FRACTION_BITS,
     TENSOR_EXPONENT_LIMIT,
     THRESHOLD_EXPONENT_BITS,
@@ -19,12 +19,13 @@ from ..golden.formats import (
 )
 from .config import SelectorConfig
 from .decoder import decode_e2m1, decode_e4m3
-from .dot import tree_sum
+from .dot import STORED_BLOCK, tree_sum
 from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
 from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, to_fixed
+from .hierarchy import add_part
 from .pipeline import Pipeline, wire
 
-__all__ = ["Selector", "selector_input", "selector_output"]
+__all__ = ["THRESHOLD", "Selector", "SelectorCore", "SelectorSettings", "selector_input", "selector_output"]
 
 _CUTS = ("fixed", "quarters", "amax", "scale", "codes", "quantized", "squares", "score")
 _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
@@ -66,12 +67,157 @@ class _Leading(NamedTuple):
 
 THRESHOLD = data.StructLayout({"significand": THRESHOLD_SIGNIFICAND_BITS, "exponent": THRESHOLD_EXPONENT_BITS})
 
+_SETTINGS = {"tensor_exponent": signed(8), "threshold": THRESHOLD, "mode": range(len(SELECTOR_MODES))}
+
+SelectorSettings = wiring.Signature({name: Out(shape) for name, shape in _SETTINGS.items()})
+"""A site's registers; they must not change while blocks are inside."""
+
+
+class SelectorCore(wiring.Component):
+    """Quantizes blocks of 16 values as docs/numerics.md section 4 has it, `pipeline` + 1 cycles from `x` to `block`.
+
+    Everything moves while `advance` is high. Values that the engine does not look at exist only where `monitored`.
+
+    Attributes:
+        advance: move all stages.
+        valid: a block stands at the inputs.
+        x: its values, in the input format.
+        static_fp8: its precision in mode "static".
+        channel_codes: the power of two that each channel counts, where the selector is built with them.
+        settings: the site's registers; a tensor exponent beyond the legal ones counts as the nearest legal one.
+        valid_out: a block stands at the outputs.
+        block: the quantized block.
+        nan_taken: a block that holds a NaN is on its way into the output register.
+        taken: any block is (monitored).
+        nan: the block at the outputs holds a NaN (monitored).
+        score: the score of that block (monitored).
+    """
+
+    def __init__(self, config: SelectorConfig, *, monitored: bool = False, faults: Faults = NO_FAULTS):
+        self._config = config
+        self._monitored = monitored
+        self._faults = faults
+        members = {
+            "advance": In(1),
+            "valid": In(1),
+            "x": In(config.format.bits * BLOCK_SIZE),
+            "static_fp8": In(1),
+            **({"channel_codes": In(4 * BLOCK_SIZE)} if config.channel_codes else {}),
+            "settings": In(SelectorSettings),
+            "valid_out": Out(1),
+            "block": Out(STORED_BLOCK),
+            "nan_taken": Out(1),
+        }
+        if monitored:
+            members |= {"taken": Out(1), "nan": Out(1), "score": Out(config.score_bits)}
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, faults = self._config, self._faults
+        pipeline = Pipeline(m, self.advance, _CUTS_BY_DEPTH[config.pipeline], self.valid)
+        static_fp8 = pipeline.delayed(self.static_fp8)
+
+        inputs = [self.x.word_select(i, config.format.bits) for i in range(BLOCK_SIZE)]
+        fixed = [to_fixed(m, f"x{i}", config.format, x, self._exponent(), faults) for i, x in enumerate(inputs)]
+        s = pipeline.step(
+            "fixed",
+            channel=self.channel_codes if config.channel_codes else C(0, 0),
+            signs=[x[-1] for x in inputs],
+            nans=[nan for _, nan in fixed],
+            values=[value for value, _ in fixed],
+        )
+        s = pipeline.step("quarters", s, quarters=_maximum(m, [Cat(v.sticky, v.magnitude) for v in s.values], 4))
+        s = pipeline.step("amax", s, amax=_maximum(m, s.quarters, 1)[0])
+        s = pipeline.step(
+            "scale",
+            s,
+            scale=block_scale(m, Fixed(s.amax[1:], s.amax[0]), faults),
+            codes8=[encode_e4m3(m, f"e4m3_{i}", v, faults) for i, v in enumerate(s.values)],
+        )
+        boundaries = e2m1_boundaries(m, *_scale_parts(m, "scale", s.scale))
+        codes4 = [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, faults)) for i, v in enumerate(s.values)]
+        s = pipeline.step("codes", s, codes4=codes4)
+        parts = _scale_parts(m, "error_scale", s.scale)
+        s = pipeline.step(
+            "quantized",
+            s,
+            errors=[_error(m, i, s.codes4[i], s.codes8[i], *parts) for i in range(BLOCK_SIZE)],
+            packed8=self._packed8(s.codes8, s.signs, s.nans),
+            packed4=Cat(Cat(code, sign & code.any()) for code, sign in zip(s.codes4, s.signs, strict=True)),
+            block_nan=Cat(s.nans).any(),
+        )
+        s = pipeline.step(
+            "squares", s, leading=[_three_bits(m, f"leading_{i}", e, faults) for i, e in enumerate(s.errors)]
+        )
+        s = pipeline.step("score", s, score=self._score(m, s.leading, s.channel))
+        self._choose(m, s, static_fp8, pipeline.valid)
+        return m
+
+    def _exponent(self) -> Value:
+        """The tensor exponent, clamped to the legal ones."""
+        exponent, limit = self.settings.tensor_exponent, TENSOR_EXPONENT_LIMIT
+        clamped = Mux(exponent < -limit, -limit, Mux(exponent > limit, limit, exponent))
+        return self._faults.pick("tensor exponent negated", clamped, -clamped)
+
+    def _packed8(self, codes: list[Value], signs: list[Value], nans: list[Value]) -> Value:
+        """The elements of an FP8 block. Zeros are +0."""
+        elements = []
+        for code, sign, nan in zip(codes, signs, nans, strict=True):
+            negative = sign & self._faults.pick("negative zero emitted", code.any(), 1)
+            elements.append(Mux(nan, E4M3.nan_code, Cat(code, negative)))
+        return Cat(elements)
+
+    def _score(self, m: Module, leading: list[_Leading], channel: Value) -> Value:
+        """The sum of the errors' squares, each of three significant bits."""
+        squares: list[Value] = []
+        for i, (kept, low) in enumerate(leading):
+            square = wire(m, f"square_{i}", ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS])
+            squares.append(square << channel.word_select(i, 4) if self._config.channel_codes else square)
+        return tree_sum(squares)[: self._config.score_bits]
+
+    def _choose(self, m: Module, s: Any, static_fp8: Value, valid: Value | None) -> None:
+        """The decision, and the output register."""
+        mode = self.settings.mode
+        # The modes are dynamic, static, all FP4, all FP8: bit 1 says "the same for all blocks".
+        chosen = Mux(mode[1], mode[0], Mux(mode[0], static_fp8, self._above_threshold(m, s.score)))
+        fp8 = wire(m, "fp8", chosen | self._faults.pick("NaN block left in FP4", s.block_nan, 0))
+        assert valid is not None
+        taken = wire(m, "moving", valid & self.advance)
+        m.d.comb += self.nan_taken.eq(taken & s.block_nan)
+        with m.If(self.advance):
+            m.d.sync += self.valid_out.eq(valid)
+        with m.If(taken):
+            m.d.sync += [
+                self.block.codes.eq(Mux(fp8, s.packed8, s.packed4)),
+                self.block.scale.eq(Mux(fp8, 0, s.scale)),
+                self.block.fp8.eq(fp8),
+            ]
+        if self._monitored:
+            m.d.comb += self.taken.eq(taken)
+            with m.If(taken):
+                m.d.sync += [self.nan.eq(s.block_nan), self.score.eq(s.score)]
+
+    def _above_threshold(self, m: Module, score: Value) -> Value:
+        """score > threshold; a threshold beyond the score's width is never exceeded."""
+        register = self.settings.threshold
+        threshold = wire(m, "threshold_units", register.significand << register.exponent)
+        kept, beyond = threshold[: len(score)], threshold[len(score) :]
+        above = self._faults.pick("score equal to threshold is FP8", score > kept, score >= kept)
+        return ~beyond.any() & above
+
 
 class Selector(wiring.Component):
-    """docs/numerics.md section 4 in hardware.
+    """The activation selector as a unit of its own: a stream of blocks in, quantized blocks out.
 
-    Ports: streams `i` and `o`; site registers `tensor_exponent`, `threshold` and `mode`, which must not change while
-    blocks are inside; sticky flags `nan` and `format_error` (tensor exponent out of range), cleared by `clear_flags`.
+    Attributes:
+        i: blocks of 16 values; `last` is passed through.
+        o: quantized blocks; `score` shows what was compared with the threshold.
+        tensor_exponent, threshold, mode: the site's registers; they must not change while blocks are inside.
+        clear_flags: clears the flags; an event in the same cycle wins.
+        nan: sticky: a block held a NaN.
+        format_error: sticky: the tensor exponent was out of range.
+        fault_select: plants a fault, for benches that prove what they see.
     """
 
     def __init__(self, config: SelectorConfig, faults: bool = False):
@@ -79,9 +225,7 @@ class Selector(wiring.Component):
         members = {
             "i": In(stream.Signature(selector_input(config))),
             "o": Out(stream.Signature(selector_output(config))),
-            "tensor_exponent": In(signed(8)),
-            "threshold": In(THRESHOLD),
-            "mode": In(range(len(MODES))),
+            **{name: In(shape) for name, shape in _SETTINGS.items()},
             "clear_flags": In(1),
             "nan": Out(1),
             "format_error": Out(1),
@@ -93,91 +237,34 @@ class Selector(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, faults = self.config, self._faults
-        advance = Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
-        pipeline = Pipeline(m, advance, _CUTS_BY_DEPTH[config.pipeline], self.i.valid)
-        valid = pipeline.valid
-        assert valid is not None
-        last = pipeline.delayed(self.i.payload.last)
-        static_fp8 = pipeline.delayed(self.i.payload.static_fp8)
-
+        core = SelectorCore(self.config, monitored=True, faults=self._faults)
+        add_part(m, platform, "core", core)
+        advance = wire(m, "advance", ~self.o.valid | self.o.ready)
+        i, o = self.i.payload, self.o.payload
+        m.d.comb += [
+            self.i.ready.eq(advance),
+            core.advance.eq(advance),
+            core.valid.eq(self.i.valid),
+            core.x.eq(i.x),
+            core.static_fp8.eq(i.static_fp8),
+            *(getattr(core.settings, name).eq(getattr(self, name)) for name in _SETTINGS),
+            self.o.valid.eq(core.valid_out),
+            o.codes.eq(core.block.codes),
+            o.scale.eq(core.block.scale),
+            o.fp8.eq(core.block.fp8),
+            o.nan.eq(core.nan),
+            o.score.eq(core.score),
+        ]
+        if self.config.channel_codes:
+            m.d.comb += core.channel_codes.eq(i.channel_codes)
+        last = Pipeline(m, advance, range(self.config.pipeline)).delayed(i.last)
+        with m.If(core.taken):
+            m.d.sync += o.last.eq(last)
         limit = TENSOR_EXPONENT_LIMIT
-        low, high = self.tensor_exponent < -limit, self.tensor_exponent > limit
-        exponent = Mux(low, -limit, Mux(high, limit, self.tensor_exponent))
-        exponent = faults.pick("tensor exponent negated", exponent, -exponent)
-
-        width = config.format.bits
-        inputs = [self.i.payload.x.word_select(i, width) for i in range(BLOCK_SIZE)]
-        fixed = [to_fixed(m, f"x{i}", config.format, x, exponent, faults) for i, x in enumerate(inputs)]
-        values, nans = [value for value, _ in fixed], [nan for _, nan in fixed]
-        signs = [x[-1] for x in inputs]
-        channel = self.i.payload.channel_codes if config.channel_codes else C(0, 0)
-        channel, signs, nans, values = pipeline.cut("fixed", channel, signs, nans, values)
-
-        quarters = _maximum(m, [Cat(v.sticky, v.magnitude) for v in values], 4)
-        channel, quarters, signs, nans, values = pipeline.cut("quarters", channel, quarters, signs, nans, values)
-
-        (amax,) = _maximum(m, quarters, 1)
-        channel, amax, signs, nans, values = pipeline.cut("amax", channel, amax, signs, nans, values)
-
-        scale = block_scale(m, Fixed(amax[1:], amax[0]), faults)
-        codes8 = [encode_e4m3(m, f"e4m3_{i}", v, faults) for i, v in enumerate(values)]
-        cut = pipeline.cut("scale", channel, scale, signs, nans, codes8, values)
-        channel, scale, signs, nans, codes8, values = cut
-
-        boundaries = e2m1_boundaries(m, *_scale_parts(m, "scale", scale))
-        codes4 = [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, faults)) for i, v in enumerate(values)]
-        cut = pipeline.cut("codes", channel, scale, signs, nans, codes8, codes4)
-        channel, scale, signs, nans, codes8, codes4 = cut
-
-        parts = _scale_parts(m, "error_scale", scale)
-        errors = [_error(m, i, codes4[i], codes8[i], *parts) for i in range(BLOCK_SIZE)]
-        packed8 = [
-            Mux(nan, E4M3.nan_codes.start, Cat(code, sign & faults.pick("negative zero emitted", code.any(), 1)))
-            for code, sign, nan in zip(codes8, signs, nans, strict=True)
-        ]
-        packed4 = [Cat(code, sign & code.any()) for code, sign in zip(codes4, signs, strict=True)]
-        result = [scale, Cat(nans).any(), Cat(packed8), Cat(packed4)]
-        channel, *result, errors = pipeline.cut("quantized", channel, *result, errors)
-
-        leading = [_three_bits(m, f"leading_{i}", e, faults) for i, e in enumerate(errors)]
-        channel, *result, leading = pipeline.cut("squares", channel, *result, leading)
-
-        squares = [
-            wire(m, f"square_{i}", ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS])
-            for i, (kept, low) in enumerate(leading)
-        ]
-        if config.channel_codes:
-            squares = [q << channel.word_select(i, 4) for i, q in enumerate(squares)]
-        total = tree_sum(squares)[: config.score_bits]
-        scale, block_nan, packed8, packed4, score = pipeline.cut("score", *result, total)
-        dynamic = self._above_threshold(m, score)
-        # The modes are dynamic, static, all FP4, all FP8: bit 1 says "the same for all blocks".
-        chosen = Mux(self.mode[1], self.mode[0], Mux(self.mode[0], static_fp8, dynamic))
-        fp8 = chosen | faults.pick("NaN block left in FP4", block_nan, 0)
-        with m.If(advance):
-            m.d.sync += self.o.valid.eq(valid)
-        with m.If(advance & valid):
-            m.d.sync += [
-                self.o.payload.codes.eq(Mux(fp8, packed8, packed4)),
-                self.o.payload.scale.eq(Mux(fp8, 0, scale)),
-                self.o.payload.fp8.eq(fp8),
-                self.o.payload.nan.eq(block_nan),
-                self.o.payload.last.eq(last),
-                self.o.payload.score.eq(score),
-            ]
-        taken = valid & advance
-        for flag, event in ((self.nan, taken & block_nan), (self.format_error, taken & (low | high))):
+        illegal = (self.tensor_exponent < -limit) | (self.tensor_exponent > limit)
+        for flag, event in ((self.nan, core.nan_taken), (self.format_error, core.taken & illegal)):
             m.d.sync += flag.eq(event | (flag & ~self.clear_flags))
         return m
-
-    def _above_threshold(self, m: Module, score: Signal) -> Value:
-        """score > threshold; a threshold beyond the score's width is never exceeded."""
-        threshold = wire(m, "threshold_units", self.threshold.significand << self.threshold.exponent)
-        kept, beyond = threshold[: len(score)], threshold[len(score) :]
-        above = self._faults.pick("score equal to threshold is FP8", score > kept, score >= kept)
-        return ~beyond.any() & above
 
 
 def _maximum(m: Module, values: Sequence[Value], count: int) -> Sequence[Value]:

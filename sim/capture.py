@@ -1,21 +1,22 @@
 """Real rows for the benches: a quantized layer's weights and the activations that reach it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..formats import BLOCK_SIZE
 from ..golden.blocks import MixedTensor, to_blocks
-from ..golden.formats import BLOCK_SIZE
-from ..golden.lane import StoredBlocks, check_k
-from ..golden.llm.layers import SiteQuantizer, Variant, apply
-from ..golden.llm.sites import Site
+from ..golden.lane import check_k
 from ..golden.packing import unpack
+from ..golden.selector import SiteSettings
 from ..hdl.config import LaneConfig, SelectorConfig
 from ..hdl.verilog import Design
+from ..quantizer.model.variant import Variant, apply
+from ..quantizer.prepare.sites import Site
 from .campaign import Campaign
 from .lane_campaigns import rows_campaign
 from .selector_campaigns import BlockSet, blocks_campaign
@@ -32,14 +33,14 @@ class Capture:
         x: float32 (M, K), the activations before quantization.
         activations: what the site's quantizer makes of them.
         weight: the packed weight, (N, K).
-        quantizer: the site's quantizer.
+        settings: the site's.
     """
 
     name: str
     x: Tensor
     activations: MixedTensor
     weight: MixedTensor
-    quantizer: SiteQuantizer
+    settings: SiteSettings
 
 
 def capture(
@@ -71,8 +72,8 @@ def capture(
         quantizer = variant.quantizers[site.name]
         for name in site.linears:
             x = taken[name]
-            tensor = quantizer.select(x).tensor((len(x), x.shape[1]), quantizer.registers.exponent)
-            captures.append(Capture(name, x, tensor, unpack(variant.weights[name], name), quantizer))
+            weight = unpack(variant.weights[name], name)
+            captures.append(Capture(name, x, quantizer.tensor(x), weight, quantizer.settings))
     return captures
 
 
@@ -88,8 +89,8 @@ def captured_lane_campaign(design: Design, layer: Capture, outputs: int) -> Camp
     if not 1 <= outputs <= rows:
         raise InputError(f"outputs of {layer.name}: {outputs}, expected 1 to {rows}")
     tokens = len(layer.x)
-    a = _stored(layer.activations, torch.arange(tokens).repeat_interleave(outputs))
-    w = _stored(layer.weight, torch.arange(outputs).repeat(tokens))
+    a = layer.activations[torch.arange(tokens).repeat_interleave(outputs)]
+    w = layer.weight[torch.arange(outputs).repeat(tokens)]
     exponent = layer.activations.exponent + layer.weight.exponent
     return rows_campaign(design, f"layer {layer.name}", [(a, w, torch.full((tokens * outputs,), exponent))])
 
@@ -99,20 +100,18 @@ def captured_selector_campaign(design: Design, layer: Capture) -> Campaign:
 
     Raises InputError where the site does what this selector cannot.
     """
-    config, plan, registers = design.config, layer.quantizer.plan, layer.quantizer.registers
+    config, settings = design.config, layer.settings
     assert isinstance(config, SelectorConfig)
-    if plan.four_over_six:
+    if settings.four_over_six:
         raise InputError(f"site of {layer.name}: four over six, expected none (the RTL has only amax / 6)")
-    if plan.channel_codes is not None and not config.channel_codes:
+    if settings.channel_codes is not None and not config.channel_codes:
         raise InputError(f"site of {layer.name}: channel codes, expected a selector that is built with them")
     blocks = to_blocks(layer.x)
     rows, columns, _ = blocks.shape
-    static = None if plan.static_fp8 is None else plan.static_fp8.expand(rows, columns).flatten()
-    codes = torch.zeros(columns, BLOCK_SIZE) if plan.channel_codes is None else plan.channel_codes
-    each = codes.expand(rows, columns, BLOCK_SIZE).flatten(0, 1)
-    sets = [BlockSet(blocks.flatten(0, 1), registers.exponent, registers.threshold, registers.mode, 0, static, each)]
+    each = {
+        "static_fp8": None if settings.static_fp8 is None else settings.static_fp8.expand(rows, columns).flatten(),
+        "channel_codes": torch.zeros(columns, BLOCK_SIZE) if settings.channel_codes is None else settings.channel_codes,
+    }
+    each["channel_codes"] = each["channel_codes"].expand(rows, columns, BLOCK_SIZE).flatten(0, 1)
+    sets = [BlockSet(blocks.flatten(0, 1), replace(settings, **each))]
     return blocks_campaign(design, f"activations of {layer.name}", sets)
-
-
-def _stored(tensor: MixedTensor, rows: Tensor) -> StoredBlocks:
-    return StoredBlocks(tensor.mask[rows], tensor.scales[rows], tensor.codes[rows])

@@ -35,7 +35,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from ..golden.llm.models import SHIPPED_MODEL
+    from ..quantizer.model.language_model import SHIPPED_MODEL
     from .demo import DemoOptions, run_demo
 
     options = DemoOptions(

@@ -8,19 +8,18 @@ from typing import Any
 from ..errors import InputError
 from ..files import check_folder, staged, write_json, write_text
 from ..golden.lane import check_k
-from ..golden.llm.config import FGMPConfig
-from ..golden.llm.evaluate import whole_windows
-from ..golden.llm.experiment import FP8, NVFP4, NVFP4_CLIPPED, Comparison, compare, uniform
-from ..golden.llm.models import load_model, windows
-from ..golden.llm.quantize import Study
-from ..golden.llm.report import difference_lines, html_report, table_lines
 from ..golden.packed_file import save_packed
 from ..golden.packing import unpack
-from ..golden.threshold import check_fraction
-from ..golden.tinylm.corpus import read_corpus
 from ..golden.vectors import write_vectors
 from ..hdl.config import LaneConfig, SelectorConfig, preset
 from ..hdl.verilog import Design, build_preset, write_design
+from ..quantizer.config import FGMPConfig, check_fraction
+from ..quantizer.evaluate.comparison import FP8, NVFP4, NVFP4_CLIPPED, Comparison, compare, uniform
+from ..quantizer.evaluate.losses import whole_windows
+from ..quantizer.evaluate.report import difference_lines, html_report, table_lines
+from ..quantizer.model.default_text import read_corpus
+from ..quantizer.model.language_model import load_model, windows
+from ..quantizer.study import Study
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
 from .runner import CampaignResult, Simulator, check_tools
 
@@ -169,10 +168,10 @@ def _simulate(
 
 
 def _first_readers(layers: Sequence[Capture]) -> set[str]:
-    """One linear per site: those that share a quantizer read the same activations."""
+    """One linear per site: those that share their settings read the same activations."""
     seen: dict[int, str] = {}
     for layer in layers:
-        seen.setdefault(id(layer.quantizer), layer.name)
+        seen.setdefault(id(layer.settings), layer.name)
     return set(seen.values())
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, MAX_BLOCK_SCALE_CODE
-from ..golden.lane import StoredBlocks, check_k, expected_rows
-from ..golden.packing import pack_payload
+from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E4M3, FLOAT32, MAX_BLOCK_SCALE_CODE, ceil_div
+from ..golden.blocks import Blocks
+from ..golden.lane import check_k, expected_rows
 from ..hdl.config import LaneConfig
 from ..hdl.verilog import Design
 from .campaign import Campaign, Group
-from .payload import pack_payloads
+from .payload import block_fields, pack_payloads
 
 __all__ = ["lane_campaigns", "pair_campaigns", "partial_sums_campaign", "rows_campaign"]
 
@@ -25,7 +25,7 @@ _FP4, _FP8 = False, True
 def rows_campaign(
     design: Design,
     name: str,
-    rows: Sequence[tuple[StoredBlocks, StoredBlocks, Tensor]],
+    rows: Sequence[tuple[Blocks, Blocks, Tensor]],
     stalls: tuple[float, float] = (0.0, 0.0),
     seed: int = 0,
 ) -> Campaign:
@@ -46,14 +46,10 @@ def rows_campaign(
         last[:, -1] = 1
         fields = {"first": first.flatten().numpy(), "last": last.flatten().numpy()}
         for operand, side in (("a", a), ("w", w)):
-            slots = pack_payload(torch.where(side.fp8[..., None], side.codes, side.codes & 15), side.fp8)
-            fields[f"{operand}.codes"] = slots.flatten(0, 1).numpy()
-            if fp8_only:
-                continue
-            fields[f"{operand}.scale"] = side.scales.flatten().numpy()
-            fields[f"{operand}.fp8"] = side.fp8.flatten().numpy()
+            flat = Blocks(side.fp8.flatten(), side.scales.flatten(), side.codes.flatten(0, 1))
+            fields |= block_fields(flat, f"{operand}.", formats=design.config.formats)
         inputs.append(pack_payloads(design.port("i_payload"), fields))
-        poisoned = expected.float32 == 0x7FC00000
+        poisoned = expected.float32 == FLOAT32.nan_code
         results.append(
             pack_payloads(
                 design.port("o_payload"),
@@ -108,7 +104,7 @@ def pair_campaigns(design: Design, *, share: int = 1) -> list[Campaign]:
         for w_fp8 in (_FP4, _FP8):
             a_codes, w_codes = torch.arange(256 if a_fp8 else 16), torch.arange(256 if w_fp8 else 16)
             pairs = torch.cartesian_prod(a_codes, w_codes)
-            nan = (pairs & 0x7F == 0x7F).any(-1)
+            nan = (pairs & 0x7F == E4M3.nan_code).any(-1)
             sets = []
             for kind in (pairs[~nan], pairs[nan]):
                 if not len(kind):
@@ -132,8 +128,8 @@ def partial_sums_campaign(design: Design, generator: torch.Generator) -> Campaig
     a.codes[3, 2, 5] = 0x7F
     prefixes = [
         (
-            StoredBlocks(a.fp8[row : row + 1, :n], a.scales[row : row + 1, :n], a.codes[row : row + 1, :n]),
-            StoredBlocks(w.fp8[row : row + 1, :n], w.scales[row : row + 1, :n], w.codes[row : row + 1, :n]),
+            a[row : row + 1, :n],
+            w[row : row + 1, :n],
             _same(1, 2),
         )
         for row in range(8)
@@ -149,7 +145,7 @@ def partial_sums_campaign(design: Design, generator: torch.Generator) -> Campaig
     return Campaign("partial sums", inputs, expected.results, [group])
 
 
-_Set = tuple[StoredBlocks, StoredBlocks, Tensor]
+_Set = tuple[Blocks, Blocks, Tensor]
 
 
 def _legal_scales(generator: torch.Generator) -> Iterator[_Set]:
@@ -274,36 +270,36 @@ def _random_rows(generator: torch.Generator, count: int, k: int | None) -> Itera
     left = count
     while left > 0:
         rows = min(left, 64)
-        blocks = -(-k // BLOCK_SIZE) if k else int(torch.randint(1, 13, (), generator=generator))
+        blocks = ceil_div(k, BLOCK_SIZE) if k else int(torch.randint(1, 13, (), generator=generator))
         exponent = int(torch.randint(-94, 95, (), generator=generator))
         yield _random_blocks(generator, rows, blocks), _random_blocks(generator, rows, blocks), _same(rows, exponent)
         left -= rows
 
 
-def _random_blocks(generator: torch.Generator, rows: int, blocks: int) -> StoredBlocks:
+def _random_blocks(generator: torch.Generator, rows: int, blocks: int) -> Blocks:
     shape = (rows, blocks)
     fp8 = torch.rand(shape, generator=generator) < 0.5
     scales = torch.randint(1, MAX_BLOCK_SCALE_CODE + 1, shape, generator=generator, dtype=torch.uint8)
     codes = torch.where(fp8[..., None], _random_codes(generator, shape, _FP8), _random_codes(generator, shape, _FP4))
-    return StoredBlocks(fp8, scales, codes.to(torch.uint8))
+    return Blocks(fp8, scales, codes.to(torch.uint8))
 
 
 def _random_codes(generator: torch.Generator, shape: tuple[int, int], fp8: bool) -> Tensor:
     """Random element codes without NaN, int64 (*shape, 16)."""
     codes = torch.randint(0, 256 if fp8 else 16, (*shape, BLOCK_SIZE), generator=generator)
-    return torch.where(codes & 0x7F == 0x7F, codes - 1, codes) if fp8 else codes
+    return torch.where(codes & 0x7F == E4M3.nan_code, codes - 1, codes) if fp8 else codes
 
 
-def _all_fp8(blocks: StoredBlocks) -> StoredBlocks:
+def _all_fp8(blocks: Blocks) -> Blocks:
     """The same codes taken as E4M3."""
-    return StoredBlocks(torch.ones_like(blocks.fp8), blocks.scales, blocks.codes)
+    return Blocks(torch.ones_like(blocks.fp8), blocks.scales, blocks.codes)
 
 
-def _blocks(fp8: bool, codes: Tensor, scales: Tensor | None = None) -> StoredBlocks:
+def _blocks(fp8: bool, codes: Tensor, scales: Tensor | None = None) -> Blocks:
     """Blocks of one precision from codes (R, B, 16) and scale codes (R, B), 1.0 by default."""
     shape = codes.shape[:2]
     scales = torch.full(shape, ONE) if scales is None else scales
-    return StoredBlocks(torch.full(shape, fp8), scales.to(torch.uint8), codes.to(torch.uint8))
+    return Blocks(torch.full(shape, fp8), scales.to(torch.uint8), codes.to(torch.uint8))
 
 
 def _same(rows: int, exponent: int) -> Tensor:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..golden.blocks import Blocks
 from ..hdl.verilog import Port
 
-__all__ = ["field_values", "pack_payloads"]
+__all__ = ["block_fields", "field_values", "pack_payloads"]
 
 
 def pack_payloads(port: Port, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -22,6 +23,14 @@ def pack_payloads(port: Port, values: Mapping[str, np.ndarray]) -> np.ndarray:
         raw = value if value.ndim == 2 else value.astype("<i8")[:, None].view(np.uint8)
         bits[:, offset : offset + width] = np.unpackbits(raw, axis=1, bitorder="little")[:, :width]
     return np.packbits(bits, axis=1, bitorder="little")
+
+
+def block_fields(blocks: Blocks, prefix: str = "", *, formats: str = "mixed") -> dict[str, np.ndarray]:
+    """The fields of blocks (n,) at a port, named after `prefix`; ports of formats "fp8" have the codes alone."""
+    fields = {f"{prefix}codes": blocks.payload().numpy()}
+    if formats == "mixed":
+        fields |= {f"{prefix}scale": blocks.scales.numpy(), f"{prefix}fp8": blocks.fp8.numpy()}
+    return fields
 
 
 def field_values(port: Port, payload: int) -> dict[str, int]:

@@ -5,12 +5,12 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import InputError
-from ..golden.llm.config import FGMPConfig
-from ..golden.llm.models import SHIPPED_MODEL, load_model, windows
-from ..golden.llm.quantize import Study
-from ..golden.tinylm.corpus import read_corpus
 from ..hdl.config import LaneConfig, SelectorConfig
 from ..hdl.verilog import Design, build_preset
+from ..quantizer.config import FGMPConfig
+from ..quantizer.model.default_text import read_corpus
+from ..quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
+from ..quantizer.study import Study
 from .campaign import Campaign
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
 from .lane_campaigns import lane_campaigns, pair_campaigns

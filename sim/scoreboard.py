@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..golden.formats import BLOCK_SIZE, E2M1, E4M3, MiniFloat
+from ..formats import BLOCK_SIZE, E2M1, E4M3, MiniFloat
 from ..hdl.verilog import Port
 from .payload import field_values
 

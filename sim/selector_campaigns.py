@@ -7,66 +7,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..golden.formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MODES, TENSOR_EXPONENT_LIMIT
-from ..golden.packing import pack_payload
-from ..golden.selector import SiteRegisters, Threshold, select
+from ..formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, SELECTOR_MODES, TENSOR_EXPONENT_LIMIT
+from ..golden.codec import pack_nibbles
+from ..golden.selector import SiteSettings, Threshold, select
 from ..hdl.config import SelectorConfig
 from ..hdl.verilog import Design
 from .campaign import Campaign, Group
-from .payload import pack_payloads
+from .payload import block_fields, pack_payloads
 
 __all__ = ["BlockSet", "blocks_campaign", "selector_campaigns"]
 
 
-ZERO_THRESHOLD = Threshold(0, 0)
+ZERO_SETTINGS = SiteSettings(0)
 
 
 @dataclass(frozen=True)
 class BlockSet:
-    """Blocks (n, 16), float32, quantized under one set of registers; `exponent` may be out of range.
+    """Blocks (n, 16), float32, quantized under one group of settings.
 
-    `static_fp8` are their bits for mode "static", bool (n,), and `channel_codes` (n, 16), 0 to 15, those of a selector
-    that is built with them; they are drawn from `seed` where there are none.
+    The settings' `static_fp8` (n,) and `channel_codes` (n, 16) belong to single blocks here; they are drawn from `seed`
+    where there are none. `exponent` overrides the settings' with any number that the register can hold, legal or not.
     """
 
     x: Tensor
-    exponent: int = 0
-    threshold: Threshold = ZERO_THRESHOLD
-    mode: str = "dynamic"
+    settings: SiteSettings = ZERO_SETTINGS
     seed: int = 0
-    static_fp8: Tensor | None = None
-    channel_codes: Tensor | None = None
+    exponent: int | None = None
 
 
 def blocks_campaign(
     design: Design, name: str, sets: list[BlockSet], stalls: tuple[float, float] = (0.0, 0.0), seed: int = 0
 ) -> Campaign:
-    """A campaign of block sets, one group each. Static bits and channel codes are drawn from each set's seed."""
+    """A campaign of block sets, one group each."""
     config = design.config
     assert isinstance(config, SelectorConfig)
     inputs, results, groups = [], [], []
     for blocks in sets:
         x = blocks.x.to(getattr(torch, config.input_format))
         count = len(x)
-        drawn, channel = _drawn(config, count, blocks.seed)
-        static = drawn if blocks.static_fp8 is None else blocks.static_fp8
-        if channel is not None and blocks.channel_codes is not None:
-            channel = blocks.channel_codes.long()
-        legal = min(max(blocks.exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
-        registers = SiteRegisters(legal, blocks.threshold, blocks.mode)
+        static, channel = _drawn(config, count, blocks.seed)
+        settings = blocks.settings
+        if settings.static_fp8 is not None:
+            static = settings.static_fp8
+        if channel is not None and settings.channel_codes is not None:
+            channel = settings.channel_codes.long()
+        exponent = settings.exponent if blocks.exponent is None else blocks.exponent
+        legal = min(max(exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
         # One row per block: the block dimension is the first, as `select` wants (..., K).
-        selected = select(x, registers, static[:, None], None if channel is None else channel[:, None])
+        each = {"static_fp8": static[:, None], "channel_codes": None if channel is None else channel[:, None]}
+        selected = select(x, replace(settings, exponent=legal, **each))
+        block = selected[:, 0]
         last = (torch.arange(count) % 3 == 2).numpy()
         raw = x.contiguous().view(torch.int16 if config.input_format == "bfloat16" else torch.int32)
         fields = {"x": raw.numpy().view(np.uint8).reshape(count, -1), "static_fp8": static.numpy(), "last": last}
         if channel is not None:
-            nibbles = (channel[:, 0::2] | channel[:, 1::2] << 4).to(torch.uint8)
-            fields["channel_codes"] = nibbles.numpy()
+            fields["channel_codes"] = pack_nibbles(channel).to(torch.uint8).numpy()
         inputs.append(pack_payloads(design.port("i_payload"), fields))
         expected = {
-            "codes": pack_payload(selected.codes[:, 0], selected.mask[:, 0]).numpy(),
-            "scale": selected.scales[:, 0].numpy(),
-            "fp8": selected.mask[:, 0].numpy(),
+            **block_fields(block),
             "nan": selected.nan[:, 0].numpy(),
             "last": last,
             "score": selected.score[:, 0].long().numpy(),
@@ -75,13 +73,13 @@ def blocks_campaign(
         groups.append(
             Group(
                 {
-                    "tensor_exponent": blocks.exponent,
-                    "threshold": blocks.threshold.significand | blocks.threshold.exponent << 8,
-                    "mode": MODES.index(blocks.mode),
+                    "tensor_exponent": exponent,
+                    "threshold": settings.threshold.significand | settings.threshold.exponent << 8,
+                    "mode": SELECTOR_MODES.index(settings.mode),
                 },
                 count,
                 count,
-                {"nan": int(selected.nan.any()), "format_error": int(legal != blocks.exponent)},
+                {"nan": int(selected.nan.any()), "format_error": int(legal != exponent)},
             )
         )
     return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
@@ -100,7 +98,7 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
     few = max(count // 4, 1)
     middle = Threshold(200, 16)
     everywhere = [
-        BlockSet(x, threshold=middle, mode=mode)
+        BlockSet(x, SiteSettings(0, middle, mode))
         for x in (_e2m1_ties(), _e4m3_ties(), _scale_boundaries())
         for mode in ("all_fp4", "all_fp8")
     ]
@@ -167,16 +165,16 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
     x[:, 0] = 6 * 2.0 ** torch.randint(0, 4, (len(offsets),), generator=generator)
     x[:, 5] = offsets
     _, channel = _drawn(config, len(x), 0)
-    codes = None if channel is None else channel[:, None]
-    plain = select(x.to(getattr(torch, config.input_format)), SiteRegisters(0, ZERO_THRESHOLD), None, codes)
+    settings = SiteSettings(0, channel_codes=None if channel is None else channel[:, None])
+    plain = select(x.to(getattr(torch, config.input_format)), settings)
     for score in sorted({int(s) for s in plain.score.flatten().tolist()}):
         exponent = max(score.bit_length() - 8, 0)
         for step in (-1, 0, 1):
             significand = (score >> exponent) + step
             if 0 <= significand < 256:
-                yield BlockSet(x, 0, Threshold(significand, exponent))
+                yield BlockSet(x, SiteSettings(0, Threshold(significand, exponent)))
     for threshold in (Threshold(0, 0), Threshold(0, 63), Threshold(1, 63), Threshold(255, 63), Threshold(255, 45)):
-        yield BlockSet(x, 0, threshold)
+        yield BlockSet(x, SiteSettings(0, threshold))
 
 
 def _special_sets(design: Design) -> Iterator[BlockSet]:
@@ -203,9 +201,9 @@ def _special_sets(design: Design) -> Iterator[BlockSet]:
         odd = torch.tensor([0x7F800001, -1, 0x7FFFFFFF, -0x400000, 0x7F810000], dtype=torch.int32).view(torch.float32)
     others = base.to(odd.dtype).repeat(len(odd), 1)
     others[:, 7] = odd
-    for mode in MODES:
-        yield BlockSet(x, 0, Threshold(128, 20), mode, seed=1)
-        yield BlockSet(x, -2, Threshold(128, 20), mode, seed=2)
+    for mode in SELECTOR_MODES:
+        yield BlockSet(x, SiteSettings(0, Threshold(128, 20), mode), seed=1)
+        yield BlockSet(x, SiteSettings(-2, Threshold(128, 20), mode), seed=2)
     yield BlockSet(others)
     for clean in (x[:1], x[3:5]):
         yield BlockSet(clean)
@@ -219,18 +217,18 @@ def _exponent_sets(generator: torch.Generator) -> Iterator[BlockSet]:
         x = torch.randn(8, BLOCK_SIZE, generator=generator) * 2.0 ** (legal + 5)
         x[7] *= 2.0**4
         x[6, ::2] = 2.0**-149
-        yield BlockSet(x, exponent, Threshold(200, 14))
+        yield BlockSet(x, SiteSettings(0, Threshold(200, 14)), exponent=exponent)
 
 
 def _random_sets(generator: torch.Generator, count: int, seed: int) -> Iterator[BlockSet]:
     """Heavy-tailed blocks over the whole range of magnitudes, in every mode, some with special values."""
-    for index, mode in enumerate(MODES):
+    for index, mode in enumerate(SELECTOR_MODES):
         size = torch.randn(count, 1, generator=generator) * 4
         x = torch.randn(count, BLOCK_SIZE, generator=generator) ** 3 * 2**size
         for _ in range(count // 50):
             row, column = (int(torch.randint(0, n, (), generator=generator)) for n in (count, BLOCK_SIZE))
             x[row, column] = (float("nan"), float("inf"), -0.0, 1e-42)[row % 4]
-        scores = select(x, SiteRegisters(0, Threshold(0, 0))).score.flatten()
+        scores = select(x, SiteSettings(0)).score.flatten()
         threshold = Threshold.nearest(scores.median().item())
-        yield BlockSet(x, 0, threshold, mode, seed=seed * 10 + index)
-        yield replace(BlockSet(x[: max(count // 4, 1)], 3, threshold, mode), seed=index)
+        yield BlockSet(x, SiteSettings(0, threshold, mode), seed=seed * 10 + index)
+        yield BlockSet(x[: max(count // 4, 1)], SiteSettings(3, threshold, mode), seed=index)

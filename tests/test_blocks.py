@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fgmp.errors import InputError
 from fgmp.golden import exact
-from fgmp.golden.blocks import MixedTensor, check_no_nan, scale_to_stored, tensor_exponent, to_blocks
-from fgmp.golden.policy import quantize_matrix
+from fgmp.golden.blocks import Blocks, check_no_nan, scale_to_stored, tensor_exponent, to_blocks
+from fgmp.golden.matrix import quantize_matrix
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
@@ -77,4 +77,4 @@ def test_fp8_share():
     mask = torch.tensor([[True, False, False, False]])
     zeros = torch.zeros(1, 4, dtype=torch.uint8)
     codes = torch.zeros(1, 4, 16, dtype=torch.uint8)
-    assert MixedTensor.merge((1, 64), 0, mask, (codes, zeros + 1), codes).fp8_share == 0.25
+    assert Blocks.merge(mask, (codes, zeros + 1), codes).fp8_share == 0.25

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fgmp.__main__ import main
-from fgmp.golden.llm.models import SHIPPED_MODEL
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL
 
 ROOT = Path(__file__).parent.parent
 
@@ -316,7 +316,7 @@ def test_wheel_works_elsewhere(tmp_path):
     (site / "dependencies.pth").write_text(next(p for p in sys.path if p.endswith("site-packages")))
     shutil.unpack_archive(wheel, site, "zip")
     code = (
-        "import fgmp, sys, pathlib; from fgmp.golden.llm.models import load_model, SHIPPED_MODEL; "
+        "import fgmp, sys, pathlib; from fgmp.quantizer.model.language_model import load_model, SHIPPED_MODEL; "
         f"assert str(SHIPPED_MODEL).startswith({str(site)!r}), SHIPPED_MODEL; "
         "print(sum(p.numel() for p in load_model(SHIPPED_MODEL).model.parameters()))"
     )

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fgmp.formats import BFLOAT16, E2M1, E4M3, FLOAT32
 from fgmp.golden import exact
 from fgmp.golden.blocks import block_scale_codes
 from fgmp.golden.codec import (
@@ -20,7 +21,6 @@ from fgmp.golden.codec import (
     round_to_bfloat16,
     unpack_nibbles,
 )
-from fgmp.golden.formats import BFLOAT16, E2M1, E4M3, FLOAT32
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -10,9 +10,9 @@ import warnings
 import pytest
 import torch
 
+from fgmp.formats import MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE
 from fgmp.golden.blocks import block_scale_codes, stored_fp4, to_blocks
 from fgmp.golden.codec import decode_e4m3, encode_e2m1, unpack_nibbles
-from fgmp.golden.formats import MAX_BLOCK_SCALE_CODE, MIN_BLOCK_SCALE_CODE
 
 
 def tensors():

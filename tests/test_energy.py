@@ -9,10 +9,10 @@ import torch
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
+from fgmp.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
 from fgmp.golden.blocks import to_blocks
-from fgmp.golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
 from fgmp.golden.gemm import raw_gemm
-from fgmp.golden.selector import SiteRegisters, Threshold, select
+from fgmp.golden.selector import SiteSettings, Threshold, select
 from fgmp.hdl.config import EngineLaneConfig
 from fgmp.sim.capture import Capture
 from fgmp.synth.asic.flow import implement, simulate
@@ -34,7 +34,7 @@ REAL = RECORDED / "engine-lane.library.lib.gz"
 
 def quantized(rows, k, seed, threshold):
     x = torch.randn(rows, k, generator=torch.Generator().manual_seed(seed)) * 30
-    registers = SiteRegisters(0, Threshold.nearest(threshold), "dynamic")
+    registers = SiteSettings(0, Threshold.nearest(threshold), "dynamic")
     return x, select(x, registers).tensor((rows, k), 0)
 
 
@@ -51,7 +51,7 @@ def test_pair_shares_count_every_pair():
     counts = dict.fromkeys(PAIRINGS, 0)
     for item in LAYERS:
         for name, (a_fp8, w_fp8) in PAIRINGS.items():
-            a, w = item.activations.mask == a_fp8, item.weight.mask == w_fp8
+            a, w = item.activations.fp8 == a_fp8, item.weight.fp8 == w_fp8
             counts[name] += int((a[:, None] & w[None]).sum())
     total = sum(counts.values())
     assert all(count > 0 for count in counts.values())

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.golden import FGMPConfig, quantize, save
 from fgmp.golden.blocks import MixedTensor
 from fgmp.golden.exact import StoredBlock, lane_row
-from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
 from fgmp.golden.packing import pack, unpack
-from fgmp.golden.selector import SiteRegisters, Threshold
-from fgmp.golden.tinylm.corpus import read_corpus
+from fgmp.golden.selector import SiteSettings, Threshold
 from fgmp.hdl.config import EngineConfig, preset
 from fgmp.hdl.verilog import build
+from fgmp.quantizer import FGMPConfig, quantize, save
+from fgmp.quantizer.model.default_text import read_corpus
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
 from fgmp.sim.engine.axi import run_axi_bench, run_axi_jobs
 from fgmp.sim.engine.checks import CHECKS, Bench, run_checks
 from fgmp.sim.engine.driver import EngineDriver
-from fgmp.sim.engine.job import Job, Site
+from fgmp.sim.engine.job import Job
 from fgmp.sim.engine.jobs import random_job, random_mixed, uniform_job
 from fgmp.sim.engine.model import run_model
 from fgmp.sim.engine.performance import measure
@@ -89,7 +89,7 @@ def test_other_parameters(cache):
     x = torch.randn(3, columns, generator=generator).bfloat16()
     pattern = torch.rand(-(-columns // 16), generator=generator) > 0.5
     codes = torch.zeros(len(pattern), 16, dtype=torch.uint8)
-    site = Site(SiteRegisters(0, Threshold(0, 0), "static"), pattern, codes)
+    site = SiteSettings(0, Threshold(0, 0), "static", static_fp8=pattern, channel_codes=codes)
     job = Job(pack(random_mixed(5, columns, 0.7, generator)), x, site)
     assert torch.equal(unit.driver.run(job).value, job.expected())
 
@@ -132,7 +132,7 @@ def test_results_are_those_of_the_scalar_arbiter(small):
 
 def _arbiters(tensor):
     """Rows of blocks as the arbiter takes them."""
-    mask, scales, codes = (part.tolist() for part in (tensor.mask, tensor.scales, tensor.codes))
+    mask, scales, codes = (part.tolist() for part in (tensor.fp8, tensor.scales, tensor.codes))
     return [
         [StoredBlock(f, s, tuple(c)) for f, s, c in zip(*row, strict=True)]
         for row in zip(mask, scales, codes, strict=True)
@@ -233,7 +233,7 @@ def test_weight_stream_carries_the_bytes_of_the_file(big):
 def test_packed_results_are_the_next_layers_activations(big):
     """Two layers without the host touching a byte: the result stream of one is the activation stream of the next."""
     generator = torch.Generator().manual_seed(5)
-    site = Site(SiteRegisters(3, Threshold(100, 14)))
+    site = SiteSettings(3, Threshold(100, 14))
     weights = [pack(random_mixed(n, k, 0.7, generator)) for n, k in ((300, 96), (20, 300))]
     first = Job(weights[0], random_mixed(70, 96, 0.5, generator), output="packed", output_site=site)
     between = big.driver.run(first)
@@ -266,7 +266,7 @@ def test_driver_refuses_what_the_engine_cannot_do(cache):
     blocks = random_mixed(2, 1040, 0.5, torch.Generator().manual_seed(2))
     with pytest.raises(InputError, match="K: 1040, expected at most 1024 in this engine"):
         unit.driver.run(Job(packed, blocks))
-    site = Site(SiteRegisters(0, Threshold(1, 1)))
+    site = SiteSettings(0, Threshold(1, 1))
     with pytest.raises(InputError, match="raw activations: float32, expected none"):
         unit.driver.run(Job(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site))
     with pytest.raises(InputError, match="output: packed, expected float32 or bfloat16"):
@@ -287,7 +287,7 @@ def uniform_like(output, site):
     [
         ({"output": "int8"}, "output: 'int8', expected one of float32, bfloat16, packed"),
         ({"output": "packed"}, "output_site: expected one for packed results"),
-        ({"site": Site(SiteRegisters(0, Threshold(0, 0)))}, "site: expected one for raw activations"),
+        ({"site": SiteSettings(0, Threshold(0, 0))}, "site: expected one for raw activations"),
         ({"weight": pack(random_mixed(2, 32, 0.5, torch.Generator()))}, "K: 16 and 32, expected the same"),
     ],
 )

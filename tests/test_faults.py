@@ -19,8 +19,8 @@ from fgmp.__main__ import main
 from fgmp.cache import cached, cached_folder, clear, entries
 from fgmp.errors import DifferenceError
 from fgmp.files import remove_stale, staged, whole_file, whole_files, write_files
-from fgmp.golden.llm.models import SHIPPED_MODEL
 from fgmp.processes import exhausted, run_tool
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL
 
 ROOT = Path(__file__).parent.parent
 
@@ -388,7 +388,8 @@ def test_the_command_shows_and_clears_caches(tmp_path, monkeypatch, capsys):
 
 def test_outputs_are_checked_before_work(tmp_path, capsys, monkeypatch):
     """A place that cannot be written is refused at once, by every command."""
-    from fgmp.golden.llm import evaluation, job
+    from fgmp.quantizer.commands import evaluate as evaluation
+    from fgmp.quantizer.commands import quantize as job
 
     (tmp_path / "file").write_text("")
     (tmp_path / "text.txt").write_text(TEXT)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fgmp.golden import formats
+from fgmp import formats
+from fgmp.formats import BFLOAT16, E2M1, E4M3, FLOAT32
 from fgmp.golden.codec import decode_e2m1, decode_e4m3
 from fgmp.golden.exact import decode
-from fgmp.golden.formats import BFLOAT16, E2M1, E4M3, FLOAT32
 
 # fmt: off
 E2M1_TABLE = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
@@ -45,7 +45,7 @@ def test_constants():
     assert formats.ACCUMULATOR_FRACTION_BITS == 20
     assert formats.TENSOR_EXPONENT_LIMIT == 47
     assert formats.K_LIMIT == 42799
-    assert formats.MODES == ("dynamic", "static", "all_fp4", "all_fp8")
+    assert formats.SELECTOR_MODES == ("dynamic", "static", "all_fp4", "all_fp8")
     assert (formats.THRESHOLD_SIGNIFICAND_BITS, formats.THRESHOLD_EXPONENT_BITS) == (8, 6)
     assert (formats.SCORE_BITS, formats.SCORE_BITS_WITH_CHANNEL_CODES) == (38, 53)
 

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgmp.errors import InputError
+from fgmp.formats import BFLOAT16, FLOAT32
 from fgmp.golden import exact, gemm
-from fgmp.golden.formats import BFLOAT16, FLOAT32
+from fgmp.golden.blocks import Blocks
 from fgmp.golden.gemm import exact_gemm, raw_gemm, round_raw
-from fgmp.golden.lane import StoredBlocks, check_k, expected_rows
+from fgmp.golden.lane import check_k, expected_rows
 
 
 def random_stored(generator, *shape):
@@ -93,7 +94,7 @@ def random_blocks(generator, rows, blocks):
     scales = torch.where(legal, scales % 105 + 1, scales)
     codes = torch.randint(0, 256, (rows, blocks, 16), generator=generator, dtype=torch.uint8)
     nan = (codes & 0x7F == 0x7F) & (torch.rand(rows, blocks, 16, generator=generator) < 0.9)
-    return StoredBlocks(fp8, scales, torch.where(nan, codes - 1, codes))
+    return Blocks(fp8, scales, torch.where(nan, codes - 1, codes))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.sampled_from([16, 64, 128]))
@@ -110,7 +111,7 @@ def test_expected_rows_equal_arbiter(seed, blocks, k_max):
 
 def test_illegal_scale_that_decodes_to_nan_is_not_a_nan_element():
     """Found by the RTL bench: 0x7F as an FP4 block's scale is a format error and nothing else."""
-    blocks = StoredBlocks(
+    blocks = Blocks(
         torch.tensor([[False]]), torch.tensor([[0x7F]], dtype=torch.uint8), torch.ones(1, 1, 16, dtype=torch.uint8)
     )
     got = expected_rows(blocks, blocks, torch.tensor([0]), 16)
@@ -120,7 +121,7 @@ def test_illegal_scale_that_decodes_to_nan_is_not_a_nan_element():
 
 def test_overflow_wraps_and_poisons():
     """k_max = 16 holds 16 products of 448**2, with less than twice that to spare."""
-    blocks = StoredBlocks(
+    blocks = Blocks(
         torch.ones(1, 3, dtype=torch.bool),
         torch.zeros(1, 3, dtype=torch.uint8),
         torch.full((1, 3, 16), 0x7E, dtype=torch.uint8),

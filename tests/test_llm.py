@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,18 +27,18 @@ from transformers import (
 )
 
 from fgmp.errors import InputError
-from fgmp.golden import FGMPConfig, FGMPLinear, Study, dequantize, load, quantize, save
 from fgmp.golden.blocks import MixedTensor
-from fgmp.golden.llm.checkpoint import _file_digest, read_folder
-from fgmp.golden.llm.evaluate import evaluate, text_windows
-from fgmp.golden.llm.layers import SiteQuantizer, install, set_exact
-from fgmp.golden.llm.manifest import json_digest, read_manifest
-from fgmp.golden.llm.spec import ablation, parse_formats
-from fgmp.golden.llm.targets import prepare, restore, target_linears
-from fgmp.golden.llm.thresholds import SitePlan
+from fgmp.golden.matrix import quantize_matrix
 from fgmp.golden.packing import unpack
-from fgmp.golden.policy import quantize_matrix
-from fgmp.golden.selector import SiteRegisters, Threshold, select
+from fgmp.golden.selector import SiteSettings, Threshold, select
+from fgmp.quantizer import FGMPConfig, FGMPLinear, Study, dequantize, load, quantize, save
+from fgmp.quantizer.evaluate.format_names import ablation, parse_formats
+from fgmp.quantizer.evaluate.losses import evaluate, text_windows
+from fgmp.quantizer.model.folder import file_digest, read_folder
+from fgmp.quantizer.model.layers import install, set_exact
+from fgmp.quantizer.model.manifest import json_digest, read_manifest
+from fgmp.quantizer.model.site import SiteQuantizer
+from fgmp.quantizer.prepare.linears import prepare, restore, target_linears
 
 _SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SMALL |= {"num_key_value_heads": 2, "vocab_size": 128, "max_position_embeddings": 64}
@@ -86,9 +87,10 @@ def folders(tmp_path_factory):
 
 FRESH = """
 import sys, torch
+from dataclasses import replace
 from pathlib import Path
-import fgmp.golden.llm.hf
-from fgmp.golden import load
+import fgmp.quantizer.model.transformers_plugin
+from fgmp.quantizer import load
 from transformers import AutoModelForCausalLM
 root, ids = Path(sys.argv[1]), torch.load(sys.argv[1] + "/ids.pt")
 for name in sys.argv[2:]:
@@ -205,7 +207,7 @@ def test_calibration_measures_what_autograd_says(name):
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory():
-    from fgmp.golden.llm.quantize import checkpointed
+    from fgmp.quantizer.calibrate.recompute import checkpointed
 
     model = make("gpt2")  # has dropout, which must stay off
     plain = Study(model, SAMPLES, progress=False).calibration(FGMPConfig())
@@ -247,31 +249,31 @@ def test_the_fast_path_multiplies_the_same_values(dtype):
     weight = torch.randn(24, 48, generator=generator)
     mask = torch.rand(24, 3, generator=generator) < 0.4
     x = torch.randn(2, 5, 48, generator=generator).to(dtype)
-    median = select(x.reshape(-1, 48), SiteRegisters(-4, Threshold(0, 0))).score.median().item()
-    registers = SiteRegisters(-4, Threshold.nearest(median))
+    median = select(x.reshape(-1, 48), SiteSettings(-4, Threshold(0, 0))).score.median().item()
+    settings = SiteSettings(-4, Threshold.nearest(median))
     linear = nn.Linear(48, 24)
     linear.weight.data, linear.bias.data = weight, torch.randn(24, generator=generator).to(dtype).float()
     holder = nn.ModuleDict({"q": linear.to(dtype)})
     mixed = quantize_matrix(weight, mask)
     from fgmp.golden.packing import pack
 
-    layer = install(holder, "q", pack(mixed), SiteQuantizer(SitePlan(registers)), exact=False)
-    chosen = select(x.reshape(-1, 48), registers)
-    assert 0 < chosen.mask.sum() < chosen.mask.numel()
-    values = chosen.tensor((10, 48), registers.exponent).dequantize()
+    layer = install(holder, "q", pack(mixed), SiteQuantizer(settings), exact=False)
+    chosen = select(x.reshape(-1, 48), settings)
+    assert 0 < chosen.fp8.sum() < chosen.fp8.numel()
+    values = chosen.tensor((10, 48), settings.exponent).dequantize()
     expected = nn.functional.linear(values.to(dtype), mixed.dequantize().to(dtype), layer.bias).view(2, 5, 24)
     assert torch.equal(layer(x), expected)
     assert torch.equal(mixed.dequantize().to(torch.bfloat16).float(), mixed.dequantize())  # bfloat16 holds them all
     layer.exact = True
     torch.testing.assert_close(layer(x), expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=2e-2)
     # Compiled quantization of activations: the same bits.
-    fresh = SiteQuantizer(SitePlan(registers))
+    fresh = SiteQuantizer(settings)
     fresh.compiled = True
     assert torch.equal(fresh(x), chosen.tensor((10, 48), -4).stored())
 
 
 def test_site_is_quantized_once_for_all_its_readers_and_then_let_go():
-    site = SiteQuantizer(SitePlan(SiteRegisters(0, Threshold(1, 0))), readers=3)
+    site = SiteQuantizer(SiteSettings(0, Threshold(1, 0)), readers=3)
     x = torch.ones(2, 16)
     first = site(x)
     assert site(x) is first
@@ -286,15 +288,15 @@ def test_site_is_quantized_once_for_all_its_readers_and_then_let_go():
 
 def test_four_over_six_never_scores_worse_and_static_takes_whole_columns():
     x = torch.randn(64, 64, generator=torch.Generator().manual_seed(2))
-    registers = SiteRegisters(-4, Threshold(0, 0))
-    plain, better = select(x, registers), select(x, registers, four_over_six=True)
+    settings = SiteSettings(-4, Threshold(0, 0))
+    plain, better = select(x, settings), select(x, replace(settings, four_over_six=True))
     assert (better.score <= plain.score).all()
     assert (better.score < plain.score).any()
     study = Study(make("llama"), SAMPLES, progress=False)
-    plans = study.plans(FGMPConfig(activations="static", fp4_activations=0.5))
+    plans = study.site_settings(FGMPConfig(activations="static", fp4_activations=0.5))
     columns = torch.cat([p.static_fp8 for p in plans.values()])
     assert abs(columns.double().mean() - 0.5) < 0.05
-    assert all(p.registers.mode == "static" for p in plans.values())
+    assert all(p.mode == "static" for p in plans.values())
 
 
 def test_per_layer_thresholds_leave_the_fraction_in_every_layer():
@@ -367,7 +369,7 @@ def test_altered_index_is_refused(folders, tmp_path):
 
 
 def test_altered_settings_are_refused_by_transformers_too(folders, tmp_path):
-    import fgmp.golden.llm.hf  # noqa: F401
+    import fgmp.quantizer.model.transformers_plugin  # noqa: F401
 
     folder = damaged(folders, tmp_path)
     edit(folder, lambda s: s.update(num_hidden_layers=3))
@@ -376,7 +378,7 @@ def test_altered_settings_are_refused_by_transformers_too(folders, tmp_path):
 
 
 def test_inspection_opens_every_tensor(folders, tmp_path):
-    from fgmp.golden.llm.job import describe_folder
+    from fgmp.quantizer.commands.quantize import describe_folder
 
     folder = damaged(folders, tmp_path)
     path = sorted(folder.glob("*.safetensors"))[0]
@@ -384,7 +386,7 @@ def test_inspection_opens_every_tensor(folders, tmp_path):
     name = next(n for n in tensors if n.endswith("weight_scale"))
     tensors[name][3] = 120
     save_file(tensors, path, {"format": "pt"})
-    edit(folder, lambda s: sign(s, files=s["quantization_config"]["files"] | {path.name: _file_digest(path)}))
+    edit(folder, lambda s: sign(s, files=s["quantization_config"]["files"] | {path.name: file_digest(path)}))
     with pytest.raises(InputError, match=f"{name.rpartition('.')[0]}: block scale 3 has code 120"):
         describe_folder(folder)
 
@@ -413,7 +415,8 @@ def test_inference_mode(folders):
 
 
 def test_checkpointing_does_not_drop_out():
-    from fgmp.golden.llm.quantize import causal_loss, checkpointed
+    from fgmp.quantizer.calibrate.recompute import checkpointed
+    from fgmp.quantizer.study import causal_loss
 
     torch.manual_seed(0)
     model = OPTForCausalLM(OPTConfig(**_OPT, dropout=0.5)).eval()
@@ -479,7 +482,7 @@ def test_shard_of_another_model_with_true_checksums_is_refused(folders, tmp_path
     tensors[name] = tensors[name][:-1]
     save_file(tensors, path, {"format": "pt"})
 
-    edit(folder, lambda s: sign(s, files=s["quantization_config"]["files"] | {path.name: _file_digest(path)}))
+    edit(folder, lambda s: sign(s, files=s["quantization_config"]["files"] | {path.name: file_digest(path)}))
     with pytest.raises(InputError, match=r"weight_scale is U8 \(\d+,\), expected U8"):
         load(folder)
 

@@ -9,18 +9,18 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from fgmp.errors import InputError
 from fgmp.golden import exact
-from fgmp.golden.llm.config import FGMPConfig
-from fgmp.golden.llm.evaluate import evaluate, jackknife, whole_windows
-from fgmp.golden.llm.experiment import FP8, NVFP4, compare, uniform
-from fgmp.golden.llm.layers import apply
-from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
-from fgmp.golden.llm.quantize import Study
-from fgmp.golden.llm.sites import find_sites
-from fgmp.golden.llm.targets import target_linears
 from fgmp.golden.packing import unpack
-from fgmp.golden.tinylm.bigram import bigram_bits
-from fgmp.golden.tinylm.corpus import read_corpus
-from fgmp.golden.tinylm.train import held_out_bits
+from fgmp.quantizer.config import FGMPConfig
+from fgmp.quantizer.evaluate.comparison import FP8, NVFP4, compare, uniform
+from fgmp.quantizer.evaluate.losses import evaluate, jackknife, whole_windows
+from fgmp.quantizer.model.default_text import read_corpus
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
+from fgmp.quantizer.model.variant import apply
+from fgmp.quantizer.prepare.linears import target_linears
+from fgmp.quantizer.prepare.sites import find_sites
+from fgmp.quantizer.study import Study
+from fgmp.quantizer.tinylm.bigram import bigram_bits
+from fgmp.quantizer.tinylm.train import held_out_bits
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,9 @@ def test_calibration_leaves_the_model_as_it_was(model, calibration):
 def test_one_threshold_leaves_the_asked_fraction_in_fp4(study, policy):
     config = FGMPConfig(policy=policy)
     scores = study.scores(config)
-    above = sum((scores.read(n) > plan.registers.threshold.value).sum() for n, plan in study.plans(config).items())
+    above = sum(
+        (scores.read(n) > settings.threshold.value).sum() for n, settings in study.site_settings(config).items()
+    )
     blocks = sum(scores.read(n).size for n in scores.paths)
     # The registers hold 8 bits of each site's threshold.
     assert abs(1 - above / blocks - 0.7) < 0.005
@@ -143,8 +145,8 @@ def test_one_threshold_leaves_the_asked_fraction_in_fp4(study, policy):
 
 def test_weights_have_exactly_the_asked_fraction(variant):
     tensors = [unpack(packed) for packed in variant.weights.values()]
-    blocks = sum(t.mask.numel() for t in tensors)
-    assert sum(int((~t.mask).sum()) for t in tensors) == math.floor(0.7 * blocks + 0.5)
+    blocks = sum(t.fp8.numel() for t in tensors)
+    assert sum(int((~t.fp8).sum()) for t in tensors) == math.floor(0.7 * blocks + 0.5)
 
 
 def test_sites_with_flattened_tokens_count_every_token(model, samples):
@@ -168,12 +170,12 @@ def test_quantized_linear_equals_the_arbiter(model, study, variant, samples):
         model.model(input_ids=samples[:1, :8])
         handle.remove()
     quantizer = variant.quantizers["model.layers.0.self_attn.q_proj"]
-    registers, weight = quantizer.registers, unpack(variant.weights[name])
+    settings, weight = quantizer.settings, unpack(variant.weights[name])
     for token in range(2):
         blocks = seen["x"][0, token].view(-1, 16).tolist()
         chosen = [
             exact.select_block(
-                [exact.Fraction(v) for v in block], registers.exponent, registers.threshold.value, "dynamic"
+                [exact.Fraction(v) for v in block], settings.exponent, settings.threshold.value, "dynamic"
             )
             for block in blocks
         ]
@@ -181,11 +183,11 @@ def test_quantized_linear_equals_the_arbiter(model, study, variant, samples):
         for row in (0, 7, 63):
             w = [
                 exact.StoredBlock(
-                    bool(weight.mask[row, b]), int(weight.scales[row, b]), tuple(weight.codes[row, b].tolist())
+                    bool(weight.fp8[row, b]), int(weight.scales[row, b]), tuple(weight.codes[row, b].tolist())
                 )
                 for b in range(16)
             ]
-            got = exact.lane_row(list(zip(a, w, strict=True)), registers.exponent + weight.exponent, 4096)
+            got = exact.lane_row(list(zip(a, w, strict=True)), settings.exponent + weight.exponent, 4096)
             assert got.float32 == seen["y"][0, token, row].view(torch.int32).item() & 0xFFFFFFFF
 
 

@@ -25,10 +25,10 @@ from transformers import (
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.golden import FGMPConfig, FGMPLinear, dequantize, load, quantize, save
-from fgmp.golden.llm.layers import set_exact
-from fgmp.golden.llm.models import SHIPPED_MODEL, load_model
-from fgmp.golden.llm.targets import left_alone, target_linears
+from fgmp.quantizer import FGMPConfig, FGMPLinear, dequantize, load, quantize, save
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model
+from fgmp.quantizer.model.layers import set_exact
+from fgmp.quantizer.prepare.linears import left_alone, target_linears
 
 IDS = torch.randint(3, 256, (3, 24), generator=torch.Generator().manual_seed(1))
 FP8 = FGMPConfig(fp4_weights=0, fp4_activations=0, clip=False, samples=3, window=24)
@@ -121,7 +121,7 @@ def expected_logits(model):
     for name, layer in model.named_modules():
         if isinstance(layer, FGMPLinear):
             linear = layer.to_linear()
-            site, exponent = layer.site, layer.site.registers.exponent
+            site, exponent = layer.site, layer.site.settings.exponent
 
             def quantize_input(_, args, site=site, exponent=exponent):
                 rows = args[0].reshape(-1, args[0].shape[-1])
@@ -418,7 +418,7 @@ def test_what_stands_in_several_places_does_so_again_when_loaded(change, tmp_pat
 def test_a_shared_parameter_has_one_sensitivity():
     model = llama()
     one_parameter(model)
-    from fgmp.golden import Study
+    from fgmp.quantizer import Study
 
     weights = Study(model, IDS, progress=False).calibration(FGMPConfig()).weights
     first, second = (weights[f"model.layers.{i}.mlp.up_proj"] for i in (0, 1))
@@ -446,7 +446,7 @@ def test_transformers_does_not_save_a_quantized_model_by_itself(tmp_path):
 
 
 def test_experts_that_no_token_reached_get_the_mean_of_their_kind():
-    from fgmp.golden import Study
+    from fgmp.quantizer import Study
 
     make = ARCHITECTURES["qwen3_moe"]
     model = made(make)
@@ -458,7 +458,7 @@ def test_experts_that_no_token_reached_get_the_mean_of_their_kind():
     for name in calibration.unreached:
         assert calibration.weights[name].any(), name
     name = calibration.unreached[0]
-    from fgmp.golden.llm.sites import kind
+    from fgmp.quantizer.prepare.sites import kind
 
     kin = [n for n, m in study.linears.items() if kind(n, m) == kind(name, study.linears[name])]
     reached = [n for n in kin if n not in calibration.unreached]

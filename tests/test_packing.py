@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fgmp.errors import InputError
+from fgmp.golden.blocks import Blocks
+from fgmp.golden.matrix import quantize_matrix
 from fgmp.golden.packed_file import load_packed, save_packed
 from fgmp.golden.packing import Packed, describe, pack, unpack
-from fgmp.golden.policy import quantize_matrix
 
 
 def mixed(rows, columns, fp8_share=0.5, seed=0):
@@ -26,7 +27,7 @@ def same(a, b):
     return (
         a.shape == b.shape
         and a.exponent == b.exponent
-        and all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("mask", "scales", "codes"))
+        and all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("fp8", "scales", "codes"))
     )
 
 
@@ -47,7 +48,7 @@ def test_layout_by_hand():
     codes[0, 1, :4] = torch.tensor([1, 2, 3, 12])
     codes[0, 2, 15] = 7
     mask = torch.tensor([[True, False, False]])
-    tensor = type(tensor)((1, 48), -3, mask, torch.tensor([[0, 5, 105]], dtype=torch.uint8), codes)
+    tensor = Blocks(mask, torch.tensor([[0, 5, 105]], dtype=torch.uint8), codes).tensor((1, 48), -3)
     packed = pack(tensor)
     assert packed.mask.tolist() == [[0b001]]
     assert packed.scale.tolist() == [5, 105]

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.golden import FGMPConfig, load
-from fgmp.golden.llm.calibrate import Checkpoint
-from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
-from fgmp.golden.llm.quantize import Study
-from fgmp.golden.tinylm.corpus import read_corpus
+from fgmp.quantizer import FGMPConfig, load
+from fgmp.quantizer.calibrate.resume import Checkpoint
+from fgmp.quantizer.model.default_text import read_corpus
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
+from fgmp.quantizer.study import Study
 
 # One quantized folder serves all tests: they stay with one worker, but for those that need none.
 QUANTIZED = pytest.mark.xdist_group("quantized")
@@ -122,26 +122,26 @@ sys.exit(main(sys.argv[2:]))
 # Every phase: calibration (before, between and after samples, while its sums are written), thresholds, scores, packing,
 # each file of the folder, its trial, the rename, what follows it. The suite takes every fourth.
 MOMENTS = [
-    "fgmp.golden.llm.job:load_model:1:after",
-    "fgmp.golden.llm.calibrate:_zeros:1:after",
-    "fgmp.golden.llm.calibrate:_measure:2:before",
-    "fgmp.golden.llm.calibrate:save_file:1:before",
-    "fgmp.golden.llm.calibrate:save_file:1:after",
-    "fgmp.golden.llm.calibrate:_measure:1:after",
-    "fgmp.golden.llm.calibrate:_means:1:before",
-    "fgmp.golden.llm.thresholds:select:5:after",
-    "fgmp.golden.llm.thresholds:find_rank:1:before",
-    "fgmp.golden.llm.weights:scale_codes:1:before",
-    "fgmp.golden.llm.weights:scale_codes:9:after",
-    "fgmp.golden.llm.weights:choose_globally:1:after",
-    "fgmp.golden.llm.weights:mixed_blocks:12:before",
-    "fgmp.golden.llm.checkpoint:copy_side_files:1:before",
-    "fgmp.golden.llm.checkpoint:save_file:1:before",
-    "fgmp.golden.llm.checkpoint:save_file:2:after",
-    "fgmp.golden.llm.checkpoint:_file_digest:2:before",
-    "fgmp.golden.llm.job:check_written:1:before",
-    "fgmp.golden.llm.job:check_written:1:after",
-    "fgmp.golden.llm.job:describe_folder:1:before",
+    "fgmp.quantizer.commands.quantize:load_model:1:after",
+    "fgmp.quantizer.calibrate.calibration:_zeros:1:after",
+    "fgmp.quantizer.calibrate.calibration:_measure:2:before",
+    "fgmp.quantizer.calibrate.resume:save_file:1:before",
+    "fgmp.quantizer.calibrate.resume:save_file:1:after",
+    "fgmp.quantizer.calibrate.calibration:_measure:1:after",
+    "fgmp.quantizer.calibrate.calibration:_means:1:before",
+    "fgmp.quantizer.choose.activations:select:5:after",
+    "fgmp.quantizer.choose.activations:find_rank:1:before",
+    "fgmp.quantizer.choose.weights:scale_codes:1:before",
+    "fgmp.quantizer.choose.weights:scale_codes:9:after",
+    "fgmp.quantizer.choose.weights:choose_globally:1:after",
+    "fgmp.quantizer.choose.weights:mixed_blocks:12:before",
+    "fgmp.quantizer.model.save:copy_side_files:1:before",
+    "fgmp.quantizer.model.save:save_file:1:before",
+    "fgmp.quantizer.model.save:save_file:2:after",
+    "fgmp.quantizer.model.save:file_digest:2:before",
+    "fgmp.quantizer.commands.quantize:check_written:1:before",
+    "fgmp.quantizer.commands.quantize:check_written:1:after",
+    "fgmp.quantizer.commands.quantize:describe_folder:1:before",
 ]
 
 
@@ -268,9 +268,9 @@ def test_two_processes_measure_what_one_does(texts, tmp_path):
     script.write_text(
         "import sys, torch\n"
         "from pathlib import Path\n"
-        "from fgmp.golden import FGMPConfig, Study\n"
-        "from fgmp.golden.llm import distributed\n"
-        "from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows\n"
+        "from fgmp.quantizer import FGMPConfig, Study\n"
+        "from fgmp.quantizer.calibrate import distributed\n"
+        "from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows\n"
         "torch.set_num_threads(1)\n"
         "distributed.join('cpu')\n"
         "model = load_model(SHIPPED_MODEL)\n"
@@ -337,7 +337,7 @@ def test_evaluate_without_the_original(quantized, texts, tmp_path, capsys):
     out, _, _ = quantized
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)
-    from fgmp.golden.llm.manifest import json_digest
+    from fgmp.quantizer.model.manifest import json_digest
 
     settings = json.loads((moved / "config.json").read_text())
     settings["quantization_config"]["base_model"] = "/nowhere"
@@ -469,7 +469,7 @@ def test_tasks_without_the_harness(texts, capsys):
 def test_tasks_of_the_harness(texts, quantized, tmp_path):
     """Where lm-evaluation-harness is installed (0.4.13 was tried), on a task of our own, as it needs no download."""
     tasks = pytest.importorskip("lm_eval.tasks")
-    from fgmp.golden.llm.harness import run_tasks
+    from fgmp.quantizer.evaluate.lm_eval_tasks import run_tasks
 
     document = (texts / "test.txt").read_text()[:800]
     (tmp_path / "data.jsonl").write_text(json.dumps({"text": document}))

@@ -16,14 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.golden import FGMPConfig, load, quantize, save
 from fgmp.golden.blocks import MixedTensor
 from fgmp.golden.exact import StoredBlock, lane_row
-from fgmp.golden.llm.checkpoint import read_folder
-from fgmp.golden.llm.manifest import json_digest
+from fgmp.golden.matrix import quantize_matrix
 from fgmp.golden.packed_file import _PARTS, _digest, load_packed, save_packed
 from fgmp.golden.packing import pack, unpack
-from fgmp.golden.policy import quantize_matrix
+from fgmp.quantizer import FGMPConfig, load, quantize, save
+from fgmp.quantizer.model.folder import read_folder
+from fgmp.quantizer.model.manifest import json_digest
 from fgmp.synth.liberty.expression import compile_expression, truth_table
 from fgmp.synth.liberty.find import read_liberty
 from fgmp.synth.liberty.text import parse_liberty
@@ -86,10 +86,10 @@ def says(tensor):
     assert isinstance(tensor, MixedTensor)
     values = []
     for row in range(tensor.shape[0]):
-        for block in range(tensor.mask.shape[1]):
+        for block in range(tensor.fp8.shape[1]):
             codes = tensor.codes[row, block].tolist()
             for element in codes:
-                stored = StoredBlock(bool(tensor.mask[row, block]), int(tensor.scales[row, block]),
+                stored = StoredBlock(bool(tensor.fp8[row, block]), int(tensor.scales[row, block]),
                                      tuple([element] + [0] * 15))  # fmt: skip
                 values.append(lane_row([(stored, one)], 0, 4096).float32)
     return values

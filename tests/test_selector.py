@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgmp.errors import InputError
+from fgmp.formats import E4M3, MAX_BLOCK_SCALE_CODE
 from fgmp.golden import exact
-from fgmp.golden.formats import E4M3, MAX_BLOCK_SCALE_CODE
-from fgmp.golden.selector import SiteRegisters, Threshold, select
+from fgmp.golden.selector import SiteSettings, Threshold, select
 
 value = st.one_of(
     st.floats(width=32),
@@ -36,13 +36,15 @@ def arbiter_values(row):
 )
 def test_select_equals_arbiter(row, exponent, significand, shift, mode, static, channel):
     threshold = Threshold(significand, shift)
-    registers = SiteRegisters(exponent, threshold, mode)
+    settings = SiteSettings(
+        exponent, threshold, mode, static_fp8=torch.tensor([[static]]), channel_codes=torch.tensor([channel])
+    )
     x = torch.tensor([row])
-    got = select(x, registers, torch.tensor([[static]]), torch.tensor([channel]))
+    got = select(x, settings)
     want = exact.select_block(arbiter_values(x[0].tolist()), exponent, threshold.value, mode, static, channel)
     assert (
         exact.ExactBlock(
-            bool(got.mask[0, 0]),
+            bool(got.fp8[0, 0]),
             int(got.scales[0, 0]),
             tuple(got.codes[0, 0].tolist()),
             int(got.score[0, 0]),
@@ -55,23 +57,23 @@ def test_select_equals_arbiter(row, exponent, significand, shift, mode, static, 
 def test_scores_equal_to_the_threshold_stay_fp4():
     x = torch.zeros(1, 16)
     x[0, 0], x[0, 1] = 6.0, 1.125
-    score = int(select(x, SiteRegisters(0, Threshold(0, 0))).score)
+    score = int(select(x, SiteSettings(0, Threshold(0, 0))).score)
     exponent = max(score.bit_length() - 8, 0)
     significand = score >> exponent
     assert significand << exponent == score > 0
-    assert not select(x, SiteRegisters(0, Threshold(significand, exponent))).mask.item()
-    assert select(x, SiteRegisters(0, Threshold(significand - 1, exponent))).mask.item()
+    assert not select(x, SiteSettings(0, Threshold(significand, exponent))).fp8.item()
+    assert select(x, SiteSettings(0, Threshold(significand - 1, exponent))).fp8.item()
 
 
 def test_error_is_cut_to_three_bits():
     x = torch.zeros(1, 16)
     x[0, 0], x[0, 1] = 6.0, 0.9375  # Q4 gives 1, Q8 0.9375: an error of 64 units
-    assert int(select(x, SiteRegisters(0, Threshold(0, 0))).score) == 64**2
+    assert int(select(x, SiteSettings(0, Threshold(0, 0))).score) == 64**2
     x[0, 1] = 1.1875  # Q4 1, Q8 1.125 or 1.25 (tie to even: 1.25): 256 units
-    assert int(select(x, SiteRegisters(0, Threshold(0, 0))).score) == 256**2
+    assert int(select(x, SiteSettings(0, Threshold(0, 0))).score) == 256**2
     # Scale 1.375: 8.25 is E4M3 8 (256 units); 0.40625 is Q4 0.6875, off by 288 = 0b100100000 units, cut to 256.
     x[0, 0], x[0, 1] = 8.25, 0.40625
-    assert int(select(x, SiteRegisters(0, Threshold(0, 0))).score) == 2 * 256**2
+    assert int(select(x, SiteSettings(0, Threshold(0, 0))).score) == 2 * 256**2
 
 
 def test_error_bound_holds_over_every_scale():
@@ -85,7 +87,7 @@ def test_error_bound_holds_over_every_scale():
         # With one element's error in a block at a time, the cut square is the score: its root bounds the error.
         alone = torch.diag_embed(x[:, :15])[..., :15].flatten(0, 1)
         alone = torch.cat((alone, torch.full((len(alone), 1), amax)), 1)
-        score = select(alone, SiteRegisters(0, Threshold(0, 0))).score
+        score = select(alone, SiteSettings(0, Threshold(0, 0))).score
         top = max(top, score.max().item())
     # Two elements at most err here (the anchor is the other); a cut error is at least 4/7 of the true one.
     assert top**0.5 * 1.25 < 2**17
@@ -95,15 +97,15 @@ def test_nan_forces_fp8_in_every_mode():
     x = torch.zeros(1, 16)
     x[0, 7] = float("nan")
     for mode in ("dynamic", "static", "all_fp4", "all_fp8"):
-        got = select(x, SiteRegisters(0, Threshold(255, 63), mode), torch.tensor([[False]]))
-        assert got.mask.item()
+        got = select(x, SiteSettings(0, Threshold(255, 63), mode, static_fp8=torch.tensor([[False]])))
+        assert got.fp8.item()
         assert got.nan.item()
         assert got.codes[0, 0].tolist() == [0] * 7 + [0x7F] + [0] * 8
 
 
 def test_static_mode_needs_a_pattern():
     with pytest.raises(InputError, match="static_fp8"):
-        select(torch.zeros(1, 16), SiteRegisters(0, Threshold(0, 0), "static"))
+        select(torch.zeros(1, 16), SiteSettings(0, Threshold(0, 0), "static"))
 
 
 @given(st.floats(0, 2.0**70))
@@ -125,10 +127,10 @@ def test_init_wrong_threshold(arguments, message):
         Threshold(*arguments)
 
 
-def test_init_wrong_registers():
+def test_init_wrong_settings():
     with pytest.raises(InputError, match="selector mode: 'fast'"):
-        SiteRegisters(0, Threshold(0, 0), "fast")
+        SiteSettings(0, Threshold(0, 0), "fast")
     with pytest.raises(InputError, match="tensor exponent: 48"):
-        SiteRegisters(48, Threshold(0, 0))
+        SiteSettings(48, Threshold(0, 0))
     with pytest.raises(InputError, match="threshold: nan"):
         Threshold.nearest(float("nan"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fgmp.errors import InputError
+from fgmp.golden.selector import select
 from fgmp.hdl.config import LaneConfig, SelectorConfig
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
 from fgmp.hdl.verilog import build
@@ -298,10 +299,10 @@ def fields_of(port, payloads):
 
 def test_what_a_site_holds_reaches_the_bench(cache):
     """Static patterns and channel codes are the site's own, not drawn; what the selector lacks is refused."""
-    from fgmp.golden.llm.config import FGMPConfig
-    from fgmp.golden.llm.models import SHIPPED_MODEL, load_model, windows
-    from fgmp.golden.llm.quantize import Study
-    from fgmp.golden.tinylm.corpus import read_corpus
+    from fgmp.quantizer.config import FGMPConfig
+    from fgmp.quantizer.model.default_text import read_corpus
+    from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
+    from fgmp.quantizer.study import Study
     from fgmp.sim.capture import capture, captured_selector_campaign
 
     language_model = load_model(SHIPPED_MODEL)
@@ -315,15 +316,15 @@ def test_what_a_site_holds_reaches_the_bench(cache):
     ):
         variant = study.variant(FGMPConfig(threshold_samples=2, **options), "FGMP")
         layer = capture(study.model, study.sites, variant, samples[0], 5)[0]
-        selected = layer.quantizer.select(layer.x)
+        selected = select(layer.x, layer.settings)
         for design in designs:
             campaign = captured_selector_campaign(design, layer)
             given = fields_of(design.port("i_payload"), campaign.inputs)
             results = fields_of(design.port("o_payload"), campaign.results)
-            assert results["fp8"] == selected.mask.flatten().int().tolist()
+            assert results["fp8"] == selected.fp8.flatten().int().tolist()
             assert results["scale"] == selected.scales.flatten().tolist()
             if "activations" in options:
-                assert given["static_fp8"] == layer.quantizer.plan.static_fp8.repeat(5).int().tolist()
+                assert given["static_fp8"] == layer.settings.static_fp8.repeat(5).int().tolist()
         if "channel_codes" in options:
             with pytest.raises(InputError, match="channel codes, expected a selector that is built with them"):
                 captured_selector_campaign(plain, layer)

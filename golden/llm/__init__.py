@@ -1,1 +1,1 @@
-"""What is done to whole models: calibrate, choose, quantize, save, load, evaluate. Nothing is imported here."""
+"""What was here is `fgmp.quantizer` now; `hf` is kept until 0.2."""

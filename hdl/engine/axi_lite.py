@@ -1,126 +1,123 @@
 """The AXI4-Lite slave: register file made from the register map, and the write ports of the site memories."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..pipeline import wire
-from .registers import EVENTS, INPUT_SITE, OUTPUT_SITE, REGISTERS, Register
+from .interfaces import ADDRESS_BITS, AxiLite, SiteWrite
+from .registers import INPUT_SITE, OUTPUT_SITE, REGISTERS, Register, register
 
-__all__ = ["ADDRESS_BITS", "RegisterFile", "register_file_ports"]
+__all__ = ["RegisterFile", "register_signature"]
 
-ADDRESS_BITS = 18
 _WINDOW_BITS = 16
 _OKAY, _SLVERR = 0, 2
+_HIDDEN = ("INTERRUPT_ENABLE",)
+"""Registers that nothing outside the register file looks at."""
 
 
-def _port(item: Register, field: str) -> str:
-    return f"{item.name.lower()}_{field}"
-
-
-def register_file_ports() -> dict[str, wiring.Member]:
-    """Ports of the register file: AXI4-Lite without its prefix, and the registers' fields."""
-    members = {
-        "awaddr": In(ADDRESS_BITS),
-        "awvalid": In(1),
-        "awready": Out(1),
-        "wdata": In(32),
-        "wstrb": In(4),
-        "wvalid": In(1),
-        "wready": Out(1),
-        "bresp": Out(2),
-        "bvalid": Out(1),
-        "bready": In(1),
-        "araddr": In(ADDRESS_BITS),
-        "arvalid": In(1),
-        "arready": Out(1),
-        "rdata": Out(32),
-        "rresp": Out(2),
-        "rvalid": Out(1),
-        "rready": In(1),
-        "irq": Out(1),
-        "site_write": Out(1),
-        "site_output": Out(1),
-        "site_index": Out(12),
-        "site_word": Out(2),
-        "site_data": Out(32),
-    }
-    for item in REGISTERS:
-        for field in item.fields:
-            flow = Out if item.access in ("rw", "wo") else In
-            members[_port(item, field.name)] = flow(field.bits)
-    return members
+def register_signature(name: str) -> wiring.Signature:
+    """The fields of a register, seen from who gives them their values."""
+    return wiring.Signature({field.name: Out(field.bits) for field in register(name).fields})
 
 
 class RegisterFile(wiring.Component):
-    """Ports named REGISTER_field: outputs for what software writes, inputs for what it reads.
+    """The AXI4-Lite subordinate: registers made from the register map, and the write port of the site memories.
 
-    Fields of "wo" registers are high for the cycle of the write; "w1c" ones take events as inputs. Writes to read-only
-    registers are ignored; an address without a register, or not a multiple of 4, answers SLVERR. `site_*` write the
-    site memories: `site_output` says which, `site_word` the word of the entry.
+    Writes to read-only registers are ignored; an address without a register, or not a multiple of 4, answers SLVERR.
+
+    Attributes:
+        axi: the bus.
+        irq: the interrupt, high while an enabled event is set.
+        site: writes to the site memories (of engines with a selector).
+        REGISTER.FIELD: outputs for what software writes, inputs for what it reads. Fields of "wo" registers are high
+            for the cycle of the write; "w1c" ones take events.
     """
 
-    def __init__(self) -> None:
-        super().__init__(register_file_ports())
+    def __init__(self, *, unused: Sequence[str] = (), sites: bool = True, codes: bool = True):
+        """`unused` are registers that nothing looks at; without `sites` there are no site memories."""
+        self._sites = sites
+        self._codes = codes
+        self._shown = {item.name for item in REGISTERS} - {*_HIDDEN, *unused}
+        members = {"axi": In(AxiLite), "irq": Out(1)}
+        if sites:
+            members["site"] = Out(SiteWrite(codes=codes))
+        for item in REGISTERS:
+            if item.name in self._shown:
+                flow = Out if item.access in ("rw", "wo") else In
+                members[item.name.lower()] = flow(register_signature(item.name))
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         awake = Signal()
         m.d.sync += awake.eq(1)
-
-        # Address and data are taken in either order, each into a register of its own, so that no output depends on an
-        # input in the same cycle (IHI 0022); the write is done when both are there and no answer is waiting.
-        address, address_there = Signal(ADDRESS_BITS, reset_less=True), Signal()
-        data, strobe, data_there = Signal(32, reset_less=True), Signal(4, reset_less=True), Signal()
-        m.d.comb += [self.awready.eq(awake & ~address_there), self.wready.eq(awake & ~data_there)]
-        with m.If(self.awvalid & self.awready):
-            m.d.sync += [address.eq(self.awaddr), address_there.eq(1)]
-        with m.If(self.wvalid & self.wready):
-            m.d.sync += [data.eq(self.wdata), strobe.eq(self.wstrb), data_there.eq(1)]
-        write = wire(m, "write", address_there & data_there & ~self.bvalid)
-        with m.If(write):
-            m.d.sync += [address_there.eq(0), data_there.eq(0)]
-        strobes = wire(m, "strobes", Cat(strobe[i].replicate(8) for i in range(4)))
-        input_site, output_site = (_in_window(address, base) for base in (INPUT_SITE, OUTPUT_SITE))
-        site = wire(m, "site", (input_site | output_site) & ~address[:2].any())
-        m.d.comb += [
-            self.site_write.eq(write & site & strobe.all()),
-            self.site_output.eq(output_site),
-            self.site_index.eq(address[4:_WINDOW_BITS]),
-            self.site_word.eq(address[2:4]),
-            self.site_data.eq(data),
-        ]
+        address, data, strobes, write = self._taken(m, awake)
+        axi = self.axi
+        site = wire(m, "site_known", _in_site(address) & ~address[:2].any())
+        if self._sites:
+            m.d.comb += [
+                self.site.enable.eq(write & site & strobes.all()),
+                self.site.output.eq(_in_window(address, OUTPUT_SITE)),
+                self.site.index.eq(address[4:_WINDOW_BITS]),
+                self.site.word.eq(address[2:4]),
+                self.site.data.eq(data),
+            ]
         known: Value = site
         read_data = Signal(32)
         read_known = Signal()
-        m.d.comb += read_known.eq(_in_window(self.araddr, INPUT_SITE) | _in_window(self.araddr, OUTPUT_SITE))
+        m.d.comb += read_known.eq(_in_site(axi.araddr))
+        values: dict[str, Value] = {}
         for item in REGISTERS:
             here = wire(m, f"write_{item.name.lower()}", address == item.offset)
             known = known | here
-            value = self._field_values(m, item, write & here, data, strobes)
-            with m.If(self.araddr == item.offset):
+            value = values[item.name] = self._field_values(m, item, write & here, data, strobes)
+            with m.If(axi.araddr == item.offset):
                 m.d.comb += [read_known.eq(1), read_data.eq(value)]
+        m.d.comb += self.irq.eq((values["EVENTS"] & values["INTERRUPT_ENABLE"]).any())
         with m.If(write):
-            m.d.sync += [self.bvalid.eq(1), self.bresp.eq(Mux(known, _OKAY, _SLVERR))]
-        with m.Elif(self.bready):
-            m.d.sync += self.bvalid.eq(0)
-        m.d.comb += self.arready.eq(awake & ~self.rvalid)
-        with m.If(self.arvalid & self.arready):
+            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(known, _OKAY, _SLVERR))]
+        with m.Elif(axi.bready):
+            m.d.sync += axi.bvalid.eq(0)
+        m.d.comb += axi.arready.eq(awake & ~axi.rvalid)
+        with m.If(axi.arvalid & axi.arready):
             m.d.sync += [
-                self.rvalid.eq(1),
-                self.rdata.eq(Mux(self.araddr[:2].any(), 0, read_data)),
-                self.rresp.eq(Mux(read_known & ~self.araddr[:2].any(), _OKAY, _SLVERR)),
+                axi.rvalid.eq(1),
+                axi.rdata.eq(Mux(axi.araddr[:2].any(), 0, read_data)),
+                axi.rresp.eq(Mux(read_known & ~axi.araddr[:2].any(), _OKAY, _SLVERR)),
             ]
-        with m.Elif(self.rready):
-            m.d.sync += self.rvalid.eq(0)
+        with m.Elif(axi.rready):
+            m.d.sync += axi.rvalid.eq(0)
         return m
+
+    def _taken(self, m: Module, awake: Value) -> tuple[Value, Value, Value, Value]:
+        """Address, data and strobes (a bit for each of data) of a write, and whether it is done in this cycle.
+
+        Address and data are taken in either order, each into a register of its own, so that no output depends on an
+        input in the same cycle (IHI 0022); the write is done when both are there and no answer is waiting.
+        """
+        axi = self.axi
+        address, address_there = Signal(ADDRESS_BITS, reset_less=True), Signal()
+        data, strobe, data_there = Signal(32, reset_less=True), Signal(4, reset_less=True), Signal()
+        m.d.comb += [axi.awready.eq(awake & ~address_there), axi.wready.eq(awake & ~data_there)]
+        with m.If(axi.awvalid & axi.awready):
+            m.d.sync += [address.eq(axi.awaddr), address_there.eq(1)]
+        with m.If(axi.wvalid & axi.wready):
+            m.d.sync += [data.eq(axi.wdata), strobe.eq(axi.wstrb), data_there.eq(1)]
+        write = wire(m, "write", address_there & data_there & ~axi.bvalid)
+        with m.If(write):
+            m.d.sync += [address_there.eq(0), data_there.eq(0)]
+        return address, data, wire(m, "strobes", Cat(strobe[i].replicate(8) for i in range(4))), write
 
     def _field_values(self, m: Module, item: Register, write: Value, word: Value, strobes: Value) -> Value:
         """Give the register's fields their behaviour; returns what a read gives."""
         parts: list[Value] = []
         position = 0
+        shown = getattr(self, item.name.lower()) if item.name in self._shown else None
         for field in item.fields:
-            port: Signal = getattr(self, _port(item, field.name))
+            port = getattr(shown, field.name) if shown else Signal(field.bits, name=f"{item.name.lower()}_{field.name}")
             bits = slice(field.low, field.low + field.bits)
             data, mask = word[bits], strobes[bits]
             held: Value = port
@@ -135,11 +132,11 @@ class RegisterFile(wiring.Component):
                 m.d.sync += held.eq(port | (held & ~Mux(write, data & mask, 0)))
             parts += [Const(0, field.low - position), held]
             position = field.low + field.bits
-        value = Cat(parts)
-        if item.name == "EVENTS":
-            enabled = Cat(getattr(self, f"interrupt_enable_{name}") for name, _ in EVENTS)
-            m.d.comb += self.irq.eq((value & enabled).any())
-        return value
+        return Cat(parts)
+
+
+def _in_site(address: Value) -> Value:
+    return _in_window(address, INPUT_SITE) | _in_window(address, OUTPUT_SITE)
 
 
 def _in_window(address: Value, base: int) -> Value:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from ...golden.formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
+from ...formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
 from ..checks import check, check_datapath, check_multiple, check_selector_depth, whole
+from ..unit_config import SelectorConfig
 
 __all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig", "EngineLaneConfig"]
 
@@ -63,7 +64,7 @@ class EngineConfig:
         raw_input: whether activations may come unquantized, through a selector: "none", "float32", "bfloat16".
         packed_output: whether results may leave through a selector as packed blocks (needs 16 or 32 lanes).
         channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
-        sharing: "split" or "merged", how the lanes' adder trees are shared between pairings (LaneConfig).
+        sharing: "split" or "merged", how the lanes' adder trees are shared between precision modes (LaneConfig).
         selector_pipeline: registers inside the selectors, 0 to 8 (SelectorConfig).
     """
 
@@ -109,6 +110,20 @@ class EngineConfig:
     def lane(self) -> EngineLaneConfig:
         """Its lanes."""
         return EngineLaneConfig(self.k_max, self.pipeline, "mixed", self.sharing)
+
+    def selector(self, source: str) -> SelectorConfig:
+        """A selector of this engine for values of the format `source`."""
+        return SelectorConfig(source, self.channel_codes, self.selector_pipeline)
+
+    @property
+    def input_selector(self) -> SelectorConfig | None:
+        """The selector that raw activations go through, if there is one."""
+        return None if self.raw_input == "none" else self.selector(self.raw_input)
+
+    @property
+    def output_selector(self) -> SelectorConfig | None:
+        """The selector that packed results come from, if there is one."""
+        return self.selector("float32") if self.packed_output else None
 
     @property
     def resident_k(self) -> int:

@@ -5,17 +5,26 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..dot import DotProduct, stored_block
+from ..hierarchy import add_part
 from .config import EngineLaneConfig
 
 __all__ = ["EngineLane"]
 
 
 class EngineLane(wiring.Component):
-    """One output channel, `pipeline` + 1 cycles from `a` to `sum`.
+    """One output channel: holds a weight block while activations stream past, `pipeline` + 1 cycles from `a` to `sum`.
 
-    `next` is loaded with `w` while `load` is high and becomes the held weight while `swap` is; the upper half of an FP4
-    block stays what it was, so that it does not toggle. `accumulator` (bits, poison above) must be there together with
-    the term, `term_valid` and `term_first` say that it is one and whether it begins a row.
+    The upper half of an FP4 block is not registered, so that it does not toggle.
+
+    Attributes:
+        load: take `w` as the next weight block.
+        swap: hold the next weight block from now on.
+        w, a: blocks of weights and activations (`stored_block`).
+        term_valid: a term comes out of the dot product.
+        term_first: it begins a row, so that the accumulator does not count.
+        accumulator: the row's sum so far, with its poison bit above; it must be there together with the term.
+        sum: the row's sum with the term added, in the same form.
+        nan, format_error, overflow: events of this cycle.
     """
 
     def __init__(self, config: EngineLaneConfig):
@@ -56,7 +65,8 @@ class EngineLane(wiring.Component):
                 ]
                 with m.If(source.fp8):
                     m.d.sync += target.codes[64:].eq(source.codes[64:])
-        m.submodules.dot = dot = DotProduct(self._config.pipeline, self._config.formats, self._config.sharing)
+        dot = DotProduct(self._config.pipeline, self._config.formats, self._config.sharing)
+        add_part(m, platform, "dot_product", dot)
         m.d.comb += [dot.advance.eq(1), dot.a.eq(self.a), dot.w.eq(held)]
 
         accumulator = self.accumulator[:bits].as_signed()
@@ -64,10 +74,10 @@ class EngineLane(wiring.Component):
         m.d.comb += total.eq(Mux(self.term_first, 0, accumulator) + dot.term)
         overflow = Signal()
         m.d.comb += overflow.eq(total[bits] != total[bits - 1])
-        poison = dot.nan | dot.format_error | overflow | (self.accumulator[bits] & ~self.term_first)
+        poison = dot.errors | overflow | (self.accumulator[bits] & ~self.term_first)
         m.d.sync += [
             self.nan.eq(self.term_valid & dot.nan),
-            self.format_error.eq(self.term_valid & dot.format_error),
+            self.format_error.eq(self.term_valid & dot.illegal),
             self.overflow.eq(self.term_valid & overflow),
         ]
         with m.If(self.term_valid):

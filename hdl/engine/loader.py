@@ -1,78 +1,84 @@
-"""Fills a buffer from an AXI stream: takes records (or raw values) apart into blocks, one K tile after the other."""
+"""Takes an AXI stream apart into blocks, one K tile after the other: records, or raw values through a selector."""
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ...golden.formats import BLOCK_SIZE
+from ...formats import BLOCK_SIZE
 from ..config import SelectorConfig
-from ..dot import STORED_BLOCK
+from ..hierarchy import add_part
 from ..pipeline import wire
-from ..selector import THRESHOLD, Selector
+from ..selector import SelectorCore, SelectorSettings
 from .config import STREAM_BYTES, TILE_BLOCKS
-from .stream import BEAT_BITS, ByteWindow, Skid
+from .interfaces import BEAT_BITS, BeatStream, BlockWrite, TileRequest
+from .stream import WINDOW_BYTES, ByteWindow, Skid
 
-__all__ = ["TILE", "Loader", "RecordReader", "ValueReader"]
-
-TILE = {"last_row": 8, "last_block": (TILE_BLOCKS - 1).bit_length()}
-"""A K tile: its number of rows and of blocks, each minus one, with their widths in bits."""
+__all__ = ["Loader", "RecordReader", "ValueReader"]
 
 
-class _Reader(wiring.Component):
-    """What both readers share: they take bytes from a window and write the blocks of a tile, row by row."""
-
-    def __init__(self, extra: dict[str, wiring.Member] | None = None):
-        super().__init__(
-            {
-                "enable": In(1),  # a tile is to be read; stays high until `done`
-                **{name: In(bits) for name, bits in TILE.items()},
-                "bytes": In(16 * STREAM_BYTES),
-                "count": In(range(2 * STREAM_BYTES + 1)),
-                "take": Out(range(2 * STREAM_BYTES + 1)),
-                "starved": Out(1),  # the window has too few bytes for the next step
-                "write": Out(1),
-                "row": Out(TILE["last_row"]),
-                "column": Out(TILE["last_block"]),
-                "block": Out(STORED_BLOCK),
-                "done": Out(1),
-                **(extra or {}),
-            }
-        )
-
-    def _count(self, m: Module) -> Value:
-        """Row and block of the next write; returns whether it is the tile's last."""
-        with m.If(self.write):
-            with m.If(self.column == self.last_block):
-                m.d.sync += [self.column.eq(0), self.row.eq(Mux(self.row == self.last_row, 0, self.row + 1))]
-            with m.Else():
-                m.d.sync += self.column.eq(self.column + 1)
-        m.d.comb += self.done.eq(self.write & (self.column == self.last_block) & (self.row == self.last_row))
-        return self.done
+def _site_entry(config: SelectorConfig) -> dict[str, wiring.Member]:
+    members = {"site_column": Out(range(TILE_BLOCKS)), "site_static": In(1)}
+    return members | ({"site_codes": In(4 * BLOCK_SIZE)} if config.channel_codes else {})
 
 
-class RecordReader(_Reader):
-    """Packed records: mask bytes, scale bytes, payload (docs/engine.md): two cycles a record and one a block."""
+def _reader_members(rows: int) -> dict[str, wiring.Member]:
+    return {
+        "request": In(TileRequest(rows)),
+        "bytes": In(BEAT_BITS),
+        "count": In(range(WINDOW_BYTES + 1)),
+        "take": Out(range(WINDOW_BYTES + 1)),
+        "starved": Out(1),
+        "write": Out(BlockWrite(rows)),
+    }
+
+
+def _count(m: Module, request: wiring.PureInterface, write: wiring.PureInterface) -> Value:
+    """Row and block of the next write; returns whether it is the tile's last."""
+    with m.If(write.enable):
+        with m.If(write.column == request.last_block):
+            m.d.sync += [write.column.eq(0), write.row.eq(Mux(write.row == request.last_row, 0, write.row + 1))]
+        with m.Else():
+            m.d.sync += write.column.eq(write.column + 1)
+    m.d.comb += request.done.eq(write.enable & (write.column == request.last_block) & (write.row == request.last_row))
+    return request.done
+
+
+class RecordReader(wiring.Component):
+    """Reads packed records (mask bytes, scale bytes, payload): two cycles a record and one a block.
+
+    Attributes:
+        request: the tile to read.
+        bytes: the next 16 bytes of the packet, the first lowest; 0 beyond `count`.
+        count: how many bytes there are.
+        take: how many leave in this cycle.
+        starved: there are too few for the next step.
+        write: the block that was read.
+    """
+
+    def __init__(self, rows: int):
+        super().__init__(_reader_members(rows))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        self._count(m)
+        _count(m, self.request, self.write)
+        last_block, enable = self.request.last_block, self.request.enable
         mask = Signal(TILE_BLOCKS, reset_less=True)
         scales = Signal(8 * TILE_BLOCKS, reset_less=True)
         scale_count = Signal(range(TILE_BLOCKS + 1), reset_less=True)
         wanted = Signal(range(STREAM_BYTES + 1))
         enough = wire(m, "enough", self.count >= wanted)
-        m.d.comb += [self.take.eq(Mux(enough & self.enable, wanted, 0)), self.starved.eq(self.enable & ~enough)]
-        step = wire(m, "step", self.enable & enough)
+        m.d.comb += [self.take.eq(Mux(enough & enable, wanted, 0)), self.starved.eq(enable & ~enough)]
+        step = wire(m, "step", enable & enough)
         with m.FSM():
             with m.State("MASK"):
-                bits = [~self.bytes[i] & (self.last_block >= i if i else 1) for i in range(TILE_BLOCKS)]
-                m.d.comb += wanted.eq(Mux(self.last_block >= 8, 2, 1))
+                narrow = [~self.bytes[i] & (last_block >= i if i else 1) for i in range(TILE_BLOCKS)]
+                m.d.comb += wanted.eq(Mux(last_block >= 8, 2, 1))
                 count: Value = Value.cast(0)
-                for bit in bits:
+                for bit in narrow:
                     count = (count + bit)[:5]
                 with m.If(step):
                     m.d.sync += [mask.eq(self.bytes[:TILE_BLOCKS]), scale_count.eq(count)]
-                    with m.If(Cat(bits).any()):
+                    with m.If(Cat(narrow).any()):
                         m.next = "SCALES"
                     with m.Else():
                         m.next = "PAYLOAD"
@@ -82,64 +88,69 @@ class RecordReader(_Reader):
                     m.d.sync += scales.eq(self.bytes[: 8 * TILE_BLOCKS])
                     m.next = "PAYLOAD"
             with m.State("PAYLOAD"):
-                m.d.comb += [wanted.eq(Mux(mask[0], BLOCK_SIZE, BLOCK_SIZE // 2)), self.write.eq(step)]
+                m.d.comb += [wanted.eq(Mux(mask[0], BLOCK_SIZE, BLOCK_SIZE // 2)), self.write.enable.eq(step)]
                 with m.If(step):
                     m.d.sync += mask.eq(mask[1:])
                     with m.If(~mask[0]):
                         m.d.sync += scales.eq(scales[8:])
-                    with m.If(self.column == self.last_block):
+                    with m.If(self.write.column == last_block):
                         m.next = "MASK"
         m.d.comb += [
-            self.block.codes.eq(self.bytes[: 8 * BLOCK_SIZE]),
-            self.block.scale.eq(scales[:8]),
-            self.block.fp8.eq(mask[0]),
+            self.write.block.codes.eq(self.bytes[: 8 * BLOCK_SIZE]),
+            self.write.block.scale.eq(scales[:8]),
+            self.write.block.fp8.eq(mask[0]),
         ]
         return m
 
 
-class ValueReader(_Reader):
-    """Raw values through a selector: a cycle for every 16 bytes. `site_*` is what the site memory holds for a block."""
+class ValueReader(wiring.Component):
+    """Reads raw values through a selector: a cycle for every 16 bytes.
 
-    def __init__(self, config: SelectorConfig):
+    Attributes:
+        request, bytes, count, take, starved, write: as of `RecordReader`.
+        settings: of the selector.
+        site_column: the block of the tile whose site entry is wanted.
+        site_static, site_codes: that entry.
+        nan: event: a block held a NaN.
+    """
+
+    def __init__(self, rows: int, config: SelectorConfig):
         self._config = config
-        super().__init__(
-            {
-                "tensor_exponent": In(8),
-                "threshold": In(THRESHOLD),
-                "mode": In(2),
-                "nan": Out(1),
-                "site_column": Out(TILE["last_block"]),
-                "site_static": In(1),
-                "site_codes": In(64),
-            }
-        )
+        members = {**_reader_members(rows), **_site_entry(config), "settings": In(SelectorSettings), "nan": Out(1)}
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        m.submodules.selector = selector = Selector(config)
-        last_tile_block = self._count(m)
+        selector = SelectorCore(config)
+        add_part(m, platform, "selector", selector, kind=f"selector_{config.input_format}")
+        wiring.connect(m, wiring.flipped(self.settings), selector.settings)
+        tile_done = _count(m, self.request, self.write)
         beats = config.format.bits * BLOCK_SIZE // BEAT_BITS
         values = Signal(config.format.bits * BLOCK_SIZE, reset_less=True)
         beat = Signal(range(beats + 1))
         full = wire(m, "full", beat == beats)
         enough = wire(m, "enough", self.count >= STREAM_BYTES)
-        last_column = wire(m, "last_column", self.site_column == self.last_block)
-        sent_row = Signal.like(self.row)
+        last_column = wire(m, "last_column", self.site_column == self.request.last_block)
+        sent_row = Signal.like(self.write.row)
         sent_all = Signal()  # all values of the tile went into the selector
-        final = wire(m, "final", full & last_column & (sent_row == self.last_row))
-        output = selector.o.payload
-        ready = Signal()
-        wants = wire(m, "wants", self.enable & ~sent_all & ~final & (~full | ready))
+        final = wire(m, "final_block", full & last_column & (sent_row == self.request.last_row))
+        # The buffer takes a block in every cycle, so that the selector never waits.
+        wants = wire(m, "wants", self.request.enable & ~sent_all & ~final)
         m.d.comb += [
             self.take.eq(Mux(wants & enough, STREAM_BYTES, 0)),
             self.starved.eq(wants & ~enough),
-            selector.i.payload.x.eq(values),
-            selector.i.payload.static_fp8.eq(self.site_static),
+            selector.x.eq(values),
+            selector.static_fp8.eq(self.site_static),
+            selector.valid.eq(full),
+            selector.advance.eq(1),
+            self.write.enable.eq(selector.valid_out),
+            self.write.block.eq(selector.block),
         ]
         if config.channel_codes:
-            m.d.comb += selector.i.payload.channel_codes.eq(self.site_codes)
-        with m.If(full & ready):
+            m.d.comb += selector.channel_codes.eq(self.site_codes)
+        m.d.sync += self.nan.eq(selector.nan_taken)
+        with m.If(full):
             m.d.sync += [beat.eq(0), self.site_column.eq(Mux(last_column, 0, self.site_column + 1))]
             with m.If(last_column):
                 m.d.sync += sent_row.eq(sent_row + 1)
@@ -150,136 +161,124 @@ class ValueReader(_Reader):
                 values.eq(Cat(values[BEAT_BITS:], self.bytes[:BEAT_BITS])),
                 beat.eq(Mux(full, 1, beat + 1)),
             ]
-        with m.If(last_tile_block):
+        with m.If(tile_done):
             m.d.sync += [sent_all.eq(0), sent_row.eq(0)]
-        m.d.comb += [
-            selector.i.valid.eq(full),
-            ready.eq(selector.i.ready),
-            self.write.eq(selector.o.valid),
-            selector.o.ready.eq(1),
-            selector.tensor_exponent.eq(self.tensor_exponent),
-            selector.threshold.eq(self.threshold),
-            selector.mode.eq(self.mode),
-            # Cleared all the time, the sticky flag is an event.
-            selector.clear_flags.eq(1),
-            self.nan.eq(selector.nan),
-        ]
-        m.d.comb += [
-            self.block.codes.eq(output.codes),
-            self.block.scale.eq(output.scale),
-            self.block.fp8.eq(output.fp8),
-        ]
         return m
 
 
 class Loader(wiring.Component):
-    """A stream, its window and its readers; a packet is one job's data and ends with TLAST.
+    """A stream, its window and its readers. A packet holds the data of one matrix product and ends with TLAST.
 
-    `begin` opens a packet, `finish` (all tiles were read) closes it and reports `long` if TLAST did not come with the
-    beat that held the last byte (what that beat has beyond it is not looked at: DMAs without TKEEP send whole beats);
-    `short` is high while TLAST came and bytes are missing. After either, or after `kill`, what is left of
-    the packet is dropped; `abort` forgets the packet altogether.
+    `begin_packet` opens a packet and `finish` closes it. After that, or after `kill`, what is left of it is dropped.
+    `rows` are those of the largest tile, `name` begins the names of the readers' modules.
+
+    Attributes:
+        stream: beats.
+        begin_packet: the next beat begins a packet.
+        finish: all tiles were read.
+        kill: give up the packet.
+        abort: forget the packet altogether.
+        request: the tile to read.
+        write: the block that was read.
+        short: TLAST came, and bytes are missing.
+        long: at `finish`, TLAST had not come with the beat that held the last byte. What that beat has beyond it is not
+            looked at: DMAs without TKEEP send whole beats.
+        behind: as many packets wait to be dropped as can be counted.
+        beat_taken: a beat of the packet was taken, for the counters.
+        raw: read values, not records.
+        settings, site_column, site_static, site_codes, nan: as of `ValueReader`.
     """
 
-    def __init__(self, values: SelectorConfig | None = None):
+    def __init__(self, rows: int, name: str, values: SelectorConfig | None = None):
+        self._rows = rows
+        self._name = name
         self._values = values
         members = {
-            "tdata": In(BEAT_BITS),
-            "tkeep": In(STREAM_BYTES),
-            "tlast": In(1),
-            "tvalid": In(1),
-            "tready": Out(1),
-            "begin": In(1),
+            "stream": In(BeatStream),
+            "begin_packet": In(1),
             "finish": In(1),
             "kill": In(1),
             "abort": In(1),
-            "enable": In(1),
-            **{name: In(bits) for name, bits in TILE.items()},
-            "write": Out(1),
-            "row": Out(TILE["last_row"]),
-            "column": Out(TILE["last_block"]),
-            "block": Out(STORED_BLOCK),
-            "done": Out(1),
+            "request": In(TileRequest(rows)),
+            "write": Out(BlockWrite(rows)),
             "short": Out(1),
             "long": Out(1),
-            "behind": Out(1),  # as many packets wait to be dropped as can be counted
+            "behind": Out(1),
             "beat_taken": Out(1),
         }
         if values is not None:
-            members |= {
-                "raw": In(1),
-                "tensor_exponent": In(8),
-                "threshold": In(THRESHOLD),
-                "mode": In(2),
-                "nan": Out(1),
-                "site_column": Out(TILE["last_block"]),
-                "site_static": In(1),
-                "site_codes": In(64),
-            }
+            members |= {"raw": In(1), "settings": In(SelectorSettings), "nan": Out(1), **_site_entry(values)}
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.skid = skid = ResetInserter(self.abort)(Skid(BEAT_BITS + STREAM_BYTES + 1))
-        m.submodules.window = window = ByteWindow()
-        packet = Signal()  # a packet is open
-        drop = Signal(2)  # packets of which the rest is to be dropped
-        discard = drop.any()
-        over = self.finish | self.kill
-        m.d.comb += [
-            skid.i_data.eq(Cat(self.tdata, self.tkeep, self.tlast)),
-            skid.i_valid.eq(self.tvalid),
-            self.tready.eq(skid.i_ready),
-            Cat(window.beat, window.keep, window.last).eq(skid.o_data),
-            window.valid.eq(skid.o_valid),
-            skid.o_ready.eq(window.ready & ~over),
-            window.open.eq(packet & ~over),
-            window.discard.eq(discard),
-            window.clear.eq(over | self.begin | self.abort),
-            self.beat_taken.eq(skid.o_valid & skid.o_ready & ~discard),
-            self.behind.eq(drop.all()),
-            self.long.eq(self.finish & ~(window.ended & (window.count < window.final))),
-        ]
-        dropped = wire(m, "dropped", discard & skid.o_valid & skid.o_ready & window.last)
-        m.d.sync += drop.eq(drop - dropped + (over & packet & ~window.ended))
-        with m.If(over):
-            m.d.sync += packet.eq(0)
-        with m.Elif(self.begin):
-            m.d.sync += packet.eq(1)
-        with m.If(self.abort):
-            m.d.sync += [packet.eq(0), drop.eq(0)]
-
-        stop = self.kill | self.abort
-        m.submodules.records = records = ResetInserter(stop)(RecordReader())
-        readers: list[tuple[_Reader, Value | int]] = [(records, 1)]
-        if self._values is not None:
-            m.submodules.values = values = ResetInserter(stop)(ValueReader(self._values))
-            readers = [(records, ~self.raw), (values, self.raw)]
+        window = ByteWindow()
+        add_part(m, platform, "window", window, kind="byte_window")
+        self._packets(m, platform, window)
+        readers: list[tuple[RecordReader | ValueReader, Value | int]] = []
+        records = RecordReader(self._rows)
+        add_part(m, platform, "records", records, kind=f"{self._name}_record_reader", reset=self.kill | self.abort)
+        if self._values is None:
+            readers.append((records, 1))
+        else:
+            values = ValueReader(self._rows, self._values)
+            add_part(m, platform, "values", values, kind=f"{self._name}_value_reader", reset=self.kill | self.abort)
+            wiring.connect(m, wiring.flipped(self.settings), values.settings)
             m.d.comb += [
-                values.tensor_exponent.eq(self.tensor_exponent),
-                values.threshold.eq(self.threshold),
-                values.mode.eq(self.mode),
                 self.nan.eq(values.nan),
                 self.site_column.eq(values.site_column),
                 values.site_static.eq(self.site_static),
-                values.site_codes.eq(self.site_codes),
             ]
+            if self._values.channel_codes:
+                m.d.comb += values.site_codes.eq(self.site_codes)
+            readers += [(records, ~self.raw), (values, self.raw)]
         for reader, chosen in readers:
             m.d.comb += [
-                reader.enable.eq(self.enable & chosen),
-                reader.last_row.eq(self.last_row),
-                reader.last_block.eq(self.last_block),
+                reader.request.enable.eq(self.request.enable & chosen),
+                reader.request.last_row.eq(self.request.last_row),
+                reader.request.last_block.eq(self.request.last_block),
                 reader.bytes.eq(window.bytes),
                 reader.count.eq(window.count),
             ]
             with m.If(chosen):
                 m.d.comb += [
                     window.take.eq(reader.take),
-                    self.write.eq(reader.write),
-                    self.row.eq(reader.row),
-                    self.column.eq(reader.column),
-                    self.block.eq(reader.block),
-                    self.done.eq(reader.done),
+                    self.write.enable.eq(reader.write.enable),
+                    self.write.row.eq(reader.write.row),
+                    self.write.column.eq(reader.write.column),
+                    self.write.block.eq(reader.write.block),
+                    self.request.done.eq(reader.request.done),
                     self.short.eq(reader.starved & window.ended),
                 ]
         return m
+
+    def _packets(self, m: Module, platform: object, window: ByteWindow) -> None:
+        """Beats of an open packet go to the window; those of packets that were given up are dropped."""
+        skid = Skid(BEAT_BITS + STREAM_BYTES + 1)
+        add_part(m, platform, "skid", skid, reset=self.abort)
+        packet = Signal()  # a packet is open
+        drop = Signal(2)  # packets of which the rest is to be dropped
+        dropping = wire(m, "dropping", drop.any())
+        over = wire(m, "over", self.finish | self.kill)
+        m.d.comb += [
+            skid.i.payload.eq(self.stream.payload),
+            skid.i.valid.eq(self.stream.valid),
+            self.stream.ready.eq(skid.i.ready),
+            window.beat.eq(skid.o.payload),
+            window.valid.eq(skid.o.valid),
+            skid.o.ready.eq(window.ready & ~over),
+            window.open.eq(packet & ~over),
+            window.discard.eq(dropping),
+            window.clear.eq(over | self.begin_packet | self.abort),
+            self.beat_taken.eq(skid.o.valid & skid.o.ready & ~dropping),
+            self.behind.eq(drop.all()),
+            self.long.eq(self.finish & ~(window.ended & (window.count < window.last_count))),
+        ]
+        dropped = wire(m, "dropped", dropping & skid.o.valid & skid.o.ready & window.beat.last)
+        m.d.sync += drop.eq(drop - dropped + (over & packet & ~window.ended))
+        with m.If(over):
+            m.d.sync += packet.eq(0)
+        with m.Elif(self.begin_packet):
+            m.d.sync += packet.eq(1)
+        with m.If(self.abort):
+            m.d.sync += [packet.eq(0), drop.eq(0)]

@@ -1,13 +1,18 @@
-"""Memories: the one replaceable wrapper, and the two-bank block buffer made of it."""
+"""Memories: the one replaceable wrapper, and what is made of it: block buffers and the site memory."""
 
-from amaranth.hdl import Cat, ClockSignal, Instance, Module, Mux, Signal, Value, ValueLike
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ...formats import BLOCK_SIZE
 from ..dot import STORED_BLOCK
 from ..pipeline import wire
+from .config import TILE_BLOCKS
+from .interfaces import SiteWrite
 
-__all__ = ["RAM_MODULE", "RAM_VERILOG", "BlockBuffer", "ram"]
+__all__ = ["RAM_MODULE", "RAM_VERILOG", "BlockBuffer", "SiteMemory", "ram", "site_address_bits"]
 
 RAM_MODULE = "fgmp_ram_1r1w"
 
@@ -64,69 +69,126 @@ def ram(
 
 
 class BlockBuffer(wiring.Component):
-    """Blocks in fixed slots: scale and mask bit in one memory, the 16 bytes in two 64-bit banks.
+    """Blocks in fixed slots: scale and precision bit in one memory, the 16 bytes in two 64-bit banks.
 
-    A read goes through three cycles, all of which move only while `advance` is high: the mask bit first, so that the
-    second bank is read for FP8 blocks alone; then the banks; then `codes`, `scale` and `fp8` are out. `meta_only`
-    leaves the banks alone; `meta_scale` and `meta_fp8` are out a cycle after the read either way. The upper
-    half of `codes` is whatever it was where a block is FP4.
+    A read takes three cycles: the precision bit first, so that the second bank is read for FP8 blocks alone; then the
+    banks; then the block is out. The upper half of `codes` is whatever it was where a block is FP4.
+
+    Attributes:
+        write, write_address, write_block: store a block.
+        read, read_address: fetch a block.
+        codes, scale, fp8: the block, two cycles later (`scale` where not `looked_up`).
+        bank_0_read, bank_1_read: a bank is read in this cycle, for the counters (those named by `counted`).
+        advance: move all stages of a read (where `looked_up`).
+        meta_only: leave the banks alone (where `looked_up`).
+        meta_scale, meta_fp8: scale and precision bit, a cycle after the read (where `looked_up`).
     """
 
-    def __init__(self, prefix: str, depth: int):
-        self._prefix = prefix
+    def __init__(self, depth: int, *, counted: Sequence[str] = (), looked_up: bool = False):
         self._depth = depth
+        self._counted = counted
+        self._looked_up = looked_up
         address = (depth - 1).bit_length()
+        members = {
+            "write": In(1),
+            "write_address": In(address),
+            "write_block": In(STORED_BLOCK),
+            "read": In(1),
+            "read_address": In(address),
+            "codes": Out(8 * BLOCK_SIZE),
+            "fp8": Out(1),
+            **{name: Out(1) for name in counted},
+        }
+        if looked_up:
+            members |= {"advance": In(1), "meta_only": In(1), "meta_scale": Out(8), "meta_fp8": Out(1)}
+        else:
+            members["scale"] = Out(8)
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        depth, block = self._depth, self.write_block
+        advance, skip = (self.advance, self.meta_only) if self._looked_up else (Const(1), Const(0))
+        meta = ram(
+            m,
+            "meta",
+            depth,
+            (self.write, self.write_address, Cat(Mux(block.fp8, 0, block.scale), block.fp8)),
+            (self.read & advance, self.read_address),
+        )
+        if self._looked_up:
+            m.d.comb += [self.meta_scale.eq(meta[:8]), self.meta_fp8.eq(meta[8])]
+        banks = Signal()  # the banks are read in this cycle
+        address = Signal.like(self.read_address, reset_less=True)
+        with m.If(advance):
+            m.d.sync += banks.eq(self.read & ~skip)
+            with m.If(self.read):
+                m.d.sync += address.eq(self.read_address)
+            with m.If(banks):
+                m.d.sync += self.fp8.eq(meta[8])
+                if not self._looked_up:
+                    m.d.sync += self.scale.eq(meta[:8])
+        reads = {
+            "bank_0_read": wire(m, "first_bank_read", banks & advance),
+            "bank_1_read": wire(m, "second_bank_read", banks & advance & meta[8]),
+        }
+        m.d.comb += [getattr(self, name).eq(reads[name]) for name in self._counted]
+        low, high = (
+            ram(m, f"bank_{index}", depth, (enable, self.write_address, half), (reads[f"bank_{index}_read"], address))
+            for index, (half, enable) in enumerate(
+                ((block.codes[:64], self.write), (block.codes[64:], self.write & block.fp8))
+            )
+        )
+        m.d.comb += self.codes.eq(Cat(low, high))
+        return m
+
+
+def site_address_bits(channels: int) -> int:
+    """Width of the index of a block of channels; a site memory has at least one K tile's."""
+    return max((channels // BLOCK_SIZE - 1).bit_length(), (TILE_BLOCKS - 1).bit_length())
+
+
+class SiteMemory(wiring.Component):
+    """What software wrote for each block of a site: its static precision and its channels' codes.
+
+    Attributes:
+        write: writes of the register file; those of the other site are not for this one.
+        address: the block that is wanted.
+        static_fp8, codes: its entry, a cycle later.
+    """
+
+    def __init__(self, channels: int, *, output: bool, codes: bool):
+        self._depth = 1 << site_address_bits(channels)
+        self._output = output
+        self._codes = codes
         super().__init__(
             {
-                "write": In(1),
-                "write_address": In(address),
-                "block": In(STORED_BLOCK),
-                "advance": In(1),
-                "read": In(1),
-                "read_address": In(address),
-                "meta_only": In(1),
-                "meta_scale": Out(8),
-                "meta_fp8": Out(1),
-                "codes": Out(128),
-                "scale": Out(8),
-                "fp8": Out(1),
-                "bank_0_read": Out(1),
-                "bank_1_read": Out(1),
+                "write": In(SiteWrite(codes=codes)),
+                "address": In(site_address_bits(channels)),
+                "static_fp8": Out(1),
+                **({"codes": Out(4 * BLOCK_SIZE)} if codes else {}),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        prefix, depth = self._prefix, self._depth
-        low, high = self.block.codes[:64], self.block.codes[64:]
-        meta = ram(
-            m,
-            f"{prefix}_meta",
-            depth,
-            (self.write, self.write_address, Cat(Mux(self.block.fp8, 0, self.block.scale), self.block.fp8)),
-            (self.read & self.advance, self.read_address),
-        )
-        m.d.comb += [self.meta_scale.eq(meta[:8]), self.meta_fp8.eq(meta[8])]
-        banks = Signal()
-        address = Signal.like(self.read_address, reset_less=True)
-        m.d.comb += [
-            self.bank_0_read.eq(banks & self.advance),
-            self.bank_1_read.eq(banks & self.advance & self.meta_fp8),
-        ]
-        with m.If(self.advance):
-            m.d.sync += banks.eq(self.read & ~self.meta_only)
-            with m.If(self.read):
-                m.d.sync += address.eq(self.read_address)
-            with m.If(banks):
-                m.d.sync += [self.scale.eq(self.meta_scale), self.fp8.eq(self.meta_fp8)]
-        codes = [
-            ram(m, f"{prefix}_bank_{i}", depth, (enable, self.write_address, half), (read, address))
-            for i, (half, enable, read) in enumerate(
-                (
-                    (low, self.write, self.bank_0_read),
-                    (high, self.write & self.block.fp8, self.bank_1_read),
-                )
-            )
-        ]
-        m.d.comb += self.codes.eq(Cat(codes))
+        index = self.write.index
+        within = (index < self._depth) if self._depth < 1 << len(index) else Const(1)
+        here = wire(m, "here", self.write.enable & (self.write.output == int(self._output)) & within)
+        # A memory is not read in the cycle in which it is written: what is written then goes past it.
+        same = wire(m, "same", index[: len(self.address)] == self.address)
+        words = []
+        for word, (name, bits) in enumerate((("static", 1), ("codes_low", 32), ("codes_high", 32))):
+            if word and not self._codes:
+                continue
+            data = self.write.data[:bits]
+            write = wire(m, f"{name}_write", here & (self.write.word == word))
+            met = wire(m, f"{name}_met", write & same)
+            passed, past = Signal(name=f"{name}_passed"), Signal(bits, name=f"{name}_past", reset_less=True)
+            m.d.sync += [passed.eq(met), past.eq(data)]
+            stored = ram(m, name, self._depth, (write, index, data), (~met, self.address))
+            words.append(Mux(passed, past, stored))
+        m.d.comb += self.static_fp8.eq(words[0])
+        if self._codes:
+            m.d.comb += self.codes.eq(Cat(words[1:]))
         return m

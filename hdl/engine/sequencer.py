@@ -1,6 +1,6 @@
 """The order of work: which weights are fetched when, and which activation block meets them in which cycle."""
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -8,93 +8,62 @@ from amaranth.lib.wiring import In, Out
 
 from ..pipeline import wire
 from .config import TILE_BLOCKS, EngineConfig
-from .loop import loops
+from .interfaces import BlockRead, GemmSize, SlotState
+from .loop import extents, loops
 
-__all__ = ["JOB", "Extent", "Ring", "Sequencer", "extent"]
-
-JOB = {"m_final": 24, "n_final": 16, "k_final": 12}
-"""A job's size in the sequencer's terms, with widths in bits: M - 1, N - 1, and blocks of K minus one."""
+__all__ = ["Sequencer"]
 
 _TILE_BITS = (TILE_BLOCKS - 1).bit_length()
-
-
-@dataclass(frozen=True)
-class Extent:
-    """A dimension cut into tiles: the last tile's index, and how far the last and every other tile go."""
-
-    final_tile: Value
-    last: Value
-    others: int
-
-    def final(self, is_last: Value) -> Value:
-        """Last index inside a tile."""
-        return Mux(is_last, self.last, self.others)
-
-
-def extent(final: Value, size: int) -> Extent:
-    """`final` (the dimension minus one) in tiles of `size`, a power of two."""
-    low = (size - 1).bit_length()
-    return Extent(final[low:], final[:low], size - 1)
-
-
-class Ring:
-    """Slots of a buffer that are filled in order and released in order."""
-
-    def __init__(self, m: Module, name: str, slots: int, push: Value, pop: Value):
-        self.newest = Signal(range(slots), name=f"{name}_newest")
-        self.oldest = Signal(range(slots), name=f"{name}_oldest")
-        self.filled = Signal(range(slots + 1), name=f"{name}_filled")
-        self.full = wire(m, f"{name}_full", self.filled == slots)
-        m.d.sync += self.filled.eq(self.filled + push - pop)
-        with m.If(push):
-            m.d.sync += self.newest.eq(self.newest + 1)
-        with m.If(pop):
-            m.d.sync += self.oldest.eq(self.oldest + 1)
 
 
 class Sequencer(wiring.Component):
     """Fetches the weights of the next step into the lanes while the current step streams a row tile past the held ones.
 
     A step is one block of K for all lanes. Loops, outermost first: row tile, N tile, K tile, block, row.
+
+    Attributes:
+        start: begin a matrix product of `size`.
+        size, resident: its dimensions, and whether its activations stay for all N tiles.
+        weight_slots, weight_read: the weight buffer; a slot is freed with its last read.
+        activation_slots, activation_read: the activation buffer; a slot is freed with the last read of its last use.
+        load: which lane takes the weight block that comes out of the buffer.
+        load_zero: it lies beyond N and takes zeros.
+        swap: all lanes change over to the next weight blocks.
+        credit: the result buffer has a row that is not promised.
+        credit_taken: a row of it is promised.
+        sums_read, sums_read_row: read the sums of a row.
+        term_valid, term_first: a term comes out of the dot products; it begins a row.
+        sums_write, sums_write_row: write the sums of a row ...
+        result_write: ... or hand them to the result buffer.
+        spanning: between the first and the last block pair, for the counters.
+        stall_weights, stall_activations, stall_results: why no block pair was issued, for the counters.
     """
 
     def __init__(self, config: EngineConfig):
         self._config = config
         rows, lanes, slots = config.rows, config.lanes, config.slots
-        depth = config.pipeline
-        self.read_stage, self.term_stage, self.sum_stage = depth + 1, depth + 2, depth + 3
+        self._read_stage, self._term_stage, self._sum_stage = (config.pipeline + n for n in (1, 2, 3))
         super().__init__(
             {
-                "begin": In(1),
-                **{name: In(bits) for name, bits in JOB.items()},
+                "start": In(1),
+                "size": In(GemmSize(config)),
                 "resident": In(1),
-                # The weight buffer: slots that are full, the oldest of them, its release.
-                "w_filled": In(1),
-                "w_slot": In(1),
-                "w_release": Out(1),
-                "w_read": Out(1),
-                "w_address": Out(1 + (lanes * TILE_BLOCKS - 1).bit_length()),
-                # The lanes: which of them loads, whether from the buffer or zero; and when all change over.
+                "weight_slots": In(SlotState(2)),
+                "weight_read": Out(BlockRead(2 * lanes * TILE_BLOCKS)),
+                "activation_slots": In(SlotState(slots)),
+                "activation_read": Out(BlockRead(slots * rows * TILE_BLOCKS)),
                 "load": Out(lanes),
                 "load_zero": Out(1),
                 "swap": Out(1),
-                # The activation buffer.
-                "a_filled": In(range(slots + 1)),
-                "a_oldest": In(range(slots)),
-                "a_release": Out(1),
-                "a_read": Out(1),
-                "a_address": Out((slots * rows * TILE_BLOCKS - 1).bit_length()),
-                # The accumulators and the result buffer, each in its stage.
-                "result_room": In(1),
-                "result_promised": Out(1),
+                "credit": In(1),
+                "credit_taken": Out(1),
                 "sums_read": Out(1),
                 "sums_read_row": Out(range(rows)),
                 "term_valid": Out(1),
                 "term_first": Out(1),
                 "sums_write": Out(1),
-                "result_write": Out(1),
                 "sums_write_row": Out(range(rows)),
-                # For the counters.
+                "result_write": Out(1),
                 "spanning": Out(1),
                 "stall_weights": Out(1),
                 "stall_activations": Out(1),
@@ -104,22 +73,26 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        swapped = Signal()  # the lanes change over: their next weight blocks may be fetched
+        started = Signal()  # the fetched step becomes the current one
+        step = self._fetch(m, swapped, started)
+        issue = self._stream(m, step, started)
+        self._stages(m, issue)
+        m.d.comb += swapped.eq(self.swap)
+        self._reasons(m, step, issue)
+        return m
+
+    def _fetch(self, m: Module, swapped: Value, started: Value) -> SimpleNamespace:
+        """Weights of the next step, lane by lane, into the lanes' second registers; returns what the step will need."""
         config = self._config
         rows, lanes, slots = config.rows, config.lanes, config.slots
-        m_tiles, n_tiles, k_tiles = (
-            extent(self.m_final, rows),
-            extent(self.n_final, lanes),
-            extent(self.k_final, TILE_BLOCKS),
-        )
-
-        # Weights of the next step, lane by lane, into the lanes' second registers.
+        m_tiles, n_tiles, k_tiles = extents(config, self.size)
         running = Signal()
-        taken = Signal()  # the second registers are being filled, or wait to be swapped in
+        taken = Signal()  # the second registers are being filled, or wait for the change
         fetch = Signal()
         mid_step = Signal()
-        lane_final = Signal(range(lanes))
-        block_final = Signal(_TILE_BITS)
-        levels, at_end = loops(
+        lane_final, block_final = Signal(range(lanes)), Signal(_TILE_BITS)
+        (m_tile, n_tile, k_tile, block, lane), at_end = loops(
             m,
             fetch,
             [
@@ -130,44 +103,48 @@ class Sequencer(wiring.Component):
                 ("fetch_lane", lane_final),
             ],
         )
-        m_tile, n_tile, k_tile, block, lane = levels
+        wanted = wire(m, "fetch_wanted", lane.value <= n_tiles.final(n_tile.last))
         m.d.comb += [
             lane_final.eq(lanes - 1),
             block_final.eq(k_tiles.final(k_tile.last)),
-            fetch.eq(running & (mid_step | (~taken & self.w_filled))),
-            self.w_address.eq(Cat(block.value, lane.value, self.w_slot)),
-            self.w_release.eq(fetch & lane.last & block.last),
+            fetch.eq(running & (mid_step | (~taken & self.weight_slots.filled.any()))),
+            self.weight_read.enable.eq(fetch & wanted),
+            self.weight_read.address.eq(Cat(block.value, lane.value, self.weight_slots.oldest)),
+            self.weight_slots.free.eq(fetch & lane.last & block.last),
         ]
-        wanted = wire(m, "fetch_wanted", lane.value <= n_tiles.final(n_tile.last))
-        m.d.comb += self.w_read.eq(fetch & wanted)
-        with m.If(self.begin):
+        with m.If(self.start):
             m.d.sync += running.eq(1)
         with m.Elif(fetch & at_end):
             m.d.sync += running.eq(0)
 
-        # What the step will need, known when its fetch begins.
-        step_first, step_last, step_end, step_release = (
-            Signal(name=f"step_{n}") for n in ("first", "last", "end", "frees")
+        step = SimpleNamespace(
+            first=Signal(name="step_first"),
+            last=Signal(name="step_last"),
+            end=Signal(name="step_end"),
+            frees=Signal(name="step_frees"),
+            block=Signal(_TILE_BITS, name="step_block"),
+            slot=Signal(range(slots), name="step_slot"),
+            row_final=Signal(range(rows), name="step_row_final"),
+            ready=Signal(name="step_ready"),
         )
-        step_block = Signal(_TILE_BITS)
-        step_slot = Signal(range(slots))
-        step_row_final = Signal(range(rows))
-        ready = Signal()
         once_more = wire(m, "once_more", self.resident & ~n_tile.last)  # these activations are needed again
         with m.If(fetch):
             m.d.sync += mid_step.eq(~lane.last)
-            with m.If(~mid_step):
-                m.d.sync += [
-                    taken.eq(1),
-                    step_first.eq((k_tile.value == 0) & (block.value == 0)),
-                    step_last.eq(k_tile.last & block.last),
-                    step_end.eq(m_tile.last & n_tile.last & k_tile.last & block.last),
-                    step_release.eq(block.last & ~once_more),
-                    step_block.eq(block.value),
-                    # Counted from the oldest slot: what is not needed again is released as it is used.
-                    step_slot.eq(Mux(once_more, k_tile.value, 0)),
-                    step_row_final.eq(m_tiles.final(m_tile.last)),
-                ]
+        with m.If(fetch & ~mid_step):
+            m.d.sync += [
+                taken.eq(1),
+                step.first.eq((k_tile.value == 0) & (block.value == 0)),
+                step.last.eq(k_tile.last & block.last),
+                step.end.eq(m_tile.last & n_tile.last & k_tile.last & block.last),
+                step.frees.eq(block.last & ~once_more),
+                step.block.eq(block.value),
+                # Counted from the oldest slot: what is not needed again is freed as it is used.
+                step.slot.eq(Mux(once_more, k_tile.value, 0)),
+                step.row_final.eq(m_tiles.final(m_tile.last)),
+            ]
+        with m.If(swapped):
+            m.d.sync += taken.eq(0)
+        # The block is out three cycles after it was asked for, and in the lane's register a cycle later.
         fetch_1, fetch_2 = Signal(), Signal()
         lane_1, lane_2 = Signal(range(lanes), reset_less=True), Signal(range(lanes), reset_less=True)
         wanted_1, wanted_2 = Signal(reset_less=True), Signal(reset_less=True)
@@ -175,82 +152,89 @@ class Sequencer(wiring.Component):
         m.d.sync += [lane_1.eq(lane.value), lane_2.eq(lane_1), wanted_1.eq(wanted), wanted_2.eq(wanted_1)]
         m.d.comb += [self.load.eq(Mux(fetch_2, 1 << lane_2, 0)), self.load_zero.eq(~wanted_2)]
         with m.If(fetch_2 & (lane_2 == lanes - 1)):
-            m.d.sync += ready.eq(1)
+            m.d.sync += step.ready.eq(1)
+        with m.If(started):
+            m.d.sync += step.ready.eq(0)
+        return step
 
-        # The current step: one row a cycle.
-        active = Signal()
-        row = Signal(range(rows))
-        first, last, end, release = (Signal(name=f"current_{n}") for n in ("first", "last", "end", "frees"))
-        current_block = Signal(_TILE_BITS)
-        current_slot = Signal(range(slots))
-        row_final = Signal(range(rows))
-        over = Signal()
-        issue = wire(m, "issue", active & (~last | self.result_room))
-        row_last = wire(m, "row_last", row == row_final)
-        finished = wire(m, "finished", issue & row_last)
-        # A release in this cycle moves the oldest slot by one.
-        released = finished & release
-        oldest = (self.a_oldest + released)[: len(self.a_oldest)]
-        filled = self.a_filled - released
-        there = wire(m, "activations_there", filled > step_slot)
-        start = wire(m, "start", ready & there & (~active | finished))
-        m.d.comb += [self.a_release.eq(released), self.result_promised.eq(issue & last)]
-        with m.If(issue):
-            m.d.sync += row.eq(Mux(row_last, 0, row + 1))
-        with m.If(start):
+    def _stream(self, m: Module, step: SimpleNamespace, started: Signal) -> SimpleNamespace:
+        """The current step: one row a cycle."""
+        slots = self.activation_slots
+        current = SimpleNamespace(
+            first=Signal(name="current_first"),
+            last=Signal(name="current_last"),
+            end=Signal(name="current_end"),
+            frees=Signal(name="current_frees"),
+            block=Signal.like(step.block, name="current_block"),
+            slot=Signal.like(step.slot, name="current_slot"),
+            row_final=Signal.like(step.row_final, name="current_row_final"),
+            active=Signal(name="current_active"),
+            row=Signal.like(step.row_final, name="current_row"),
+        )
+        current.issue = wire(m, "issue", current.active & (~current.last | self.credit))
+        row_last = wire(m, "row_last", current.row == current.row_final)
+        current.finished = wire(m, "finished", current.issue & row_last)
+        # A slot that is freed in this cycle moves the oldest by one.
+        freed = current.finished & current.frees
+        oldest = (slots.oldest + freed)[: len(slots.oldest)]
+        there = wire(m, "activations_there", slots.filled - freed > step.slot)
+        m.d.comb += [
+            started.eq(step.ready & there & (~current.active | current.finished)),
+            slots.free.eq(freed),
+            self.credit_taken.eq(current.issue & current.last),
+            self.activation_read.enable.eq(current.issue),
+            self.activation_read.address.eq(Cat(current.block, current.row, current.slot)),
+        ]
+        with m.If(current.issue):
+            m.d.sync += current.row.eq(Mux(row_last, 0, current.row + 1))
+        with m.If(started):
             m.d.sync += [
-                active.eq(1),
-                ready.eq(0),
-                first.eq(step_first),
-                last.eq(step_last),
-                end.eq(step_end),
-                release.eq(step_release),
-                current_block.eq(step_block),
-                current_slot.eq((oldest + step_slot)[: len(oldest)]),
-                row_final.eq(step_row_final),
+                current.active.eq(1),
+                *(getattr(current, n).eq(getattr(step, n)) for n in ("first", "last", "end", "frees")),
+                current.block.eq(step.block),
+                current.row_final.eq(step.row_final),
+                current.slot.eq((oldest + step.slot)[: len(oldest)]),
             ]
-        with m.Elif(finished):
-            m.d.sync += active.eq(0)
-        m.d.comb += [self.a_read.eq(issue), self.a_address.eq(Cat(current_block, row, current_slot))]
+        with m.Elif(current.finished):
+            m.d.sync += current.active.eq(0)
+        return current
 
-        valids, firsts, lasts, at_rows = [issue], [first], [last], [row]
-        for stage in range(1, self.sum_stage + 1):
-            valid, is_first, is_last = (Signal(name=f"{n}_{stage}") for n in ("valid", "first", "last"))
-            at_row = Signal(range(rows), name=f"row_{stage}", reset_less=True)
+    def _stages(self, m: Module, current: SimpleNamespace) -> None:
+        """What a row needs in the cycles after it was issued: the change of weights, its sums, its result."""
+        valids, firsts, lasts, rows = [current.issue], [current.first], [current.last], [current.row]
+        for stage in range(1, self._sum_stage + 1):
+            valid, first, last = (Signal(name=f"{n}_{stage}") for n in ("valid", "first", "last"))
+            row = Signal.like(current.row, name=f"row_{stage}", reset_less=True)
             m.d.sync += valid.eq(valids[-1])
             with m.If(valids[-1]):
-                m.d.sync += [is_first.eq(firsts[-1]), is_last.eq(lasts[-1]), at_row.eq(at_rows[-1])]
-            valids.append(valid)
-            firsts.append(is_first)
-            lasts.append(is_last)
-            at_rows.append(at_row)
+                m.d.sync += [first.eq(firsts[-1]), last.eq(lasts[-1]), row.eq(rows[-1])]
+            for stages, value in zip((valids, firsts, lasts, rows), (valid, first, last, row), strict=True):
+                stages.append(value)
         m.d.comb += [
             # The step's first row goes into the lanes two cycles after it was issued.
-            self.swap.eq(valids[1] & (at_rows[1] == 0)),
-            self.sums_read.eq(valids[self.read_stage] & ~firsts[self.read_stage]),
-            self.sums_read_row.eq(at_rows[self.read_stage]),
-            self.term_valid.eq(valids[self.term_stage]),
-            self.term_first.eq(firsts[self.term_stage]),
-            self.sums_write.eq(valids[self.sum_stage] & ~lasts[self.sum_stage]),
-            self.result_write.eq(valids[self.sum_stage] & lasts[self.sum_stage]),
-            self.sums_write_row.eq(at_rows[self.sum_stage]),
+            self.swap.eq(valids[1] & (rows[1] == 0)),
+            self.sums_read.eq(valids[self._read_stage] & ~firsts[self._read_stage]),
+            self.sums_read_row.eq(rows[self._read_stage]),
+            self.term_valid.eq(valids[self._term_stage]),
+            self.term_first.eq(firsts[self._term_stage]),
+            self.sums_write.eq(valids[self._sum_stage] & ~lasts[self._sum_stage]),
+            self.result_write.eq(valids[self._sum_stage] & lasts[self._sum_stage]),
+            self.sums_write_row.eq(rows[self._sum_stage]),
         ]
-        with m.If(self.swap):
-            m.d.sync += taken.eq(0)
 
-        # Why nothing was issued, until the last row of the job was.
-        begun = Signal()
-        with m.If(self.begin):
+    def _reasons(self, m: Module, step: SimpleNamespace, current: SimpleNamespace) -> None:
+        """Why nothing was issued, until the last row of the matrix product was."""
+        begun, over = Signal(), Signal()
+        with m.If(self.start):
             m.d.sync += [begun.eq(0), over.eq(0)]
-        with m.Elif(finished & end):
+        with m.Elif(current.finished & current.end):
             m.d.sync += over.eq(1)
-        with m.If(issue):
+        with m.If(current.issue):
             m.d.sync += begun.eq(1)
-        idle = wire(m, "idle", ~issue & ~over)
+        idle = wire(m, "idle", ~current.issue & ~over)
         m.d.comb += [
-            self.spanning.eq(issue | (begun & ~over)),
-            self.stall_results.eq(idle & active),
-            self.stall_weights.eq(idle & ~active & ~ready),
-            self.stall_activations.eq(idle & ~active & ready),
+            self.spanning.eq(current.issue | (begun & ~over)),
+            self.stall_results.eq(idle & current.active),
+            self.stall_weights.eq(idle & ~current.active & ~step.ready),
+            self.stall_activations.eq(idle & ~current.active & step.ready),
         ]
-        return m

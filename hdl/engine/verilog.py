@@ -1,41 +1,46 @@
-"""The engine's Verilog: the lane once, the core that instantiates them, and AXI's names on top."""
+"""The engine's Verilog: AXI's names on top, the core, and a module for each of its parts."""
+
+from amaranth.lib.wiring import In
 
 from ..emit import to_verilog
 from .config import EngineConfig
-from .core import STREAMS, Engine
-from .lane import EngineLane
-from .memory import RAM_MODULE
+from .core import EngineCore
+from .interfaces import BEAT, AxiLite
 
-__all__ = ["contained_modules", "engine_verilog"]
+__all__ = ["engine_verilog"]
 
-
-def contained_modules(name: str) -> tuple[str, ...]:
-    """The names of the modules that the engine `name` is made of."""
-    return (f"{name}_core", f"{name}_core_lane", RAM_MODULE)
+_STREAMS = {"s_axis_weights": "weights", "s_axis_activations": "activations", "m_axis_results": "results"}
+"""AXI4-Stream interfaces of the top, and what the core calls them."""
 
 
 def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
     """Verilog whose top module is `name`, without the memory wrapper, and its ports as (name, direction, bits)."""
-    modules = [to_verilog(EngineLane(config.lane), f"{name}_core_lane")]
-    core = Engine(config, name)
-    modules.append(to_verilog(core, f"{name}_core"))
-    ports = [("aclk", "input", 1), ("aresetn", "input", 1)]
-    for port, member in core.signature.members.items():
-        ports.append((port, "output" if member.flow.name == "Out" else "input", member.shape))
-    return "\n".join([_top(name, ports), *modules]), ports
+    ports = [("aclk", "input", 1), ("aresetn", "input", 1), ("irq", "output", 1)]
+    inner = ["clk(aclk)", "rst(~aresetn)", "irq(irq)"]
+    for member, port in AxiLite.members.items():
+        direction = "output" if port.flow is In else "input"  # the signature is seen from the manager
+        ports.append((f"s_axi_{member}", direction, port.shape))
+        inner.append(f"axi_{member}(s_axi_{member})")
+    for outer, stream in _STREAMS.items():
+        forth, back = ("input", "output") if outer.startswith("s_") else ("output", "input")
+        fields = [(f"t{field}", BEAT[field].width) for field in ("data", "keep", "last")]
+        ports += [(f"{outer}_{field}", forth, bits) for field, bits in fields]
+        ports += [(f"{outer}_tvalid", forth, 1), (f"{outer}_tready", back, 1)]
+        payload = ", ".join(f"{outer}_{field}" for field, _ in reversed(fields))
+        inner += [f"{stream}_payload({{{payload}}})", *(f"{stream}_{n}({outer}_t{n})" for n in ("valid", "ready"))]
+    core = to_verilog(EngineCore(config), f"{name}_core")
+    return f"{_top(name, ports, inner)}\n{core}", ports
 
 
-def _top(name: str, ports: list[tuple[str, str, int]]) -> str:
-    """The module with AXI's names for clock and reset; attributes tell Vivado which buses the clock belongs to."""
-    buses = ":".join(["s_axi", *STREAMS])
-    # One file with several modules is what is easiest to hand on; nothing else is waived.
-    lines = ["/* verilator lint_off DECLFILENAME */", f"module {name} ("]
+def _top(name: str, ports: list[tuple[str, str, int]], inner: list[str]) -> str:
+    """The module with AXI's names; attributes tell Vivado which buses the clock belongs to."""
+    buses = ":".join(["s_axi", *_STREAMS])
+    lines = [f"module {name} ("]
     for index, (port, direction, bits) in enumerate(ports):
         if port == "aclk":
             lines.append(f'  (* X_INTERFACE_PARAMETER = "ASSOCIATED_BUSIF {buses}, ASSOCIATED_RESET aresetn" *)')
         width = f"[{bits - 1}:0] " if bits > 1 else ""
         lines.append(f"  {direction} {width}{port}{',' if index < len(ports) - 1 else ''}")
-    lines += [");", f"  {name}_core core (", "    .clk(aclk),", "    .rst(~aresetn),"]
-    rest = [port for port, _, _ in ports[2:]]
-    lines += [f"    .{port}({port}){',' if port != rest[-1] else ''}" for port in rest]
+    lines += [");", f"  {name}_core core ("]
+    lines += [f"    .{connection}{',' if connection != inner[-1] else ''}" for connection in inner]
     return "\n".join([*lines, "  );", "endmodule", ""])

@@ -95,7 +95,7 @@ async def _job(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> di
 async def _only_fp4(dut: Any) -> None:
     """While every block is FP4: no second bank is read, and nothing that only FP8 uses changes in a lane."""
     core = dut.core
-    banks = [core.activation_buffer_activation_bank_1.read_enable, core.weight_buffer_weight_bank_1.read_enable]
+    banks = [path.buffer.bank_1.read_enable for path in (core.activation_path, core.weight_path)]
     await Timer(1, "ns")
     lane = core.lane_0
     first: dict[str, int] = {}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ...formats import ceil_div
 from ...golden.packing import Packed, pack
 from ...hdl.engine.registers import register
 from ..runner import CampaignResult, SimulationError
@@ -88,9 +89,9 @@ def expect_job(bench: Bench, what: str, job: Job, result: Result) -> None:
         bench.first = bench.first or f"{name}: byte {at}: {found[at]:#04x}, expected {wanted[at]:#04x}"
     bench.expect(f"{name}: events", sorted(result.events), ["done"])
     beats = {
-        "weight_beats": -(-len(weight_bytes(job.weight, bench.config, job.rows)) // 16),
-        "activation_beats": -(-len(activation_bytes(job, bench.config)) // 16),
-        "result_beats": -(-len(expected) // 16),
+        "weight_beats": ceil_div(len(weight_bytes(job.weight, bench.config, job.rows)), 16),
+        "activation_beats": ceil_div(len(activation_bytes(job, bench.config)), 16),
+        "result_beats": ceil_div(len(expected), 16),
     }
     for counter, value in beats.items():
         bench.expect(f"{name}: {counter}", result.counters[counter], value)
@@ -182,7 +183,7 @@ def _wrong_lengths(bench: Bench) -> None:
                 engine.send(stream, content)
             engine.run(cycle_limit(job, bench.config))
             what = f"{which} {'longer' if longer else 'shorter'} by {amount} of {size} bytes"
-            beats = -(-len(data[which]) // 16) - -(-size // 16)
+            beats = ceil_div(len(data[which]), 16) - ceil_div(size, 16)
             wrong = set() if longer and not beats else {f"{which}_{'long' if longer else 'short'}"}
             bench.expect(what, driver.events(), {"done"} | wrong)
             packet = engine.packet()
@@ -478,7 +479,7 @@ def _program(bench: Bench, job: Job) -> None:
 def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int]:
     """A weight with one byte changed, and the row that it is in."""
     rows, columns = weight.shape
-    bits = np.unpackbits(weight.mask.view(rows, -1).numpy(), axis=1, bitorder="little")[:, : -(-columns // 16)]
+    bits = np.unpackbits(weight.mask.view(rows, -1).numpy(), axis=1, bitorder="little")[:, : ceil_div(columns, 16)]
     flat = bits.ravel()
     wanted = 1 if part == "payload" else 0
     where = np.flatnonzero(flat == wanted)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ...errors import InputError
+from ...formats import ceil_div
 from ...golden.packing import Packed
 from ...hdl.config import EngineConfig
 from ...hdl.engine.registers import COUNTERS, EVENTS, IDENTIFICATION, MAP_VERSION, register
@@ -162,6 +163,6 @@ def check_job(job: Job, config: EngineConfig) -> None:
 
 def cycle_limit(job: Job, config: EngineConfig) -> int:
     """Far more cycles than the job can need, unless its streams stall for most of the time."""
-    m_tiles, n_tiles = -(-job.rows // config.rows), -(-job.outputs // config.lanes)
-    steps = m_tiles * n_tiles * (-(-job.columns // 16) + 16)
+    m_tiles, n_tiles = ceil_div(job.rows, config.rows), ceil_div(job.outputs, config.lanes)
+    steps = m_tiles * n_tiles * (ceil_div(job.columns, 16) + 16)
     return 20_000 + 40 * steps * (config.rows + 2 * config.lanes)

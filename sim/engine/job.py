@@ -6,23 +6,14 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...formats import BLOCK_SIZE, SELECTOR_MODES
 from ...golden.blocks import MixedTensor
-from ...golden.formats import BLOCK_SIZE, MODES
 from ...golden.gemm import exact_gemm
 from ...golden.packing import Packed, pack, unpack
-from ...golden.selector import SiteRegisters, select
+from ...golden.selector import SiteSettings, select
 from ...hdl.engine.registers import INPUT_SITE, OUTPUT_FORMATS, OUTPUT_SITE, SITE_STRIDE, register
 
-__all__ = ["Job", "Site", "field_value"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a selector is given: its registers, the pattern of mode "static" (bool, (B,)), channel codes ((B, 16))."""
-
-    registers: SiteRegisters
-    static_fp8: Tensor | None = None
-    channel_codes: Tensor | None = None
+__all__ = ["Job", "field_value"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +31,9 @@ class Job:
 
     weight: Packed
     activations: MixedTensor | Tensor
-    site: Site | None = None
+    site: SiteSettings | None = None
     output: str = "float32"
-    output_site: Site | None = None
+    output_site: SiteSettings | None = None
     relu: bool = False
     _cache: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
@@ -89,7 +80,7 @@ class Job:
         if isinstance(self.activations, MixedTensor):
             return self.activations.exponent + self.weight.exponent
         assert self.site is not None
-        return self.site.registers.exponent + self.weight.exponent
+        return self.site.exponent + self.weight.exponent
 
     def expected(self) -> Tensor:
         """The golden results (M, N), float32 or bfloat16 (float32 where they are then packed)."""
@@ -120,13 +111,12 @@ class Job:
             ("OUTPUT_SELECTOR", OUTPUT_SITE, self.output_site),
         ):
             if site is not None:
-                registers = site.registers
                 value = field_value(
                     name,
-                    significand=registers.threshold.significand,
-                    exponent=registers.threshold.exponent,
-                    mode=MODES.index(registers.mode),
-                    tensor_exponent=registers.exponent,
+                    significand=site.threshold.significand,
+                    exponent=site.threshold.exponent,
+                    mode=SELECTOR_MODES.index(site.mode),
+                    tensor_exponent=site.exponent,
                 )
                 writes.append((name, value))
                 result += _site_writes(base, site)
@@ -139,7 +129,7 @@ def field_value(name: str, **values: int) -> int:
     return sum((value & (1 << fields[n].bits) - 1) << fields[n].low for n, value in values.items())
 
 
-def _site_writes(base: int, site: Site) -> list[tuple[int, int]]:
+def _site_writes(base: int, site: SiteSettings) -> list[tuple[int, int]]:
     words: list[tuple[int, int]] = []
     if site.static_fp8 is not None:
         words += [(base + SITE_STRIDE * i, int(bit)) for i, bit in enumerate(site.static_fp8.flatten().tolist())]
@@ -150,9 +140,8 @@ def _site_writes(base: int, site: Site) -> list[tuple[int, int]]:
     return words
 
 
-def _select(x: Tensor, site: Site) -> MixedTensor:
-    selected = select(x, site.registers, site.static_fp8, site.channel_codes)
-    return selected.tensor((x.shape[0], x.shape[1]), site.registers.exponent)
+def _select(x: Tensor, site: SiteSettings) -> MixedTensor:
+    return select(x, site).tensor((x.shape[0], x.shape[1]), site.exponent)
 
 
 assert BLOCK_SIZE == 2 * 8

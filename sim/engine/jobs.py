@@ -7,37 +7,37 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...golden.blocks import MixedTensor, tensor_exponent
-from ...golden.formats import BLOCK_SIZE, MODES, TENSOR_EXPONENT_LIMIT
+from ...formats import BLOCK_SIZE, SELECTOR_MODES, TENSOR_EXPONENT_LIMIT, ceil_div
+from ...golden.blocks import Blocks, MixedTensor, tensor_exponent
 from ...golden.packing import pack
-from ...golden.selector import SiteRegisters, Threshold, select
+from ...golden.selector import SiteSettings, Threshold, select
 from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE
-from .job import Job, Site
+from .job import Job
 
 __all__ = ["corner_sizes", "random_job", "random_mixed", "random_site", "uniform_job"]
-
-_ANY = Threshold(0, 0)
 
 
 def random_mixed(rows: int, columns: int, fp4_fraction: float, generator: torch.Generator) -> MixedTensor:
     """Heavy-tailed values whose blocks are FP4 with the given probability."""
     x = torch.randn(rows, columns, generator=generator) * torch.randn(rows, 1, generator=generator).exp()
     exponent = tensor_exponent(x)
-    fp4, fp8 = (select(x, SiteRegisters(exponent, _ANY, mode)) for mode in ("all_fp4", "all_fp8"))
-    mask = torch.rand(fp8.mask.shape, generator=generator, dtype=torch.float64) >= fp4_fraction
-    return MixedTensor.merge((rows, columns), exponent, mask, (fp4.codes, fp4.scales), fp8.codes)
+    fp4, fp8 = (select(x, SiteSettings(exponent, mode=mode)) for mode in ("all_fp4", "all_fp8"))
+    mask = torch.rand(fp8.fp8.shape, generator=generator, dtype=torch.float64) >= fp4_fraction
+    return Blocks.merge(mask, (fp4.codes, fp4.scales), fp8.codes).tensor((rows, columns), exponent)
 
 
-def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generator: torch.Generator) -> Site:
+def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generator: torch.Generator) -> SiteSettings:
     """Any registers for a selector that is to quantize `x` (rows, channels)."""
-    blocks = -(-x.shape[1] // BLOCK_SIZE)
+    blocks = ceil_div(x.shape[1], BLOCK_SIZE)
     exponent = min(max(tensor_exponent(x) + chance.randrange(-1, 2), -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
     threshold = Threshold(chance.randrange(256), chance.randrange(8, 24))
-    registers = SiteRegisters(exponent, threshold, chance.choice(("dynamic", "dynamic", *MODES)))
+    mode = chance.choice(("dynamic", "dynamic", *SELECTOR_MODES))
     static = torch.rand(blocks, generator=generator) >= 0.5
     codes = torch.randint(0, 16, (blocks, BLOCK_SIZE), generator=generator, dtype=torch.uint8)
-    return Site(registers, static, codes if config.channel_codes else None)
+    return SiteSettings(
+        exponent, threshold, mode, static_fp8=static, channel_codes=codes if config.channel_codes else None
+    )
 
 
 def random_job(

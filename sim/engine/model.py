@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...golden.llm.layers import FGMPLinear, set_exact
-from ...golden.llm.models import is_quantized, load_model
-from ...golden.llm.text import read_text
+from ...formats import BLOCK_SIZE, PRECISION_MODES, ceil_div
 from ...golden.packing import unpack
-from ...golden.tinylm.corpus import read_corpus
+from ...golden.precision_modes import count_precision_modes
 from ...hdl.config import EngineConfig, preset
 from ...hdl.verilog import build_preset
+from ...quantizer.model.default_text import read_corpus
+from ...quantizer.model.language_model import is_quantized, load_model
+from ...quantizer.model.layers import FGMPLinear, set_exact
+from ...quantizer.model.text import read_text
 from ..runner import CACHE, check_tools
 from .driver import EngineDriver, Result, check_job
-from .job import Job, Site
+from .job import Job
 from .verilated import VerilatedEngine, build_library
 
 __all__ = ["LayerTally", "ModelRun", "run_model"]
-
-_MODES = ("fp4xfp4", "fp4xfp8", "fp8xfp4", "fp8xfp8")
 
 
 @dataclass
 class LayerTally:
     """What one linear did on the engine, over all its calls.
 
-    `modes` counts block pairs by the formats of activation and weight, `bytes` what its streams carried.
+    `precision_modes` counts block pairs by the formats of activation and weight, `bytes` what its streams carried.
     """
 
     name: str
@@ -45,7 +45,7 @@ class LayerTally:
     products: int = 0
     weight_bytes: int = 0
     activation_bytes: int = 0
-    modes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_MODES, 0))
+    precision_modes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRECISION_MODES, 0))
 
     def add(self, job: Job, result: Result, golden: Tensor) -> None:
         """Count one job, and how many of its results differ from the golden ones in any bit."""
@@ -60,17 +60,16 @@ class LayerTally:
         self.products += result.counters["products"]
         self.weight_bytes += result.weight_bytes
         self.activation_bytes += result.activation_bytes
-        a8, w8 = job.quantized().mask.double(), unpack(job.weight).mask.double()
-        for (a, w), mode in zip(((1 - a8, 1 - w8), (1 - a8, w8), (a8, 1 - w8), (a8, w8)), _MODES, strict=True):
-            self.modes[mode] += int(a.sum(0) @ w.sum(0))
+        for mode, count in count_precision_modes(job.quantized(), unpack(job.weight)).items():
+            self.precision_modes[mode] += count
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, with shares of the modes."""
-        pairs = max(sum(self.modes.values()), 1)
+        """Plain values, with shares of the precision modes."""
+        pairs = max(sum(self.precision_modes.values()), 1)
         return {
-            **{k: v for k, v in vars(self).items() if k != "modes"},
+            **{k: v for k, v in vars(self).items() if k != "precision_modes"},
             "utilization": self.products / max(self.cycles, 1),
-            "modes": {mode: count / pairs for mode, count in self.modes.items()},
+            "precision_modes": {mode: count / pairs for mode, count in self.precision_modes.items()},
         }
 
 
@@ -212,17 +211,15 @@ def _on_engine(
 def _job(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Job:
     """One call of a layer. What the engine's selector cannot do, the golden one does, and its blocks are sent."""
     assert layer.site is not None
-    plan = layer.site.plan
+    settings = layer.site.settings
     output = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
-    in_hardware = config.raw_input == "float32" and not plan.four_over_six
-    if in_hardware and (plan.channel_codes is None or config.channel_codes):
-        site = Site(plan.registers, plan.static_fp8, plan.channel_codes)
-        if config.channel_codes and plan.channel_codes is None:
-            codes = torch.zeros(-(-x.shape[1] // 16), 16, dtype=torch.uint8)
-            site = Site(plan.registers, plan.static_fp8, codes)
-        job = Job(layer.packed, x.float(), site, output)
+    in_hardware = config.raw_input == "float32" and not settings.four_over_six
+    if in_hardware and (settings.channel_codes is None or config.channel_codes):
+        if config.channel_codes and settings.channel_codes is None:
+            codes = torch.zeros(ceil_div(x.shape[1], BLOCK_SIZE), BLOCK_SIZE, dtype=torch.uint8)
+            settings = replace(settings, channel_codes=codes)
+        job = Job(layer.packed, x.float(), settings, output)
     else:
-        blocks = layer.site.select(x).tensor((x.shape[0], x.shape[1]), plan.registers.exponent)
-        job = Job(layer.packed, blocks, None, output)
+        job = Job(layer.packed, layer.site.tensor(x), None, output)
     check_job(job, config)
     return job

@@ -40,7 +40,7 @@ def model_lines(run: ModelRun) -> Iterator[str]:
     )
     for layer in run.layers:
         values = layer.as_dict()
-        shares = "  ".join(f"{share:7.1%}" for share in values["modes"].values())
+        shares = "  ".join(f"{share:7.1%}" for share in values["precision_modes"].values())
         yield (
             f"{layer.name:{width}}  {layer.shape[0]:5}x{layer.shape[1]:<5}  {layer.rows:5}  {layer.cycles:9,}"
             f"  {values['utilization']:11.1%}  {layer.weight_bytes:12,}  {shares}"

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...formats import BFLOAT16, BLOCK_SIZE, FLOAT32, ceil_div
 from ...golden.blocks import MixedTensor
-from ...golden.formats import BLOCK_SIZE
 from ...golden.packing import Packed, pack
 from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE, STREAM_BYTES, TILE_BLOCKS
@@ -17,13 +17,13 @@ __all__ = ["activation_bytes", "float_results", "packed_results", "result_bytes"
 def weight_bytes(packed: Packed, config: EngineConfig, rows: int) -> bytes:
     """The weight stream for `rows` activation rows: (row tile, N tile, K tile, row); the file's bytes a row tile."""
     order = _tiled(packed.shape[0], config.lanes, _k_tiles(packed.shape[1]), 1)
-    return _records(packed, order) * _tiles(rows, config.rows)
+    return _records(packed, order) * ceil_div(rows, config.rows)
 
 
 def activation_bytes(job: Job, config: EngineConfig) -> bytes:
     """The activation stream: (row tile, K tile, row), for each N tile again where K is beyond `resident_k`."""
     columns = job.columns
-    repeats = 1 if columns <= config.resident_k else _tiles(job.outputs, config.lanes)
+    repeats = 1 if columns <= config.resident_k else ceil_div(job.outputs, config.lanes)
     order = _tiled(job.rows, config.rows, _k_tiles(columns), repeats)
     if isinstance(job.activations, MixedTensor):
         return _records(pack(job.activations), order)
@@ -43,7 +43,7 @@ def result_bytes(job: Job, config: EngineConfig) -> bytes:
         return _records(packed, _tiled(job.rows, config.rows, _k_tiles(job.outputs), 1))
     y = job.expected()
     bits = y.view(torch.int32) if y.dtype == torch.float32 else y.view(torch.int16)
-    nan = 0x7FC00000 if y.dtype == torch.float32 else 0x7FC0
+    nan = (FLOAT32 if y.dtype == torch.float32 else BFLOAT16).nan_code
     bits = torch.where(y.isnan(), nan, bits.long()).to(bits.dtype)
     padded = torch.nn.functional.pad(bits, (0, -job.outputs % config.lanes)).numpy()
     rows, n_tiles = job.rows, padded.shape[1] // config.lanes
@@ -54,7 +54,7 @@ def result_bytes(job: Job, config: EngineConfig) -> bytes:
 def float_results(data: bytes, job: Job, config: EngineConfig) -> Tensor:
     """The result stream of a float32 or bfloat16 job as (M, N)."""
     dtype = torch.bfloat16 if job.output == "bfloat16" else torch.float32
-    n_tiles = _tiles(job.outputs, config.lanes)
+    n_tiles = ceil_div(job.outputs, config.lanes)
     order = torch.from_numpy(_tiled(job.rows, config.rows, n_tiles, 1))
     result = torch.empty(job.rows, n_tiles, config.lanes, dtype=dtype)
     result[order[:, 0], order[:, 1]] = torch.frombuffer(bytearray(data), dtype=dtype).view(-1, config.lanes)
@@ -64,12 +64,12 @@ def float_results(data: bytes, job: Job, config: EngineConfig) -> Tensor:
 def packed_results(data: bytes, job: Job, config: EngineConfig) -> Packed:
     """The result stream of a packed job as a packed tensor (M, N)."""
     assert job.output_site is not None
-    blocks = -(-job.outputs // BLOCK_SIZE)
+    blocks = ceil_div(job.outputs, BLOCK_SIZE)
     parts: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
     position = 0
     for row, tile in _tiled(job.rows, config.rows, _k_tiles(job.outputs), 1).tolist():
         count = min(blocks - tile * TILE_BLOCKS, TILE_BLOCKS)
-        mask_size = -(-count // 8)
+        mask_size = ceil_div(count, 8)
         mask = data[position : position + mask_size]
         wide = int.from_bytes(mask, "little").bit_count()
         scales_end = position + mask_size + count - wide
@@ -82,15 +82,11 @@ def packed_results(data: bytes, job: Job, config: EngineConfig) -> Packed:
     )
     fp4 = sum(len(p[1]) for p in ordered)
     shape = (job.rows, job.outputs)
-    return Packed(shape, job.output_site.registers.exponent, mask.view(job.rows, -1), scale[:fp4], payload)
-
-
-def _tiles(size: int, tile: int) -> int:
-    return -(-size // tile)
+    return Packed(shape, job.output_site.exponent, mask.view(job.rows, -1), scale[:fp4], payload)
 
 
 def _k_tiles(columns: int) -> int:
-    return _tiles(columns, K_TILE)
+    return ceil_div(columns, K_TILE)
 
 
 def _tiled(rows: int, tile: int, columns: int, repeats: int) -> np.ndarray:
@@ -106,8 +102,8 @@ def _tiled(rows: int, tile: int, columns: int, repeats: int) -> np.ndarray:
 def _records(packed: Packed, order: np.ndarray) -> bytes:
     """The records of (row, K tile) pairs: each a slice of the mask, one of the scales, one of the payload."""
     rows, columns = packed.shape
-    blocks, tiles = -(-columns // BLOCK_SIZE), _k_tiles(columns)
-    mask_row = -(-blocks // 8)
+    blocks, tiles = ceil_div(columns, BLOCK_SIZE), _k_tiles(columns)
+    mask_row = ceil_div(blocks, 8)
     mask = packed.mask.view(rows, mask_row).numpy()
     bits = np.unpackbits(mask, axis=1, bitorder="little")[:, :blocks]
     padded = np.pad(bits.astype(np.int64), ((0, 0), (0, tiles * TILE_BLOCKS - blocks)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import InputError
+from ...formats import ceil_div
 from ..liberty.cells import Cell, StandardCells
 from ..liberty.expression import truth_table
 
@@ -136,8 +137,8 @@ def add_buffers(netlist: Netlist, cells: StandardCells, excluded: Set[str], limi
             continue
         current = all_sinks
         while len(current) > limit:
-            groups = -(-len(current) // limit)
-            size = -(-len(current) // groups)
+            groups = ceil_div(len(current), limit)
+            size = ceil_div(len(current), groups)
             above: list[tuple[Instance, str]] = []
             for start in range(0, len(current), size):
                 made = Instance(f"fanout_{netlist.buffers_added}", buffer, {pin_in: net, pin_out: netlist.count})
@@ -165,8 +166,8 @@ def _clone_clock_gates(netlist: Netlist) -> None:
         limit = gate.cell.pins[gate.cell.clock_gate.output].max_capacitance
         heaviest = max(i.cell.pins[p].capacitance[0] for i, p in driven)
         fanout = int(min(max(limit / heaviest, 1), _GATED)) if heaviest else _GATED
-        groups = -(-len(driven) // fanout)
-        size = -(-len(driven) // groups)
+        groups = ceil_div(len(driven), fanout)
+        size = ceil_div(len(driven), groups)
         for start in range(size, len(driven), size):
             made = Instance(f"{gate.name}_clone_{start}", gate.cell, dict(gate.nets))
             made.nets[gate.cell.clock_gate.output] = netlist.count

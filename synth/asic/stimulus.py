@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...golden.formats import BLOCK_SIZE
-from ...golden.lane import StoredBlocks
-from ...golden.selector import SiteRegisters, Threshold, select
+from ...formats import BLOCK_SIZE
+from ...golden.blocks import Blocks
+from ...golden.selector import SiteSettings, Threshold, select
 from ...hdl.config import DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
 from ...hdl.verilog import Design, build
 from ...sim.campaign import Campaign
@@ -76,18 +76,14 @@ def _pairings(formats: str) -> dict[str, tuple[float, float]]:
     }
 
 
-def random_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Generator) -> StoredBlocks:
+def random_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Generator) -> Blocks:
     """Blocks (*shape, 16) of normally distributed values, quantized by the golden model; each is FP8 at random."""
     x = torch.randn(*shape, BLOCK_SIZE, generator=generator) * _SPREAD
-    chosen = {
-        mode: select(x.reshape(-1, BLOCK_SIZE), SiteRegisters(0, Threshold(0, 0), mode))
-        for mode in ("all_fp4", "all_fp8")
-    }
-    fp8 = torch.rand(*shape, generator=generator) < fp8_share
-    parts = {mode: (s.codes.reshape(*shape, BLOCK_SIZE), s.scales.reshape(shape)) for mode, s in chosen.items()}
-    codes = torch.where(fp8[..., None], parts["all_fp8"][0], parts["all_fp4"][0])
-    scales = torch.where(fp8, torch.zeros_like(parts["all_fp4"][1]), parts["all_fp4"][1])
-    return StoredBlocks(fp8, scales, codes)
+    flat = x.reshape(-1, BLOCK_SIZE)
+    fp4, fp8 = (select(flat, SiteSettings(0, mode=mode))[:, 0] for mode in ("all_fp4", "all_fp8"))
+    chosen = torch.rand(*shape, generator=generator) < fp8_share
+    parts = (fp4.codes.reshape(*shape, BLOCK_SIZE), fp4.scales.reshape(shape))
+    return Blocks.merge(chosen, parts, fp8.codes.reshape(*shape, BLOCK_SIZE))
 
 
 def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
@@ -128,7 +124,7 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
 def _selector(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
     x = torch.randn(64 * words, cycles, BLOCK_SIZE, generator=generator) * _SPREAD
     # Of normal values about 70 % of the blocks have less squared error than this.
-    sets = [BlockSet(blocks, 0, Threshold(195, 24), "dynamic") for blocks in x]
+    sets = [BlockSet(blocks, SiteSettings(0, Threshold(195, 24))) for blocks in x]
     return selector_stimulus(design, sets, "random normal activations")
 
 

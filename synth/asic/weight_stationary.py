@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
-from ...golden.lane import StoredBlocks
-from ...golden.packing import pack_payload
+from ...formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
+from ...golden.blocks import Blocks
 from ...hdl.config import EngineLaneConfig
 from ...hdl.verilog import Design
 from .gates import Words, pack_bits
@@ -34,8 +33,8 @@ class Tile:
         first: bool (streams,), whether the first block begins the rows (then `sums` does not count).
     """
 
-    a: StoredBlocks
-    w: StoredBlocks
+    a: Blocks
+    w: Blocks
     sums: Tensor
     first: Tensor
 
@@ -97,10 +96,9 @@ def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, 
     return {p.name: (at, np.zeros((len(at), 1, words), dtype=np.uint64)) for p in design.ports if p.name in _FLAGS}
 
 
-def _port_bits(blocks: StoredBlocks, formats: str) -> NDArray[np.bool_]:
+def _port_bits(blocks: Blocks, formats: str) -> NDArray[np.bool_]:
     """(..., bits) as a port takes blocks: codes, then scale and mask bit where there are any."""
-    slots = pack_payload(torch.where(blocks.fp8[..., None], blocks.codes, blocks.codes & 15), blocks.fp8)
-    parts = [slots.numpy()]
+    parts = [blocks.payload().numpy()]
     if formats == "mixed":
         parts += [blocks.scales[..., None].numpy(), blocks.fp8[..., None].to(torch.uint8).numpy()]
     bits = np.unpackbits(np.concatenate(parts, axis=-1), axis=-1, bitorder="little").astype(np.bool_)

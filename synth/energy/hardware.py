@@ -11,9 +11,9 @@ import numpy as np
 from ... import __version__
 from ...cache import cached
 from ...errors import InputError
+from ...formats import PRECISION_MODES
 from ...golden.blocks import to_blocks
-from ...golden.lane import StoredBlocks
-from ...hdl.config import EngineConfig, EngineLaneConfig, SelectorConfig
+from ...hdl.config import EngineConfig, EngineLaneConfig
 from ...hdl.verilog import build
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
@@ -23,7 +23,7 @@ from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
 from .memories import MemoryModel, accumulator_memory, accumulator_stimulus
-from .tiles import CHANGES, PAIRINGS, pairing_streams
+from .tiles import CHANGES, pairing_streams
 
 __all__ = [
     "Hardware",
@@ -101,9 +101,7 @@ def build_hardware(
     on_step("mapping the accumulators")
     accumulators = implement(accumulator_memory(lane, engine.rows), target, cache)
     on_step("mapping the selector")
-    source = "float32" if engine.raw_input == "none" else engine.raw_input
-    kind = SelectorConfig(source, engine.channel_codes, engine.selector_pipeline)
-    selector = implement(build(kind, "selector"), target, cache)
+    selector = implement(build(engine.input_selector or engine.selector("float32"), "selector"), target, cache)
     period = max(map(_period, (mixed, *fp8)))
     return Hardware(engine, mixed, fp8, accumulators, selector, memory, period, cache)
 
@@ -117,18 +115,18 @@ def lane_energy(hardware: Hardware, unit: Implementation, tile: Tile, shares: Ma
     streams = pairing_streams(tile, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
     measured = measured_total(hardware, unit, stimulus, "model data", streams.steady)
     total = 0.0
-    for name in PAIRINGS:
+    for name in PRECISION_MODES:
         often = streams.changing[name]
         steady = measured.get(name, max(measured.values()))  # one that is too rare to be drawn counts as the dearest
         total += shares[name] * ((1 - often) * steady + often * measured.get(CHANGES, steady))
-    changing = sum(shares[name] * streams.changing[name] for name in PAIRINGS)
+    changing = sum(shares[name] * streams.changing[name] for name in PRECISION_MODES)
     return {"pj": total, "by_pairing": measured, "changing_share": changing}
 
 
 def accumulator_energy(hardware: Hardware, tile: Tile) -> float:
     """pJ of a lane's accumulators per block pair."""
     unit = hardware.accumulators
-    part = Tile(_first_streams(tile.a), _first_streams(tile.w), tile.sums[:64], tile.first[:64])
+    part = Tile(tile.a[:64], tile.w[:64], tile.sums[:64], tile.first[:64])
     return measured_total(hardware, unit, accumulator_stimulus(unit.design, part), "sums")[""]
 
 
@@ -145,13 +143,11 @@ def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, s
     sets = []
     for i in rng.choice(usable, 64 * words, p=work / work.sum()):
         start = int(rng.integers(0, len(blocks[i]) - _SELECTOR_CYCLES + 1))
-        plan = layers[i].quantizer.plan
-        registers, static = plan.registers, plan.static_fp8
+        settings = layers[i].settings
         places = slice(start, start + _SELECTOR_CYCLES)
-        if static is not None:
-            static = static.repeat(len(layers[i].x))[places]
-        run = blocks[i][places]
-        sets.append(BlockSet(run, registers.exponent, registers.threshold, registers.mode, static_fp8=static))
+        if settings.static_fp8 is not None:
+            settings = replace(settings, static_fp8=settings.static_fp8.repeat(len(layers[i].x))[places])
+        sets.append(BlockSet(blocks[i][places], replace(settings, channel_codes=None)))
     stimulus = selector_stimulus(hardware.selector.design, sets, "model activations")
     busy = measured_total(hardware, hardware.selector, stimulus, "model activations")[""]
     still = {name: words[:1] for name, words in stimulus.inputs.items() if name != "rst"}
@@ -203,7 +199,3 @@ def depth_of(unit: Implementation) -> int:
 def _period(unit: Implementation) -> float:
     assert unit.timing is not None
     return unit.timing.period
-
-
-def _first_streams(blocks: StoredBlocks) -> StoredBlocks:
-    return StoredBlocks(blocks.fp8[:64], blocks.scales[:64], blocks.codes[:64])

@@ -11,14 +11,14 @@ import numpy as np
 from ... import __version__
 from ...cache import SYNTHESIS as CACHE
 from ...errors import InputError
+from ...formats import ceil_div
 from ...golden.lane import check_k
-from ...golden.llm.config import FGMPConfig, choose
-from ...golden.llm.experiment import FP8, uniform
-from ...golden.llm.layers import Variant
-from ...golden.llm.sites import Site
 from ...golden.packing import FP8_BITS
-from ...golden.threshold import check_fraction
 from ...hdl.config import EngineConfig, changed, parameters, preset
+from ...quantizer.config import FGMPConfig, check_choice, check_fraction
+from ...quantizer.evaluate.comparison import FP8, uniform
+from ...quantizer.model.variant import Variant
+from ...quantizer.prepare.sites import Site
 from ...sim.capture import Capture, capture
 from ..asic.flow import CAVEATS
 from ..asic.mapping import Target
@@ -88,7 +88,7 @@ class EnergyJob:
             raise InputError("activations: none given, expected dynamic, static or both")
         self.texts.check(self.captured)
         for kind in self.activations:
-            choose("activations", kind, _ACTIVATIONS)
+            check_choice("activations", kind, _ACTIVATIONS)
         if not 1 <= self.words <= 1024:
             raise InputError(f"words: {self.words}, expected 1 to 1024")
         if not 0 <= self.memory_factor < 1e6:
@@ -194,11 +194,11 @@ def _measure(
     measured = [lane_energy(hardware, unit, tile, shares) for unit in units]
     best = min(range(len(units)), key=lambda i: measured[i]["pj"])
     lane = measured[best]
-    pairs = sum(layer.activations.mask.numel() * layer.weight.shape[0] for layer in layers)
+    pairs = sum(layer.activations.fp8.numel() * layer.weight.shape[0] for layer in layers)
     cycles = pairs / engine.lanes
     fills = [_fills(engine, layer) for layer in layers]
-    filled = sum(n * layer.activations.mask.numel() for n, layer in zip(fills, layers, strict=True)) / cycles
-    filled_fp8 = sum(n * int(layer.activations.mask.sum()) for n, layer in zip(fills, layers, strict=True)) / cycles
+    filled = sum(n * layer.activations.fp8.numel() for n, layer in zip(fills, layers, strict=True)) / cycles
+    filled_fp8 = sum(n * int(layer.activations.fp8.sum()) for n, layer in zip(fills, layers, strict=True)) / cycles
     fp8_a = shares["FP8xFP4"] + shares["FP8xFP8"]
     fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
     words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
@@ -241,7 +241,7 @@ def _measure(
 
 def _fills(engine: EngineConfig, layer: Capture) -> int:
     """How often a linear's job sends its input, through the selector into the buffer: for each N tile if K is long."""
-    return 1 if layer.x.shape[1] <= engine.resident_k else -(-layer.weight.shape[0] // engine.lanes)
+    return 1 if layer.x.shape[1] <= engine.resident_k else ceil_div(layer.weight.shape[0], engine.lanes)
 
 
 def _compare(row: dict[str, Any], fp8: Mapping[str, Any]) -> None:

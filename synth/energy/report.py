@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...golden.plots import plt, save_figure
-from .tiles import CHANGES, PAIRINGS
+from ...formats import PRECISION_MODES
+from ...plots import save_figure, subplots
+from .tiles import CHANGES
 
 __all__ = ["aligned", "energy_table", "plot_energy"]
 
@@ -66,8 +67,8 @@ def energy_table(result: Mapping[str, Any]) -> str:
     )
     lines += aligned(table)
     lines += ["", "lane, pJ by pairing (activations x weights), and how often the model has it"]
-    names = (*PAIRINGS, CHANGES)
-    table = [["", *(n if n in PAIRINGS else "while changing" for n in names)]]
+    names = (*PRECISION_MODES, CHANGES)
+    table = [["", *(n if n in PRECISION_MODES else "while changing" for n in names)]]
     for r in rows:
         often = {**r["pairs"], CHANGES: r["lane"]["changing_share"]}
         pj = r["lane"]["by_pairing_pj"]
@@ -86,7 +87,7 @@ def plot_energy(result: Mapping[str, Any], folder: Path, kind: str = "svg") -> l
     }
     paths = []
     for name, draw in drawings.items():
-        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+        figure, axes = subplots(figsize=(8, 4.5), layout="constrained")
         draw(result, axes)
         axes.spines[["top", "right"]].set_visible(False)
         paths.append(folder / f"{name}.{kind}")

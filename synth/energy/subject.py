@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import InputError
-from ...golden.llm.config import FGMPConfig
-from ...golden.llm.embedding import (
+from ...quantizer.config import FGMPConfig
+from ...quantizer.evaluate.embeddings import (
     distances,
     embeddings,
     is_embedding_model,
@@ -19,12 +19,12 @@ from ...golden.llm.embedding import (
     projected_loss,
     projections,
 )
-from ...golden.llm.evaluate import Estimate, evaluate, jackknife, whole_windows
-from ...golden.llm.layers import Variant, apply
-from ...golden.llm.models import SHIPPED_MODEL, is_quantized, load_model, windows
-from ...golden.llm.quantize import Study
-from ...golden.llm.text import read_text
-from ...golden.tinylm.corpus import read_corpus
+from ...quantizer.evaluate.losses import Estimate, evaluate, jackknife, whole_windows
+from ...quantizer.model.default_text import read_corpus
+from ...quantizer.model.language_model import SHIPPED_MODEL, is_quantized, load_model, windows
+from ...quantizer.model.text import read_text
+from ...quantizer.model.variant import Variant, apply
+from ...quantizer.study import Study
 
 __all__ = ["DEMO", "Subject", "Texts", "open_subject"]
 

@@ -1,5 +1,6 @@
 """A model's own operands in the engine's order of work: row tiles that stream past held weight blocks."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,16 +9,14 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...golden.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
-from ...golden.lane import StoredBlocks
+from ...formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, PRECISION_MODES
+from ...golden.blocks import Blocks
+from ...golden.precision_modes import count_precision_modes
 from ...sim.capture import Capture
 from ..asic.gates import Words, pack_bits
 from ..asic.weight_stationary import Tile
 
-__all__ = ["CHANGES", "PAIRINGS", "PairingStreams", "pair_shares", "pairing_streams", "sample_tile"]
-
-PAIRINGS = {"FP4xFP4": (False, False), "FP4xFP8": (False, True), "FP8xFP4": (True, False), "FP8xFP8": (True, True)}
-"""Precision of activations and weights, True = FP8."""
+__all__ = ["CHANGES", "PRECISION_MODES", "PairingStreams", "pair_shares", "pairing_streams", "sample_tile"]
 
 CHANGES = "changes"
 """Cycles in which the pipeline holds pairs of more than one pairing."""
@@ -25,14 +24,11 @@ CHANGES = "changes"
 
 def pair_shares(layers: Sequence[Capture]) -> dict[str, float]:
     """Share of each pairing among all block pairs that the layers multiply, counted exactly from their masks."""
-    counts = dict.fromkeys(PAIRINGS, 0.0)
+    counts = Counter[str]()
     for layer in layers:
-        a, w = layer.activations.mask.double(), layer.weight.mask.double()
-        for name, (a_fp8, w_fp8) in PAIRINGS.items():
-            per_k = (a if a_fp8 else 1 - a).sum(0) * (w if w_fp8 else 1 - w).sum(0)
-            counts[name] += float(per_k.sum())
+        counts.update(count_precision_modes(layer.activations, layer.weight))
     total = sum(counts.values())
-    return {name: count / total for name, count in counts.items()}
+    return {name: counts[name] / total for name in PRECISION_MODES}
 
 
 def sample_tile(layers: Sequence[Capture], streams: int, blocks: int, rows: int, seed: int) -> Tile:
@@ -42,16 +38,16 @@ def sample_tile(layers: Sequence[Capture], streams: int, blocks: int, rows: int,
     Raises InputError if no layer has so many rows and blocks. The same seed gives the same places for any precision.
     """
     rng = np.random.default_rng(seed)
-    usable = [layer for layer in layers if layer.weight.mask.shape[1] >= blocks and len(layer.x) >= rows]
+    usable = [layer for layer in layers if layer.weight.fp8.shape[1] >= blocks and len(layer.x) >= rows]
     if not usable:
         raise InputError(
             f"model: no linear with {blocks} blocks of K and {rows} rows of activations, expected at least one"
         )
-    work = np.array([layer.weight.mask.numel() * len(layer.x) for layer in usable], dtype=float)
+    work = np.array([layer.weight.fp8.numel() * len(layer.x) for layer in usable], dtype=float)
     chosen = rng.choice(len(usable), streams, p=work / work.sum())
     parts = [_places(usable[i], int((chosen == i).sum()), blocks, rows, rng) for i in np.unique(chosen)]
     mixed = torch.from_numpy(rng.permutation(streams))  # so that a part of the streams is a sample, too
-    a, w = (_at(_joined([part[k] for part in parts]), mixed) for k in (0, 1))
+    a, w = (Blocks.concatenate([part[k] for part in parts])[mixed] for k in (0, 1))
     return Tile(a, w, torch.cat([part[2] for part in parts])[mixed], torch.cat([part[3] for part in parts])[mixed])
 
 
@@ -81,7 +77,7 @@ def pairing_streams(tile: Tile, cycles: int, first: int, depth: int, warmup: int
     for back in range(1, depth + 1):
         steady &= pairing[step] == pairing[np.maximum(step - back, 0)]
     streams, changing = {}, {}
-    for name, (a_fp8, w_fp8) in PAIRINGS.items():
+    for name, (a_fp8, w_fp8) in PRECISION_MODES.items():
         mine = pairing[step] == 2 * a_fp8 + w_fp8
         counted = mine & (np.arange(cycles) > warmup)[:, None]
         streams[name] = pack_bits(steady & mine)
@@ -91,27 +87,18 @@ def pairing_streams(tile: Tile, cycles: int, first: int, depth: int, warmup: int
 
 def _places(
     layer: Capture, count: int, blocks: int, rows: int, rng: np.random.Generator
-) -> tuple[StoredBlocks, StoredBlocks, Tensor, Tensor]:
-    total = layer.weight.mask.shape[1]
+) -> tuple[Blocks, Blocks, Tensor, Tensor]:
+    total = layer.weight.fp8.shape[1]
     n = torch.from_numpy(rng.integers(0, layer.weight.shape[0], count))
     start = torch.from_numpy(rng.integers(0, total - blocks + 1, count))
     row = torch.from_numpy(rng.integers(0, len(layer.x) - rows + 1, count))
     k = start[:, None] + torch.arange(blocks)
     r = row[:, None] + torch.arange(rows)
-    stored = [StoredBlocks(t.mask, t.scales, t.codes) for t in (layer.activations, layer.weight)]
-    a = _at(stored[0], (r[:, None, :].expand(-1, blocks, -1), k[:, :, None].expand(-1, -1, rows)))
-    w = _at(stored[1], (n[:, None].expand(-1, blocks), k))
-    va, vw = (blocks_of.values().flatten(1) for blocks_of in stored)
+    a = layer.activations[r[:, None, :].expand(-1, blocks, -1), k[:, :, None].expand(-1, -1, rows)]
+    w = layer.weight[n[:, None].expand(-1, blocks), k]
+    va, vw = (blocks_of.values().flatten(1) for blocks_of in (layer.activations, layer.weight))
     sums = torch.zeros(count, rows, dtype=torch.float64)
     for i in range(count):  # places, not elements: each has a row tile of its own
         before = int(start[i]) * BLOCK_SIZE
         sums[i] = va[r[i], :before] @ vw[n[i], :before]
     return a, w, (sums * 2.0**ACCUMULATOR_FRACTION_BITS).to(torch.int64), start == 0
-
-
-def _at(blocks: StoredBlocks, index: Tensor | tuple[Tensor, ...]) -> StoredBlocks:
-    return StoredBlocks(blocks.fp8[index], blocks.scales[index], blocks.codes[index])
-
-
-def _joined(parts: Sequence[StoredBlocks]) -> StoredBlocks:
-    return StoredBlocks(*(torch.cat([getattr(p, n) for p in parts]) for n in ("fp8", "scales", "codes")))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...golden.plots import plt, save_figure
+from ...plots import save_figure, subplots
 from ..energy.report import aligned
 
 __all__ = ["plot_sweep", "sweep_csv", "sweep_table"]
@@ -37,7 +37,7 @@ def plot_sweep(result: Mapping[str, Any], path: Path) -> None:
     rows = [r for r in result["rows"] if x in r and y in r]
     swept = [n for n in _names(result) if isinstance(n, str) and len({str(r.get(n)) for r in rows}) > 1]
     labels = [n for n in swept if n == "format" or not all(isinstance(r.get(n), float) for r in rows)]
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    figure, axes = subplots(figsize=(9, 5.5), layout="constrained")
     axes.plot([r[x] for r in rows], [r[y] for r in rows], "o", color="#9ab6d0")
     best = sorted((r for r in rows if r["pareto"]), key=lambda r: r[x])
     axes.plot([r[x] for r in best], [r[y] for r in best], "o-", color="#b5322a", label="Pareto front")

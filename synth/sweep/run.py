@@ -13,9 +13,9 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from ...cache import digest
 from ...errors import InputError
 from ...files import write_json
-from ...golden.llm.models import model_digest
-from ...golden.tinylm.corpus import read_corpus
 from ...processes import end_with_parent
+from ...quantizer.model.default_text import read_corpus
+from ...quantizer.model.language_model import model_digest
 from ..energy.subject import DEMO
 from ..options import workers
 from .plan import Plan, Point

@@ -1,0 +1,195 @@
+"""The queue of matrix products: which runs, which waits, whether it is legal, how it ends, and what it counted."""
+
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ...formats import BLOCK_SIZE, TENSOR_EXPONENT_LIMIT
+from ..pipeline import wire
+from ..rounding import EXPONENT_LIMIT
+from .axi_lite import register_signature
+from .config import EngineConfig
+from .interfaces import GemmSettings, GemmSize
+from .registers import COUNTERS, OUTPUT_FORMATS, register
+
+__all__ = ["Control", "Counters", "queued_registers"]
+
+
+def queued_registers(config: EngineConfig) -> tuple[str, ...]:
+    """What START copies, so that software can write the next matrix product's meanwhile."""
+    selectors = (("INPUT", config.input_selector), ("OUTPUT", config.output_selector))
+    return ("M", "N", "K", "FORMAT", *(f"{which}_SELECTOR" for which, there in selectors if there is not None))
+
+
+class Control(wiring.Component):
+    """Starts matrix products one after the other; one may wait while another runs.
+
+    Attributes:
+        control, m, n, k, format, input_selector, output_selector: fields of these registers, as software wrote them.
+        status_busy, status_waiting: a matrix product runs; one waits.
+        config_error, start_rejected, done: events for EVENTS.
+        ended_count: matrix products that ended, since reset.
+        behind: no more early ends could be counted now.
+        flushing: what an abort left behind was not taken yet.
+        short: a packet of operands is too short.
+        packet_sent: the last beat of a packet of results was taken.
+        begin: a matrix product begins; its registers are copied.
+        start: a cycle later, with size and settings in place.
+        kill: the one that runs is given up.
+        abort: everything is.
+        size, resident, settings: of the one that runs.
+    """
+
+    def __init__(self, config: EngineConfig):
+        self._config = config
+        super().__init__(
+            {
+                **{name.lower(): In(register_signature(name)) for name in ("CONTROL", *queued_registers(config))},
+                "status_busy": Out(1),
+                "status_waiting": Out(1),
+                "config_error": Out(1),
+                "start_rejected": Out(1),
+                "done": Out(1),
+                "ended_count": Out(32),
+                "behind": In(1),
+                "flushing": In(1),
+                "short": In(1),
+                "packet_sent": In(1),
+                "begin_gemm": Out(1),
+                "start_gemm": Out(1),
+                "kill": Out(1),
+                "abort": Out(1),
+                "size": Out(GemmSize(config)),
+                "resident": Out(1),
+                "settings": Out(GemmSettings(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        begin, busy, waiting = self.begin_gemm, self.status_busy, self.status_waiting
+        legal = wire(m, "legal", self._legal())
+        asked = wire(m, "asked", self.control.start & ~self.abort)
+        accepted = wire(m, "accepted", asked & legal & ~waiting)
+        m.d.comb += [
+            self.abort.eq(self.control.abort),
+            self.config_error.eq(asked & ~legal),
+            self.start_rejected.eq(asked & legal & waiting),
+            # It waits while one more early end could not be counted, and until an aborted packet has left.
+            begin.eq(waiting & ~busy & ~self.abort & ~self.behind & ~self.flushing),
+            self.kill.eq(busy & self.short),
+            self.done.eq(busy & ~self.flushing & self.packet_sent),
+        ]
+        m.d.sync += self.start_gemm.eq(begin)
+        with m.If(accepted):
+            m.d.sync += waiting.eq(1)
+        with m.If(begin):
+            m.d.sync += [waiting.eq(0), busy.eq(1)]
+        with m.If(self.done):
+            m.d.sync += [busy.eq(0), self.ended_count.eq(self.ended_count + 1)]
+        with m.If(self.abort):
+            m.d.sync += [busy.eq(0), waiting.eq(0), self.start_gemm.eq(0)]
+        self._copy(m, accepted, begin)
+        return m
+
+    def _copy(self, m: Module, accepted: Value, begin: Value) -> None:
+        """From the registers to those of the one that waits, and from there to those of the one that runs."""
+        waiting: dict[str, Signal] = {}
+        for name in queued_registers(self._config):
+            for field in register(name).fields:
+                source = getattr(getattr(self, name.lower()), field.name)
+                held = Signal.like(source, name=f"waiting_{name.lower()}_{field.name}", reset_less=True)
+                waiting[f"{name}.{field.name}"] = held
+                with m.If(accepted):
+                    m.d.sync += held.eq(source)
+        size = self.size
+        m_final = wire(m, "waiting_m_final", (waiting["M.value"] - 1)[: len(waiting["M.value"])])
+        n_final = wire(m, "waiting_n_final", (waiting["N.value"] - 1)[: len(waiting["N.value"])])
+        k_value, low = waiting["K.value"], (BLOCK_SIZE - 1).bit_length()
+        k_final = wire(m, "waiting_k_final", (k_value[low:] - ~k_value[:low].any())[: len(k_value) - low])
+        k_tile_final = k_final[len(size.block_final) :]
+        output = waiting["FORMAT.output"]
+        copies = [
+            (Cat(size.row_final, size.m_tile_final), m_final),
+            (Cat(size.lane_final, size.n_tile_final), n_final),
+            (Cat(size.block_final, size.k_tile_final), k_final),
+            (self.resident, k_tile_final < self._config.slots),
+            (self.settings.bfloat16, output == OUTPUT_FORMATS.index("bfloat16")),
+            (self.settings.relu, waiting["FORMAT.relu"]),
+            (self.settings.exponent, waiting["FORMAT.exponent"]),
+        ]
+        if self._config.raw_input != "none":
+            copies.append((self.settings.raw_input, waiting["FORMAT.raw_input"]))
+        if self._config.packed_output:
+            copies.append((self.settings.packed, output == OUTPUT_FORMATS.index("packed")))
+        for which in ("input_selector", "output_selector"):
+            if which not in self.settings.signature.members:
+                continue
+            settings = getattr(self.settings, which)
+            copies += [
+                (settings.tensor_exponent, waiting[f"{which.upper()}.tensor_exponent"]),
+                (settings.threshold.significand, waiting[f"{which.upper()}.significand"]),
+                (settings.threshold.exponent, waiting[f"{which.upper()}.exponent"]),
+                (settings.mode, waiting[f"{which.upper()}.mode"]),
+            ]
+        with m.If(begin):
+            m.d.sync += [target.eq(value) for target, value in copies]
+
+    def _legal(self) -> Value:
+        """Whether a matrix product may start with the registers as they are."""
+        config = self._config
+        packed = self.format.output == OUTPUT_FORMATS.index("packed")
+        legal = (
+            self.m.value.any()
+            & self.n.value.any()
+            & self.k.value.any()
+            & (self.k.value <= config.k_max)
+            & (self.format.output < len(OUTPUT_FORMATS))
+            & _within(self.format.exponent, EXPONENT_LIMIT)
+        )
+        if config.packed_output:
+            exponent = _within(self.output_selector.tensor_exponent, TENSOR_EXPONENT_LIMIT)
+            legal &= ~packed | ((self.n.value <= config.n_max) & exponent)
+        else:
+            legal &= ~packed
+        if config.raw_input != "none":
+            legal &= ~self.format.raw_input | _within(self.input_selector.tensor_exponent, TENSOR_EXPONENT_LIMIT)
+        else:
+            legal &= ~self.format.raw_input
+        return legal
+
+
+def _within(value: Value, limit: int) -> Value:
+    signed = value.as_signed()
+    return (signed >= -limit) & (signed <= limit)
+
+
+class Counters(wiring.Component):
+    """Counts what happens while a matrix product runs.
+
+    Attributes:
+        begin_gemm: it begins: all counters become 0.
+        busy: it runs.
+        events: for each counter, whether it counts this cycle.
+        values: the counters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "begin_gemm": In(1),
+                "busy": In(1),
+                "events": In(wiring.Signature({name: Out(1) for name, _ in COUNTERS})),
+                "values": Out(wiring.Signature({name: Out(32) for name, _ in COUNTERS})),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for name, _ in COUNTERS:
+            counter, event = getattr(self.values, name), getattr(self.events, name)
+            with m.If(self.begin_gemm):
+                m.d.sync += counter.eq(0)
+            with m.Elif(self.busy & event):
+                m.d.sync += counter.eq(counter + 1)
+        return m

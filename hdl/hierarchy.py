@@ -1,0 +1,105 @@
+"""One Verilog module per component: a design's parts are converted by themselves, and instantiated where they stand.
+
+While a design is emitted, its `Hierarchy` is the platform that all `elaborate` methods get. Elsewhere parts become
+Amaranth's own submodules, and everything else stays the same.
+"""
+
+import functools
+import inspect
+import re
+from dataclasses import dataclass
+
+from amaranth.back import rtlil
+from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, ResetInserter, ResetSignal, Value
+from amaranth.lib import wiring
+
+__all__ = ["Hierarchy", "ModuleText", "add_part"]
+
+
+@dataclass(frozen=True)
+class ModuleText:
+    """A converted component: its RTLIL, the names of its ports, and what it is, in one line."""
+
+    rtlil: str
+    ports: tuple[str, ...]
+    purpose: str
+
+
+class Hierarchy:
+    """The modules of one design by name, parts before what instantiates them.
+
+    `prefix` begins the names of all parts' modules; ports of interfaces are named PREFIX, `separator`, MEMBER.
+    """
+
+    def __init__(self, prefix: str, separator: str = "_"):
+        self.prefix = prefix
+        self.separator = separator
+        self.modules: dict[str, ModuleText] = {}
+
+    def convert(self, unit: wiring.Component, name: str, *, reset: bool = True, flat: bool = False) -> None:
+        """Convert a design's top to the module `name`, all its ports included. Without `reset` there is none for that.
+
+        With `flat` its parts are left to Amaranth, as modules that yosys is to flatten.
+        """
+        self._add(name, unit, self._rtlil(unit, name, reset, None if flat else self))
+
+    def convert_part(self, part: wiring.Component, kind: str) -> tuple[str, tuple[str, ...]]:
+        """Convert a part to the module PREFIX_`kind`; returns its name and ports. Parts of one kind must be the same."""
+        name = f"{self.prefix}_{kind}"
+        return name, self._add(name, part, self._rtlil(part, name, True, self))
+
+    def _add(self, name: str, unit: wiring.Component, text: str) -> frozenset[str]:
+        ports = frozenset(
+            re.findall(r"^  wire width \d+ (?:input|output) \d+ +(?:signed )?\\(\S+)$", text, re.MULTILINE)
+        )
+        kind = type(unit)
+        purpose = (inspect.getdoc(kind) or "").split("\n\n", maxsplit=1)[0].replace("\n", " ")
+        emitted = ModuleText(text, ports, f"{kind.__module__}.{kind.__qualname__}. {purpose}")
+        known = self.modules.setdefault(name, emitted)
+        assert known.rtlil == text, f"{name}: two components that differ have this module name"
+        return ports
+
+    def _rtlil(self, unit: wiring.Component, name: str, reset: bool, platform: object) -> str:
+        domain = functools.partial(ClockDomain, reset_less=not reset)
+        text: str = rtlil.convert(unit, name=name, platform=platform, emit_src=False, missing_domain=domain)
+        if self.separator != "__":  # by which Amaranth joins them
+            for path, _, _ in unit.signature.flatten(unit):
+                if len(path) > 1:
+                    text = _rename(text, "__".join(map(str, path)), self.separator.join(map(str, path)))
+        return text
+
+
+def _rename(text: str, old: str, new: str) -> str:
+    """Call a port of a module `new`; a signal of that name gives way, the port of a part does not."""
+    for name, other in ((new, f"{new}$0"), (old, new)):
+        text = re.sub(rf"(?<!    connect )\\{name}(?!\S)", lambda _, other=other: f"\\{other}", text)  # type: ignore[misc]
+    return text
+
+
+def add_part(
+    m: Module,
+    platform: object,
+    name: str,
+    part: wiring.Component,
+    *,
+    kind: str | None = None,
+    reset: Value | None = None,
+) -> None:
+    """Add `part` to `m` as its submodule `name`, a Verilog module of its own where a `Hierarchy` is the platform.
+
+    The module is called after `kind`, by default the name. `reset` resets the part, beside the clock domain's reset.
+    """
+    if not isinstance(platform, Hierarchy):
+        m.submodules[name] = part if reset is None else ResetInserter(reset)(part)
+        return
+    module, there = platform.convert_part(part, kind or name)
+    ports: list[tuple[str, str, object]] = []
+    if "clk" in there:
+        ports.append(("i", "clk", ClockSignal()))
+    if "rst" in there:
+        ports.append(("i", "rst", ResetSignal() if reset is None else ResetSignal() | reset))
+    for path, member, value in part.signature.flatten(part):
+        port = platform.separator.join(map(str, path))
+        if port in there:
+            ports.append(("i" if member.flow is wiring.In else "o", port, Value.cast(value)))
+    m.submodules[name] = Instance(module, *ports)

@@ -1,0 +1,152 @@
+"""Weights of a whole model to packed tensors: scores first, one threshold, then the bytes.
+
+A weight is worked on in slices of rows, and its scores and scale codes wait in files, so that the extra memory stays
+within a slice however large the model is.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ...files import named
+from ...formats import BLOCK_SIZE, ceil_div
+from ...golden.blocks import scale_to_stored, tensor_exponent, to_blocks
+from ...golden.matrix import mixed_blocks, scale_codes
+from ...golden.packing import Packed, concatenate, pack
+from ..calibrate.calibration import Calibration
+from ..config import FGMPConfig
+from .percentile import choose_globally
+from .scores import weight_impacts
+
+__all__ = ["ScoredWeights", "pack_weights", "score_weights"]
+
+_SLICE = 1 << 20
+"""Elements that are worked on at a time."""
+
+FAST_FROM = 1 << 24
+"""Models with so many weights are worth the time that compiling the arithmetic takes (docs/quantize.md)."""
+
+
+@dataclass(frozen=True)
+class ScoredWeights:
+    """Where the scores (float64) and FP4 scale codes (uint8) of every linear's blocks lie, and tensor exponents."""
+
+    scores: dict[str, np.ndarray]
+    scales: dict[str, np.ndarray]
+    exponents: dict[str, int]
+
+
+def score_weights(
+    linears: Mapping[str, nn.Linear],
+    calibration: Calibration | None,
+    config: FGMPConfig,
+    folder: Path,
+    *,
+    known: Mapping[str, np.ndarray] | None = None,
+    progress: bool = True,
+) -> ScoredWeights:
+    """Choose the FP4 scales and score every block of every weight, into files in `folder`.
+
+    `known` are the scale codes by linear, where they were chosen before.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    scored = ScoredWeights({}, {}, {})
+    readers = {} if calibration is None else {n: s.name for s in calibration.sites for n in s.linears}
+    total = sum(m.weight.numel() for m in linears.values())
+    bar = tqdm(total=total, desc="score", unit="weight", unit_scale=True, disable=not progress, leave=False)
+    for index, (name, linear) in enumerate(linears.items()):
+        weight = linear.weight.detach()
+        shape = (weight.shape[0], ceil_div(weight.shape[1], BLOCK_SIZE))
+        scores = mapped(folder / f"weight-{index}.f64", np.float64, shape)
+        scales = known[name] if known else mapped(folder / f"weight-{index}.u8", np.uint8, shape)
+        exponent = tensor_exponent(weight)
+        clip, importance = _weightings(name, readers, calibration, config)
+        for part in slices(weight.shape):
+            blocks = to_blocks(scale_to_stored(weight[part], exponent, f"{name}.weight"))
+            flat = blocks.flatten(0, 1)
+            if known is None:
+                codes = scale_codes(flat, _like(blocks, clip, part), fast=total >= FAST_FROM)
+                scales[part] = codes.view(blocks.shape[:2]).cpu().numpy()
+            else:
+                codes = torch.from_numpy(scales[part].copy()).flatten().to(flat.device)
+            if config.policy == "random":
+                scores[part] = torch.rand(blocks.shape[:2], generator=generator, dtype=torch.float64).numpy()
+            elif config.fp4_weights not in (0, 1):
+                weights = torch.ones_like(flat) if importance is None else _like(blocks, importance, part)
+                assert weights is not None
+                impact = weight_impacts(flat, codes, weights, exponent, fast=total >= FAST_FROM)
+                scores[part] = impact.view(blocks.shape[:2]).cpu().numpy()
+            bar.update(weight[part].numel())
+        scored.scores[name], scored.scales[name], scored.exponents[name] = scores, scales, exponent
+    bar.close()
+    return scored
+
+
+def mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A new file of zeros as an array. Its space is taken at once: a full disk is an error here, not a crash later."""
+    size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
+    with named(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def pack_weights(
+    linears: Mapping[str, nn.Linear], scored: ScoredWeights, config: FGMPConfig, *, progress: bool = True
+) -> Iterator[tuple[str, Packed]]:
+    """Each linear's packed weight, made when asked for; the caller may drop the linear's own weight afterwards."""
+    masks = _masks(scored, config)
+    total = sum(scales.size for scales in scored.scales.values()) * BLOCK_SIZE
+    bar = tqdm(masks, total=len(linears), desc="pack", unit="linear", disable=not progress, leave=False)
+    for (name, linear), mask in zip(linears.items(), bar, strict=True):
+        weight = linear.weight.detach()
+        exponent = scored.exponents[name]
+        parts = []
+        for part in slices(weight.shape):
+            rows = weight[part]
+            blocks = to_blocks(scale_to_stored(rows, exponent, f"{name}.weight")).cpu()
+            scales, fp8 = torch.from_numpy(scored.scales[name][part].copy()), torch.from_numpy(mask[part])
+            shape = (rows.shape[0], rows.shape[1])
+            parts.append(pack(mixed_blocks(blocks, scales, fp8, shape, exponent, fast=total >= FAST_FROM)))
+        yield name, concatenate(parts)
+
+
+def _weightings(
+    name: str, readers: Mapping[str, str], calibration: Calibration | None, config: FGMPConfig
+) -> tuple[Tensor | None, Tensor | None]:
+    """What weighs a linear's errors when its scales are clipped, and its blocks are scored: (N, K), (1, K) or None."""
+    if calibration is None:
+        return None, None
+    clip = calibration.weights[name] if config.clip and config.fp4_weights > 0 else None
+    if config.policy == "output-error":
+        return clip, calibration.squares[readers[name]][None]
+    return clip, calibration.weights[name] if config.policy == "fisher" and config.needs_gradients else None
+
+
+def _like(blocks: Tensor, weighting: Tensor | None, part: slice) -> Tensor | None:
+    """The rows `part` of a weighting as blocks (n, 16), one row repeated where there is only one."""
+    if weighting is None:
+        return None
+    rows = weighting[part] if len(weighting) > 1 else weighting
+    return to_blocks(rows.float()).expand(blocks.shape).reshape(-1, BLOCK_SIZE)
+
+
+def slices(shape: torch.Size | tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows of a matrix, about `_SLICE` elements each."""
+    rows = max(1, _SLICE // max(shape[1], 1))
+    return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
+
+
+def _masks(scored: ScoredWeights, config: FGMPConfig) -> Iterator[np.ndarray]:
+    parts = list(scored.scores.values())
+    if config.threshold == "global":
+        return choose_globally(parts, config.fp4_weights).masks()
+    return (mask for part in parts for mask in choose_globally([part], config.fp4_weights).masks())

@@ -1,0 +1,1 @@
+"""The commands `fgmp quantize`, `evaluate`, `inspect` and `train`. Submodules are imported by name."""

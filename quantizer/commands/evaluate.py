@@ -1,0 +1,255 @@
+"""What `fgmp evaluate` does: find out what it was given, make the formats, measure them on the text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...golden.packing import FP8_BITS
+from ...golden.selector import SiteSettings
+from ..config import DEFAULT_IGNORE, FGMPConfig
+from ..evaluate.comparison import FP8, NVFP4, Comparison, compare, summarize, uniform
+from ..evaluate.format_names import ablation, parse_formats
+from ..evaluate.losses import Window, evaluate, text_windows
+from ..model.language_model import LanguageModel, is_quantized, load_model, windows
+from ..model.layers import FGMPLinear, set_exact
+from ..model.manifest import read_manifest
+from ..model.site import SiteQuantizer
+from ..model.text import read_text
+from ..model.variant import Variant
+from ..study import Study
+
+__all__ = ["EvaluateJob", "Evaluation", "run_evaluation"]
+
+_LONGEST_WINDOW = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    """What `fgmp evaluate` was asked to do."""
+
+    model: str
+    text: str
+    original: str | None = None
+    formats: Sequence[str] | None = None
+    ablation: float | None = None
+    calibration: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    max_tokens: int | None = None
+    batch: int = 4
+    exact: bool = False
+    tasks: Sequence[str] | None = None
+    samples: int = 128
+    threshold_samples: int = 16
+    calibration_window: int | None = None
+    ignore: tuple[str, ...] = DEFAULT_IGNORE
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    special_tokens: bool = True
+    trust_remote_code: bool = False
+
+    def load(self, name: str, *, quantized: bool = False) -> LanguageModel:
+        """A model as this job wants it."""
+        return load_model(
+            name,
+            dtype=self.dtype,
+            device=self.device,
+            quantized=quantized,
+            special_tokens=self.special_tokens,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The table, and what it was measured on."""
+
+    comparison: Comparison
+    window: int
+    stride: int
+    windows: int
+    header: list[str]
+    footer: list[str] = field(default_factory=list)
+    tasks: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for machines."""
+        facts = {"window": self.window, "stride": self.stride, "windows": self.windows}
+        return {**facts, **self.comparison.as_json(), **({"tasks": self.tasks} if self.tasks else {})}
+
+
+def run_evaluation(job: EvaluateJob, *, progress: bool) -> Evaluation:
+    """Evaluate; raises InputError for what does not fit together."""
+    if job.batch < 1:
+        raise InputError(f"batch: {job.batch}, expected at least 1")
+    text = read_text(job.text, "text")
+    if is_quantized(job.model):
+        for name in ("formats", "ablation", "calibration"):
+            if getattr(job, name) is not None:
+                raise InputError(f"--{name}: {job.model} is quantized already, expected a model in its own precision")
+        return _quantized(job, text, progress)
+    if job.original is not None:
+        raise InputError(f"--original: {job.model} is not a folder that fgmp quantize wrote")
+    return _formats(job, text, progress)
+
+
+def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
+    quantized = job.load(job.model, quantized=True)
+    layers = {n: m for n, m in quantized.model.named_modules() if isinstance(m, FGMPLinear)}
+    tokens, parts, header = _windows(job, quantized, text)
+    manifest = read_manifest(Path(job.model))
+    set_exact(quantized.model, job.exact)
+    own = _own(quantized.model, layers, FGMPConfig.from_dict(manifest["config"]), job.exact)
+    original = job.original
+    if original is None and manifest["base_model"] is not None and Path(manifest["base_model"]).is_dir():
+        original = manifest["base_model"]  # one that is only remembered is not looked for on a hub
+    tasks = _tasks(job, quantized)
+    if original is None:
+        losses = evaluate(quantized.model, [], [], parts, reference=own.name, batch=job.batch, progress=progress)
+        plain = summarize([], losses, {}, own.name)
+        size = sum(p.bytes for p in own.weights.values())
+        bits = 8 * size / sum(la.in_features * la.out_features for la in layers.values())
+        row = replace(
+            plain.rows[0],
+            weight_fp4_share=own.weight_fp4_share,
+            activation_fp4_share=own.activation_fp4_share,
+            weight_bytes=size,
+            bits_per_weight=bits,
+            weight_bytes_vs_fp8=bits / FP8_BITS,
+        )
+        footer = ["", "name the model it was made from by --original to see float32, FP8 and NVFP4 beside it"]
+        return _evaluation(replace(plain, rows=[row]), job, parts, tokens, header, footer, tasks)
+    language_model = job.load(original)
+    study = Study(language_model.model, parts[0].ids[None, :2], ignore=manifest["config"]["ignore"], progress=progress)
+    if set(study.linears) != set(layers):
+        raise InputError(f"original {original}: other linears than {job.model}, expected the model it was made from")
+    _check_same(language_model.model, quantized.model, original, job.model)
+    variants = [*(_uniform(study, layers, fp4, job.exact) for fp4 in (False, True)), own]
+    losses = {}
+    for variant in variants:
+        losses |= evaluate(
+            study.model, study.sites, [variant], parts, reference=job.dtype, batch=job.batch, progress=progress
+        )
+        variant.modules.clear()
+    return _evaluation(summarize(variants, losses, {}, job.dtype), job, parts, tokens, header, [], tasks)
+
+
+def _own(model: nn.Module, layers: dict[str, FGMPLinear], config: FGMPConfig, exact: bool) -> Variant:
+    """The quantized model itself."""
+    name = f"FGMP {config.fp4_weights:g}"
+    if config.fp4_weights != config.fp4_activations and config.activations != "none":
+        name += f"/{config.fp4_activations:g}"
+    sites = {n: la.site for n, la in layers.items() if la.site is not None}
+    return Variant(name, {n: la.packed for n, la in layers.items()}, sites or None, exact, model=model)
+
+
+def _check_same(original: nn.Module, quantized: nn.Module, name: str, folder: str) -> None:
+    """Raise InputError unless everything that is not quantized is the same in both."""
+    theirs = dict(quantized.named_parameters())
+    for key, parameter in original.named_parameters():
+        mine = theirs.get(key)
+        if mine is not None and not torch.equal(mine, parameter.to(mine.device, mine.dtype)):
+            raise InputError(
+                f"original {name}: {key} differs from that of {folder}, expected the model it was made from"
+            )
+
+
+def _uniform(study: Study, layers: dict[str, FGMPLinear], fp4: bool, exact: bool) -> Variant:
+    """All NVFP4 or all FP8, with the tensor exponents that the quantized model's sites have."""
+    config = uniform(fp4, FGMPConfig(ignore=("",), activations="none"))
+    weights = dict(study.pack(config))
+    sites = {}
+    for site in study.sites:
+        like = layers[site.linears[0]].site
+        if like is not None:
+            settings = SiteSettings(like.settings.exponent, mode="all_fp4" if fp4 else "all_fp8")
+            sites[site.name] = SiteQuantizer(settings, like.readers)
+    return Variant(NVFP4 if fp4 else FP8, weights, sites or None, exact)
+
+
+def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
+    language_model = job.load(job.model)
+    tokens, parts, header = _windows(job, language_model, text)
+    base = FGMPConfig(
+        samples=job.samples,
+        threshold_samples=job.threshold_samples,
+        window=language_model.window(job.calibration_window),
+        seed=job.seed,
+        ignore=job.ignore,
+    )
+    if job.formats is not None and job.ablation is not None:
+        raise InputError("--formats and --ablation: both given, expected one of them")
+    names = ablation(job.ablation) if job.ablation is not None else job.formats
+    if names is None and job.calibration is not None:
+        names = ["fp8", "nvfp4", "nvfp4,clip", "fgmp:0.7"]
+    formats = parse_formats(names or [], base)
+    tasks = _tasks(job, language_model)
+    if not formats:
+        losses = evaluate(language_model.model, [], [], parts, reference=job.dtype, batch=job.batch, progress=progress)
+        footer = ["", "give --calibration TEXT to see FP8, NVFP4 and FGMP beside it"]
+        return _evaluation(summarize([], losses, {}, job.dtype), job, parts, tokens, header, footer, tasks)
+    if job.calibration is None:
+        raise InputError("--calibration: not given, expected a text that the formats are calibrated on")
+    samples = windows(
+        language_model,
+        read_text(job.calibration, "calibration"),
+        job.samples,
+        "calibration text",
+        window=base.window,
+        flag="--calibration-window",
+    )
+    study = Study(language_model.model, samples, ignore=job.ignore, progress=progress)
+    comparison, _ = compare(
+        study, formats, parts, exact=job.exact, together=False, reference=job.dtype, batch=job.batch
+    )
+    header.append(f"calibrated on {job.samples} windows of {base.window} tokens")
+    return _evaluation(comparison, job, parts, tokens, header, [], tasks)
+
+
+def _windows(job: EvaluateJob, language_model: LanguageModel, text: str) -> tuple[Tensor, list[Window], list[str]]:
+    window = language_model.window(job.window, _LONGEST_WINDOW)
+    stride = window if job.stride is None else job.stride
+    language_model.check_window(window)
+    tokens = language_model.tokens(text)
+    if job.max_tokens is not None:
+        if job.max_tokens < 2:
+            raise InputError(f"max-tokens: {job.max_tokens}, expected at least 2")
+        tokens = tokens[: job.max_tokens]
+    parts = text_windows(tokens, window, stride)
+    scored = sum(len(w.ids) - w.first for w in parts)
+    header = [
+        f"{job.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, {scored:,} scored, "
+        f"{language_model.special_tokens_text}"
+    ]
+    return tokens, parts, header
+
+
+def _evaluation(
+    comparison: Comparison,
+    job: EvaluateJob,
+    parts: Sequence[Window],
+    tokens: Tensor,
+    header: list[str],
+    footer: list[str],
+    tasks: dict[str, Any] | None,
+) -> Evaluation:
+    window = len(parts[0].ids) if job.window is None else job.window
+    for task, numbers in (tasks or {}).items():
+        footer = [*footer, f"{task}: " + ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())]
+    return Evaluation(
+        comparison, window, window if job.stride is None else job.stride, len(parts), header, footer, tasks
+    )
+
+
+def _tasks(job: EvaluateJob, language_model: LanguageModel) -> dict[str, Any] | None:
+    if not job.tasks:
+        return None
+    from ..evaluate.lm_eval_tasks import run_tasks
+
+    return run_tasks(language_model, job.tasks, batch=job.batch)

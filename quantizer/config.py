@@ -1,0 +1,115 @@
+"""What a user decides about a quantization, in one immutable object."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..errors import InputError
+
+__all__ = ["ACTIVATION_MODES", "DEFAULT_IGNORE", "POLICIES", "FGMPConfig", "check_choice", "check_fraction"]
+
+DEFAULT_IGNORE = ("lm_head", "*.lm_head", "*.gate", "*.router", "*.router.*", "*.shared_expert_gate")
+"""Never quantized unless asked for: the output embedding, and the routers of mixture-of-experts models."""
+
+POLICIES = ("fisher", "quantization-error", "output-error", "random")
+"""How a block is scored: the paper's Fisher information, or a baseline that it compares with."""
+
+ACTIVATION_MODES = ("dynamic", "static", "none")
+_CHOICES = {
+    "policy": POLICIES,
+    "threshold": ("global", "per-layer"),
+    "sensitivity": ("fisher", "factored"),
+    "activations": ACTIVATION_MODES,
+}
+
+
+@dataclass(frozen=True)
+class FGMPConfig:
+    """How to quantize a model; the defaults are the paper's method at 70 % FP4.
+
+    Attributes:
+        fp4_weights: fraction of the weight blocks that become FP4; 0 is all FP8, 1 all NVFP4.
+        fp4_activations: the same for activation blocks, met on the calibration text.
+        policy: what a block's score is: "fisher" (paper section 3), or the paper's baselines "quantization-error",
+            "output-error" (weighted by the other operand's mean square) and "random".
+        threshold: one "global" threshold for all weights and one for all activations, or one "per-layer".
+        clip: choose the FP4 block scales of weights by sensitivity instead of amax / 6.
+        sensitivity: of weights: "fisher", the mean squared gradient of each, or "factored", the product of its output's
+            mean squared gradient and its input's mean square (a row and a column instead of a matrix).
+        activations: "dynamic" (the selector decides block by block), "static" (one precision per block column, fixed
+            at calibration) or "none" (activations are not quantized).
+        four_over_six: give an activation block the better of the scales amax / 6 and amax / 4. Not in the RTL.
+        channel_codes: weigh the selector's score by a 4-bit power of two per input channel.
+        samples: windows of calibration text.
+        window: tokens in a window.
+        threshold_samples: how many of the samples set the activation threshold.
+        seed: of the policy "random".
+        ignore: globs of names of linears that stay as they are.
+    """
+
+    fp4_weights: float = 0.7
+    fp4_activations: float = 0.7
+    policy: str = "fisher"
+    threshold: str = "global"
+    clip: bool = True
+    sensitivity: str = "fisher"
+    activations: str = "dynamic"
+    four_over_six: bool = False
+    channel_codes: bool = False
+    samples: int = 128
+    window: int = 512
+    threshold_samples: int = 16
+    seed: int = 0
+    ignore: tuple[str, ...] = DEFAULT_IGNORE
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fp4_weights, "fp4_weights")
+        check_fraction(self.fp4_activations, "fp4_activations")
+        for name, allowed in _CHOICES.items():
+            check_choice(name, getattr(self, name), allowed)
+        for name, minimum in (("samples", 1), ("window", 2), ("threshold_samples", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not minimum <= value < 1 << 63:
+                raise InputError(f"{name}: {value}, expected a whole number from {minimum} to {(1 << 63) - 1}")
+        given: object = self.ignore
+        if isinstance(given, list):
+            object.__setattr__(self, "ignore", tuple(given))
+        if not isinstance(self.ignore, tuple) or not all(isinstance(glob, str) for glob in self.ignore):
+            raise InputError(f"ignore: {self.ignore}, expected a tuple of globs")
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every block has the same format, so that nothing needs to be scored."""
+        return {self.fp4_weights, self.fp4_activations} <= {0, 1}
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether calibration must run backward."""
+        clips = self.clip and self.fp4_weights > 0
+        return clips or (self.policy == "fisher" and not self.uniform) or self.channel_codes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "ignore": list(self.ignore)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FGMPConfig":
+        """The inverse of `as_dict`. Raises InputError for unknown keys and wrong values."""
+        known = {f.name for f in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise InputError(f"FGMP configuration: unknown key {key!r}, expected {', '.join(sorted(known))}")
+        return cls(**{**values, **({"ignore": tuple(values["ignore"])} if "ignore" in values else {})})
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise InputError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(f"{name}: {value!r}, expected one of {', '.join(allowed)}")
+
+
+def check_fraction(fraction: float, name: str = "FP4 fraction") -> float:
+    """Return `fraction` if it lies in [0, 1], else raise InputError."""
+    if not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise InputError(f"{name}: {fraction}, expected a number from 0 to 1")
+    return fraction

@@ -1,0 +1,1 @@
+"""What quantization costs: losses, tables, plots. Submodules are imported by name."""

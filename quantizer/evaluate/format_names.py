@@ -1,0 +1,63 @@
+"""Formats by name, for command lines: `fp8`, `nvfp4`, `fgmp:0.7`, `fgmp:0.7,random,noclip`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import InputError
+from ..config import POLICIES, FGMPConfig
+from .comparison import FP8, NVFP4, uniform
+
+__all__ = ["OPTIONS", "ablation", "parse_formats"]
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    **{policy: {"policy": policy} for policy in POLICIES},
+    "noclip": {"clip": False},
+    "clip": {"clip": True},
+    "per-layer": {"threshold": "per-layer"},
+    "factored": {"sensitivity": "factored"},
+    "static": {"activations": "static"},
+    "weights-only": {"activations": "none"},
+    "four-over-six": {"four_over_six": True},
+    "channel-codes": {"channel_codes": True},
+}
+"""What may follow a format's name after commas, and what it changes."""
+
+
+def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfig]:
+    """Configurations by display name; what a text does not say is as in `base`.
+
+    A text is `fp8`, `nvfp4` or `fgmp:P` (P the FP4 fraction, or P/Q for weights and activations), followed by options,
+    each after a comma. Raises InputError, naming the text, for anything else.
+    """
+    formats = {}
+    for text in texts:
+        head, *options = text.split(",")
+        kind, _, fraction = head.partition(":")
+        if kind in ("fp8", "nvfp4") and not fraction:
+            config, name = uniform(kind == "nvfp4", base), FP8 if kind == "fp8" else NVFP4
+        elif kind == "fgmp":
+            weights, _, activations = (fraction or str(base.fp4_weights)).partition("/")
+            try:
+                share, other = float(weights), float(activations or weights)
+            except ValueError:
+                raise InputError(
+                    f"format {text!r}: {fraction!r} is no fraction, expected fgmp:0.7 for example"
+                ) from None
+            config, name = replace(base, fp4_weights=share, fp4_activations=other), f"FGMP {fraction or weights}"
+        else:
+            raise InputError(f"format {text!r}: expected fp8, nvfp4 or fgmp:FRACTION, options after commas")
+        for option in options:
+            if option not in OPTIONS:
+                raise InputError(f"format {text!r}: option {option!r}, expected one of {', '.join(OPTIONS)}")
+            config = replace(config, **OPTIONS[option])
+        formats[" ".join([name, *options])] = config
+    return formats
+
+
+def ablation(fraction: float) -> list[str]:
+    """The formats of the ablation table: every policy with and without clipping, and each refinement alone."""
+    head = f"fgmp:{fraction:g}"
+    policies = [f"{head}{extra}{clip}" for extra in ("", *(f",{p}" for p in POLICIES[1:])) for clip in ("", ",noclip")]
+    refinements = ("per-layer", "per-layer,noclip", "factored", "static", "channel-codes", "four-over-six")
+    return ["fp8", "nvfp4", "nvfp4,four-over-six", *policies, *(f"{head},{extra}" for extra in refinements)]

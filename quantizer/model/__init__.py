@@ -1,0 +1,1 @@
+"""Quantized models: layers, folders, loading, transformers. Submodules are imported by name."""

@@ -1,0 +1,244 @@
+"""Write a quantized model as a folder (docs/packed-format.md): whole or not at all, loaded again and compared first."""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...files import partial_name
+from ...processes import exhausted
+from ..prepare.places import shared_modules
+from .folder import file_digest, files_of, headers
+from .layers import REGISTERS, FGMPLinear, set_exact
+from .load import load
+from .manifest import FOLDER_VERSION, QUANT_METHOD, json_digest
+
+__all__ = ["check_written", "copy_side_files", "save", "write_folder"]
+
+
+_MAX_SHARD = 4 << 30
+
+
+_SIDE_SUFFIXES = (".json", ".jinja", ".model", ".py", ".txt", ".tiktoken")
+
+
+_SIDE_NAMES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+
+
+def save(
+    model: Any,
+    folder: Path | str,
+    *,
+    tokenizer: Any = None,
+    base_model: str | None = None,
+    max_shard_bytes: int = _MAX_SHARD,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a quantized `model` to a new `folder`, with its tokenizer and generation config if there are any.
+
+    Everything is written beside it first; a model of transformers is loaded again from there and compared, tensor by
+    tensor; then the folder is renamed. `dtype` is that of what is not quantized (default: as it is); a tensor that
+    would lose by it stays as it is. Raises InputError if the folder exists, the model holds no quantized layer, or
+    what was written does not load.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"output {folder}: exists already, expected the name of a new folder")
+    partial = partial_name(folder)
+    try:
+        partial.mkdir(parents=True)
+        write_folder(
+            model, partial, tokenizer=tokenizer, base_model=base_model, max_shard_bytes=max_shard_bytes, dtype=dtype
+        )
+        if hasattr(model, "config"):
+            check_written(model, partial)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_folder(
+    model: Any,
+    folder: Path,
+    *,
+    tokenizer: Any,
+    base_model: str | None,
+    calibration: str | None = None,
+    max_shard_bytes: int = _MAX_SHARD,
+    dtype: torch.dtype | None = None,
+    source: Path | None = None,
+) -> None:
+    """Write a quantized model's files into an existing empty `folder`.
+
+    `calibration` is a digest of the samples; `source` the folder of the original model, whose other files (chat
+    templates, processors, licenses, custom code) come along.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, FGMPLinear)}
+    if not layers:
+        raise InputError(f"model {type(model).__name__}: holds no quantized layer, expected one that quantize() made")
+    settings: dict[str, Any] = {"architectures": [type(model).__name__]}
+    if hasattr(model, "config"):
+        config = copy.deepcopy(model.config)
+        config.architectures = settings["architectures"]
+        config.__dict__.pop("quantization_config", None)
+        if dtype is not None:
+            config.dtype = dtype
+        config.save_pretrained(folder)
+        settings = json.loads((folder / "config.json").read_text())
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if source is not None:
+        copy_side_files(source, folder)
+    _write_shards(model, folder, max_shard_bytes, dtype)
+    manifest = {
+        "quant_method": QUANT_METHOD,
+        "version": FOLDER_VERSION,
+        "config": model.fgmp_config.as_dict(),
+        "base_model": base_model,
+        "calibration": calibration,
+        **_structure(layers),
+        "tensors": {name: [h.dtype, list(h.shape)] for name, h in headers(folder).items()},
+        "aliases": shared_modules(model),
+        "files": {file: file_digest(folder / file) for file in files_of(folder)},
+        "settings": json_digest(settings),
+    }
+    manifest["sha256"] = json_digest(manifest)
+    settings["quantization_config"] = manifest
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes for the owner only
+
+
+def copy_side_files(source: Path, folder: Path) -> None:
+    """Copy what belongs to a model but is neither weights nor settings, where `folder` has no such file yet."""
+    for path in sorted(source.iterdir()):
+        kept = path.suffix in _SIDE_SUFFIXES or path.name.upper().startswith(_SIDE_NAMES)
+        if not kept or not path.is_file() or path.name.endswith(".index.json") or path.name.startswith("."):
+            continue
+        if not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def check_written(model: Any, folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Raise InputError unless `folder`, loaded again, has every module and tensor of `model` and computes the same.
+
+    The latter on the sample that a causal language model was calibrated with first.
+    """
+    again: Any = load(folder, dtype=getattr(model, "dtype", "auto"), trust_remote_code=trust_remote_code)
+    odd = _first_difference(model, again) or _other_logits(model, again)
+    if odd is not None:
+        raise InputError(
+            f"output {folder}: {odd} not the same when the written model is loaded again, expected a model that its "
+            "settings describe; nothing was written"
+        )
+
+
+def _other_logits(model: Any, again: Any) -> str | None:
+    sample = getattr(model, "fgmp_sample", None)
+    if sample is None:
+        return None
+    set_exact(again, next(m.exact for m in model.modules() if isinstance(m, FGMPLinear)))
+    ids = sample[None].to(model.device)
+    with torch.no_grad():
+        try:
+            same = torch.equal(again.to(ids.device)(input_ids=ids).logits, model(input_ids=ids).logits)
+        except Exception as error:  # whatever the model's own code raises
+            exhausted(str(error), "model")
+            return f"running it ({(str(error).splitlines() or [type(error).__name__])[0]}) is"
+    return None if same else "its logits are"
+
+
+def _first_difference(model: nn.Module, again: nn.Module) -> str | None:
+    theirs = dict(again.named_modules(remove_duplicate=False))
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module).__name__ != type(theirs.get(name)).__name__:
+            return f"module {name} ({type(module).__name__}) is"
+    tensors = again.state_dict()
+    for name, tensor in model.state_dict().items():
+        other = tensors.get(name)
+        if other is None or not torch.equal(other.to(tensor.device), tensor):
+            return f"tensor {name} is"
+    return None
+
+
+def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
+    names: dict[int, str] = {}
+    linears, sites = {}, {}
+    for name, layer in layers.items():
+        site = layer.site
+        if site is not None and id(site) not in names:
+            names[id(site)] = name
+            settings = site.settings
+            sites[name] = {
+                "channels": layer.in_features,
+                "tensor_exponent": settings.exponent,
+                "mode": settings.mode,
+                "threshold": [settings.threshold.significand, settings.threshold.exponent],
+                "four_over_six": settings.four_over_six,
+                "channel_codes": settings.channel_codes is not None,
+                "readers": site.readers,
+            }
+        linears[name] = {
+            "shape": [layer.out_features, layer.in_features],
+            "tensor_exponent": layer.weight_exponent,
+            "fp4_blocks": layer.fp4_blocks,
+            "site": None if site is None else names[id(site)],
+        }
+    return {"linears": linears, "sites": sites}
+
+
+def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The state to be saved; of tensors that share memory only the first (the others are tied again on loading)."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for name, tensor in model.state_dict().items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if name.endswith(f".{REGISTERS}") or (tensor.numel() and key in seen):
+            continue
+        seen.add(key)
+        tensors[name] = tensor if dtype is None else _narrowed(tensor, dtype)
+    return tensors
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float tensor in `dtype`, unless that would change a value."""
+    if not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    narrow = tensor.to(dtype)
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+
+
+def _write_shards(model: nn.Module, folder: Path, limit: int, dtype: torch.dtype | None) -> None:
+    """Write the shards one after the other, and their index if there is more than one."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    tensors = _tensors(model, dtype)
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += tensor.nbytes
+    where = {}
+    for index, names in enumerate(groups, 1):
+        file = "model.safetensors" if len(groups) == 1 else f"model-{index:05}-of-{len(groups):05}.safetensors"
+        try:
+            save_file({name: tensors[name].contiguous() for name in names}, folder / file, {"format": "pt"})
+        except SafetensorError as error:
+            exhausted(str(error), folder / file)
+            raise
+        where.update(dict.fromkeys(names, file))
+    if len(groups) > 1:
+        index_file = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1) + "\n")

@@ -1,0 +1,230 @@
+"""Quantize a model: measure it once, then make any number of quantized variants of it, or turn it into one."""
+
+import functools
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..golden.packing import Packed
+from ..golden.selector import SiteSettings
+from .calibrate import distributed
+from .calibrate.calibration import Calibration, calibrate
+from .calibrate.resume import Checkpoint
+from .choose.activations import ActivationScores, activation_scores, choose_site_settings
+from .choose.weights import ScoredWeights, pack_weights, score_weights
+from .config import FGMPConfig
+from .model.layers import install
+from .model.site import quantizers
+from .model.variant import Variant
+from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
+from .prepare.places import places
+from .prepare.sites import find_sites
+
+__all__ = ["Study", "causal_loss", "quantize"]
+
+_TRIED = 64
+"""Tokens that a saved model is tried on."""
+
+
+def causal_loss(model: Any) -> Callable[[Tensor], Tensor]:
+    """The loss of a causal language model on one sample (T,) of token ids: mean cross-entropy of the next token."""
+
+    def loss(sample: Tensor) -> Tensor:
+        ids = sample.to(model.device)
+        logits = model(input_ids=ids[None]).logits[0, :-1].float()
+        return nn.functional.cross_entropy(logits, ids[1:])
+
+    return loss
+
+
+class Study:
+    """A model in its own precision and what calibration measured on it, from which quantized variants are made.
+
+    The model is prepared in place (docs/quantize.md): `Conv1D` and fused experts become linears. It should be in
+    evaluation mode: dropout would be measured too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Sequence[Any],
+        *,
+        loss: Callable[[Any], Tensor] | None = None,
+        ignore: Sequence[str] | None = None,
+        folder: Path | None = None,
+        checkpoint: Checkpoint | None = None,
+        progress: bool = True,
+    ):
+        """Find linears and sites; nothing is measured until a variant needs it.
+
+        `samples` are what `loss` takes, token ids (T,) for the default of causal language models. `folder` is where
+        scores are kept meanwhile (default: a temporary one).
+        """
+        if not len(samples):
+            raise InputError("calibration: 0 samples, expected at least 1")
+        ignore = FGMPConfig().ignore if ignore is None else ignore
+        prepare(model, ignore)
+        self.model = model
+        self.samples = samples
+        self.loss = loss or causal_loss(model)
+        self.left_alone: dict[str, str] = {}
+        linears = target_linears(model, ignore, self.left_alone)
+        runs = (functools.partial(self.loss, sample) for sample in samples)
+        self.sites = find_sites(model, linears, runs, self.left_alone)
+        named = {name for site in self.sites for name in site.linears}
+        self.linears = {name: linear for name, linear in linears.items() if name in named}
+        self.progress = progress
+        self._checkpoint = checkpoint
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="fgmp-"))
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self._folder, True)
+        self._calibrations: dict[str | None, Calibration] = {}
+        self._scales: dict[str | None, dict[str, np.ndarray]] = {}
+        self._scores: dict[tuple[bool, bool, int], ActivationScores] = {}
+        self._warned = False
+
+    def calibration(self, config: FGMPConfig) -> Calibration:
+        """What calibration measures for `config`, measured when first asked for."""
+        kind = config.sensitivity if config.needs_gradients else None
+        if kind not in self._calibrations:
+            self._calibrations[kind] = calibrate(
+                self.model,
+                self.linears,
+                self.sites,
+                self.samples,
+                self.loss,
+                sensitivity=kind,
+                checkpoint=self._checkpoint,
+                progress=self.progress,
+            )
+            unreached = self._calibrations[kind].unreached
+            if unreached and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{len(unreached)} of {len(self.linears)} linears had no gradient on the calibration text, first "
+                    f"{unreached[0]}: their sensitivities are the means of their kind",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        return self._calibrations[kind]
+
+    def site_settings(self, config: FGMPConfig) -> dict[str, SiteSettings] | None:
+        """How each site is quantized under `config`; None where activations stay as they are."""
+        if config.activations == "none":
+            return None
+        return choose_site_settings(self.linears, self.calibration(config), self.scores(config), config)
+
+    def scores(self, config: FGMPConfig) -> ActivationScores | None:
+        """Scores of the activation blocks under the recipe of `config`, or None where none are needed."""
+        if config.fp4_activations in (0, 1):
+            return None
+        recipe = (config.four_over_six, config.channel_codes, config.threshold_samples)
+        if recipe not in self._scores:
+            self._scores[recipe] = activation_scores(
+                self.linears,
+                self.calibration(config),
+                [self.samples[i] for i in range(min(len(self.samples), config.threshold_samples))],
+                self.loss,
+                self._fresh("scores"),
+                config,
+                progress=self.progress,
+            )
+        return self._scores[recipe]
+
+    def score(self, config: FGMPConfig) -> ScoredWeights:
+        """Scales and scores of all weights."""
+        clip = config.sensitivity if config.clip and config.fp4_weights > 0 else None
+        scored = score_weights(
+            self.linears,
+            self.calibration(config),
+            config,
+            self._fresh("weights"),
+            known=self._scales.get(clip),
+            progress=self.progress,
+        )
+        self._scales[clip] = scored.scales  # variants that clip alike share them
+        return scored
+
+    def pack(self, config: FGMPConfig) -> Any:
+        """Pairs of name and packed weight, one at a time."""
+        return pack_weights(self.linears, self.score(config), config, progress=self.progress)
+
+    def variant(self, config: FGMPConfig, name: str, *, exact: bool = True) -> Variant:
+        """The model as `config` quantizes it, beside the model itself."""
+        settings = self.site_settings(config)
+        weights: dict[str, Packed] = dict(self.pack(config))
+        return Variant(name, weights, None if settings is None else quantizers(self.sites, settings), exact)
+
+    def _fresh(self, name: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
+
+
+def quantize(
+    model: nn.Module,
+    config: FGMPConfig,
+    calibration: Sequence[Any],
+    *,
+    loss: Callable[[Any], Tensor] | None = None,
+    exact: bool = False,
+    folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """Quantize `model` in place (arXiv 2504.14152 section 3) and return it.
+
+    Args:
+        model: a transformers model, or any module with `nn.Linear`, in float32, bfloat16 or float16.
+        config: what to do.
+        calibration: samples that `loss` takes; for a causal language model int64 token ids (S, T).
+        loss: one sample to a scalar; default: `causal_loss(model)`.
+        exact: whether the layers compute exactly as the hardware does, or fast in the model's dtype.
+        folder: where scores are kept meanwhile, about half a byte a weight (default: a temporary folder).
+        checkpoint: where calibration keeps its sums, to continue from.
+        progress: whether to show progress bars.
+
+    Raises InputError for NaN, linears that the samples do not reach, and models without linears.
+    """
+    study = Study(
+        model,
+        calibration[: config.samples],
+        loss=loss,
+        ignore=config.ignore,
+        folder=folder,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    study.calibration(config)  # all processes together
+    settings = study.site_settings(config)
+    distributed.wait()
+    sites = {} if settings is None else quantizers(study.sites, settings)
+    site_of = {name: site.name for site in study.sites for name in site.linears}
+    if not distributed.is_main():
+        return model
+    packed = study.pack(config)
+    held = places(model)
+    for name, weight in packed:
+        install(model, name, weight, sites.get(site_of[name]), exact=exact, held=held)
+        study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
+    model.fgmp_config = config
+    model.fgmp_left_alone = dict(study.left_alone)
+    if loss is None:
+        model.fgmp_sample = torch.as_tensor(calibration[0]).cpu()[:_TRIED]  # what a saved copy is tried on
+    if hasattr(model, "save_pretrained"):
+        from .model.transformers_plugin import mark_quantized
+
+        mark_quantized(model)
+    groups, total = left_alone(model, study.left_alone)
+    for group in groups:
+        if group.reason == NO_LINEAR and group.weights > total / 10:
+            warnings.warn(f"left as they are, {group} of {total:,}", UserWarning, stacklevel=2)
+    return model

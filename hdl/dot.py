@@ -162,8 +162,8 @@ class DotProduct(wiring.Component):
         s = pipeline.step("sum", fp4=s.fp4, mixed=s.mixed, shift=s.shift, nan=s.nan, illegal=s.illegal)
         narrow_sum, middle_sum = narrow.narrow, middle.middle
         if "sum" not in self._cuts:
-            narrow_sum = wire(m, "narrow_sum", (narrow_sum & s.fp4.replicate(_NARROW_BITS)).as_signed())
-            middle_sum = wire(m, "middle_sum", (middle_sum & s.mixed.replicate(_MIXED_BITS)).as_signed())
+            narrow_sum = wire(m, "narrow_sum", (narrow_sum[:_NARROW_BITS] & s.fp4.replicate(_NARROW_BITS)).as_signed())
+            middle_sum = wire(m, "middle_sum", (middle_sum[:_MIXED_BITS] & s.mixed.replicate(_MIXED_BITS)).as_signed())
 
         scaling = wire(m, "scaling", s.fp4 | s.mixed)
         product = Mux(s.fp4, narrow_sum * narrow.narrow_scale, middle_sum * middle.middle_scale)

@@ -7,7 +7,8 @@ Amaranth's own submodules, and everything else stays the same.
 import functools
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from types import NoneType
 
 from amaranth.back import rtlil
 from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, ResetInserter, ResetSignal, Value
@@ -35,6 +36,7 @@ class Hierarchy:
         self.prefix = prefix
         self.separator = separator
         self.modules: dict[str, ModuleText] = {}
+        self._made: dict[str, object] = {}
 
     def convert(self, unit: wiring.Component, name: str, *, reset: bool = True, flat: bool = False) -> None:
         """Convert a design's top to the module `name`, all its ports included. Without `reset` there is none for that.
@@ -44,9 +46,16 @@ class Hierarchy:
         self._add(name, unit, self._rtlil(unit, name, reset, None if flat else self))
 
     def convert_part(self, part: wiring.Component, kind: str) -> tuple[str, tuple[str, ...]]:
-        """Convert a part to the module PREFIX_`kind`; returns its name and ports. Parts of one kind must be the same."""
+        """Convert a part to the module PREFIX_`kind`; returns its name and ports. Parts of one kind are alike."""
         name = f"{self.prefix}_{kind}"
-        return name, self._add(name, part, self._rtlil(part, name, True, self))
+        made = _made_from(part)
+        if name not in self.modules:
+            self._made[name] = made
+            self._add(name, part, self._rtlil(part, name, True, self))
+        else:
+            part._MustUse__used = True  # type: ignore[attr-defined]  # Amaranth warns of components that are not elaborated
+        assert self._made[name] == made, f"{name}: two components that differ have this module name"
+        return name, self.modules[name].ports
 
     def _add(self, name: str, unit: wiring.Component, text: str) -> frozenset[str]:
         ports = frozenset(
@@ -54,10 +63,7 @@ class Hierarchy:
         )
         kind = type(unit)
         purpose = (inspect.getdoc(kind) or "").split("\n\n", maxsplit=1)[0].replace("\n", " ")
-        emitted = ModuleText(text, ports, f"{kind.__module__}.{kind.__qualname__}. {purpose}")
-        known = self.modules.setdefault(name, emitted)
-        assert known.rtlil == text, f"{name}: two components that differ have this module name"
-        return ports
+        self.modules[name] = ModuleText(text, ports, f"{kind.__module__}.{kind.__qualname__}. {purpose}")
 
     def _rtlil(self, unit: wiring.Component, name: str, reset: bool, platform: object) -> str:
         domain = functools.partial(ClockDomain, reset_less=not reset)
@@ -67,6 +73,13 @@ class Hierarchy:
                 if len(path) > 1:
                     text = _rename(text, "__".join(map(str, path)), self.separator.join(map(str, path)))
         return text
+
+
+def _made_from(part: wiring.Component) -> object:
+    """The class of a component and what its constructor was given, as far as it keeps that in attributes of its own."""
+    plain = (bool, int, str, tuple, NoneType)
+    kept = {n: v for n, v in vars(part).items() if isinstance(v, plain) or is_dataclass(v)}
+    return type(part), part.signature, kept
 
 
 def _rename(text: str, old: str, new: str) -> str:

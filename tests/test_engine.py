@@ -169,8 +169,8 @@ def test_the_checks_see_a_wrong_engine(cache):
     text = design.verilog
     assert ".swap(" in text
     cut = [
-        text.replace(".term_first(", ".term_first(1'h0 & "),
-        text.replace(".swap(", ".swap(1'h0 & "),
+        re.sub(r"(_core_lane lane_.*?\.term_first\()", r"\1 1'h0 & ", text, flags=re.DOTALL),
+        re.sub(r"(_core_lane lane_.*?\.swap\()", r"\1 1'h0 & ", text, flags=re.DOTALL),
         text.replace("memory[read_address]", "memory[~read_address]"),
     ]
     for verilog in cut:
@@ -317,7 +317,7 @@ def test_model_in_the_loop(quantized_model, cache):
     totals = run.as_dict()
     assert totals["compared"] == sum((2 * 32 + 1) * layer.shape[0] for layer in run.layers)
     for layer in totals["layers"]:
-        assert sum(layer["modes"].values()) == pytest.approx(1)
+        assert sum(layer["precision_modes"].values()) == pytest.approx(1)
         assert 0 < layer["utilization"] < 1
 
 

@@ -61,7 +61,14 @@ class Blocks:
         return self.fp8 | (self.scales >= MIN_BLOCK_SCALE_CODE) & (self.scales <= MAX_BLOCK_SCALE_CODE)
 
     def values(self) -> Tensor:
-        """Stored values, float32 (..., 16), exact; NaN where an FP8 code is, and without meaning where not `legal`."""
+        """Stored values, float64 (..., 16), in which products and their sums stay exact.
+
+        NaN where an FP8 code is, and without meaning where not `legal`.
+        """
+        return self._decoded().double()
+
+    def _decoded(self) -> Tensor:
+        """Stored values, float32 (..., 16): each is exact, a product of two need not be."""
         fp4 = decode_e2m1(self.codes & 15) * decode_e4m3(self.scales)[..., None]
         return torch.where(self.fp8[..., None], decode_e4m3(self.codes), fp4)
 
@@ -90,7 +97,7 @@ class MixedTensor(Blocks):
 
     def stored(self) -> Tensor:
         """Stored values, float32 (N, K) (exact: they have at most 19 significant bits)."""
-        return self.values().flatten(-2)[:, : self.shape[1]]
+        return self._decoded().flatten(-2)[:, : self.shape[1]]
 
     def dequantize(self) -> Tensor:
         """Real values, float32 (N, K)."""

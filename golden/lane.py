@@ -46,7 +46,7 @@ def expected_rows(a: Blocks, w: Blocks, exponents: Tensor, k_max: int) -> LaneEx
     """
     if k_max > K_LIMIT:
         raise InputError(f"k_max: {k_max}, expected at most {K_LIMIT}")
-    va, vw = a.values().double(), w.values().double()
+    va, vw = a.values(), w.values()
     # An FP4 block cannot hold a NaN, even where an illegal scale decodes to one.
     nan = (torch.isnan(va).any(-1) & a.fp8) | (torch.isnan(vw).any(-1) & w.fp8)
     legal = a.legal() & w.legal()

@@ -9,17 +9,17 @@ import statistics
 import sys
 import time
 
-from fgmp.hdl.verilog import build_preset
-from fgmp.sim.engine.axi import axi_simulator, run_axi_jobs
+from fgmp.hdl.design import build_preset
+from fgmp.sim.engine.axi import axi_simulator, run_axi_gemms
 from fgmp.sim.engine.driver import EngineDriver
-from fgmp.sim.engine.jobs import uniform_job
 from fgmp.sim.engine.performance import measure
+from fgmp.sim.engine.random_gemms import uniform_gemm
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="runs of the standard job, default 5")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of the standard gemm, default 5")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     design = build_preset("engine")
@@ -28,9 +28,9 @@ def main() -> int:
     rows = [row for _ in range(args.rounds) for row in measure(engine, driver, fractions=(0.7,))]
     fast = statistics.median(row["cycles_per_second"] for row in rows)
     axi_simulator(design)  # compiled before the clock starts
-    job = uniform_job(64, 128, 1024, 0.7, 1)
+    gemm = uniform_gemm(64, 128, 1024, 0.7, 1)
     begin = time.perf_counter()
-    result = run_axi_jobs(design, "benchmark", {"job": job}, pauses=False)
+    result = run_axi_gemms(design, "benchmark", {"gemm": gemm}, pauses=False)
     slow = result.cycles / (time.perf_counter() - begin)  # start of the simulator included
     numbers = {
         "fast": fast,

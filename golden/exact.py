@@ -1,4 +1,4 @@
-"""The arbiter: the formats, quantizers, lane and selector of docs/numerics.md once more, in fractions and integers.
+"""The reference oracle: formats, quantizers, lane and selector of docs/numerics.md again, in fractions and integers.
 
 Written for obviousness, not for speed; it shares no algorithm with the torch model or the RTL. Values are `Fraction`,
 or None for NaN; infinities are the Python floats.

@@ -28,7 +28,7 @@ def _add_verilog(parser: argparse.ArgumentParser) -> None:
 def _verilog(args: argparse.Namespace) -> int:
     from ..files import check_folder
     from .config import PRESETS
-    from .verilog import build, build_preset, sidecar, write_design
+    from .design import build, build_preset, sidecar, write_design
 
     if args.preset is None:
         if args.json:

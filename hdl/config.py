@@ -30,7 +30,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "lane-1k": ("dot-product lane, K up to 1,024", LaneConfig(k_max=1024)),
     "lane-11k": ("dot-product lane, K up to 11,008 (Llama-2-7B), deepest pipeline", LaneConfig(11_008, 5)),
     "lane-flat": ("dot-product lane without registers before the accumulator", LaneConfig(pipeline=0)),
-    "lane-merged": ("dot-product lane, one adder tree for all pairings", LaneConfig(sharing="merged")),
+    "lane-merged": ("dot-product lane, one adder tree for all precision modes", LaneConfig(sharing="merged")),
     "lane-fp8": ("lane of FP8 blocks only, to compare with", LaneConfig(pipeline=3, formats="fp8")),
     "dot-fp8": ("combinational dot product of 16 E4M3 pairs, exact", DotConfig("fp8")),
     "dot-mixed": ("combinational dot product of 16 pairs of any precision, exact", DotConfig("mixed")),
@@ -60,7 +60,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         EngineConfig(4, 8, 2, k_max=1024, raw_input="none", packed_output=False),
     ),
     "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
-    "engine-lane-merged": ("the same with one adder tree for all pairings", EngineLaneConfig(sharing="merged")),
+    "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),
     "engine-lane-fp8": (
         "the lane of an engine for FP8 blocks only, to compare with",
         EngineLaneConfig(pipeline=3, formats="fp8"),

@@ -1,9 +1,9 @@
 """The dot product of one block pair, exact, in units of 2**-20: what a lane does before it accumulates.
 
-Pairings with an FP8 block share sixteen 4x4-bit multipliers. FP4 pairs have small ones and an adder tree of their own,
-unless sharing is "merged". What a pairing does not need rests in its registers (without registers, at zero), and a
-product's sign never reaches further than the twelve bits of the digits it is placed in, so that little toggles in vain
-(docs/decisions/0007-silicon.md, 0008-energy.md).
+Pairs with an FP8 block share sixteen 4x4-bit multipliers. FP4 pairs have small ones and an adder tree of their own,
+unless sharing is "merged". Operands are isolated: what a precision mode does not need keeps its registers (without
+registers, it is held at zero). A product's sign reaches no further than the twelve bits of the digits it is placed in.
+So little toggles in vain (docs/decisions/0007-silicon.md, 0008-energy.md).
 """
 
 from collections.abc import Mapping

@@ -53,14 +53,14 @@ class Hierarchy:
             self._made[name] = made
             self._add(name, part, self._rtlil(part, name, True, self))
         else:
-            part._MustUse__used = True  # type: ignore[attr-defined]  # Amaranth warns of components that are not elaborated
+            part._MustUse__used = True  # Amaranth warns of components that are not elaborated
         assert self._made[name] == made, f"{name}: two components that differ have this module name"
         return name, self.modules[name].ports
 
-    def _add(self, name: str, unit: wiring.Component, text: str) -> frozenset[str]:
-        ports = frozenset(
-            re.findall(r"^  wire width \d+ (?:input|output) \d+ +(?:signed )?\\(\S+)$", text, re.MULTILINE)
-        )
+    def _add(self, name: str, unit: wiring.Component, text: str) -> None:
+        there = set(re.findall(r"^  wire width \d+ (?:input|output) \d+ +(?:signed )?\\(\S+)$", text, re.MULTILINE))
+        named = [self.separator.join(map(str, path)) for path, _, _ in unit.signature.flatten(unit)]
+        ports = tuple(port for port in ("clk", "rst", *named) if port in there)
         kind = type(unit)
         purpose = (inspect.getdoc(kind) or "").split("\n\n", maxsplit=1)[0].replace("\n", " ")
         self.modules[name] = ModuleText(text, ports, f"{kind.__module__}.{kind.__qualname__}. {purpose}")

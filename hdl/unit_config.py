@@ -18,7 +18,7 @@ from ..formats import (
     MiniFloat,
     accumulator_bits,
 )
-from .checks import check, check_datapath, check_multiple, check_selector_depth
+from .validation import check, check_datapath, check_multiple, check_selector_depth
 
 __all__ = ["ROUNDING_CYCLES", "DecoderConfig", "DotConfig", "LaneConfig", "SelectorConfig"]
 

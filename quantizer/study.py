@@ -26,7 +26,7 @@ from .model.layers import install
 from .model.site import quantizers
 from .model.variant import Variant
 from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
-from .prepare.places import places
+from .prepare.registrations import registrations
 from .prepare.sites import find_sites
 
 __all__ = ["Study", "causal_loss", "quantize"]
@@ -211,7 +211,7 @@ def quantize(
     if not distributed.is_main():
         return model
     packed = study.pack(config)
-    held = places(model)
+    held = registrations(model)
     for name, weight in packed:
         install(model, name, weight, sites.get(site_of[name]), exact=exact, held=held)
         study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back

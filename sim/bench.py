@@ -1,6 +1,6 @@
-"""The cocotb bench: runs every campaign of a job on one simulated unit. Loaded by the simulator, not by users.
+"""The cocotb bench: runs every campaign of a folder on one simulated unit. Loaded by the simulator, not by users.
 
-The job is a folder (environment variable FGMP_JOB, set by the runner) with one folder a campaign; `summary.json` is
+The folder (environment variable FGMP_RUN, set by the runner) with one folder a campaign; `summary.json` is
 written into it. The test fails at the end if anything differed, so that one run reports all campaigns.
 """
 
@@ -13,7 +13,7 @@ import cocotb
 import numpy as np
 from cocotb.triggers import Timer
 
-from fgmp.hdl.verilog import Port
+from fgmp.hdl.design import Port
 from fgmp.sim.campaign import Campaign, read_campaign
 from fgmp.sim.scoreboard import Scoreboard
 from fgmp.sim.streams import Clock, ProtocolError, Sink, Source
@@ -24,12 +24,12 @@ _PATIENCE = 2000  # cycles without any movement before a bench gives up
 
 @cocotb.test()
 async def campaigns(dut: Any) -> None:
-    """All campaigns of the job, in order of their folders' names."""
-    job = Path(os.environ["FGMP_JOB"])
-    ports = {p["name"]: Port(**p) for p in json.loads((job / "ports.json").read_text())}
+    """All campaigns of the folder, in order of their folders' names."""
+    run = Path(os.environ["FGMP_RUN"])
+    ports = {p["name"]: Port(**p) for p in json.loads((run / "ports.json").read_text())}
     fault = int(os.environ.get("FGMP_FAULT", "0"))
     summary = []
-    for folder in sorted(p for p in job.iterdir() if p.is_dir()):
+    for folder in sorted(p for p in run.iterdir() if p.is_dir()):
         campaign = read_campaign(folder)
         board, cycles = await _run(dut, campaign, ports, fault)
         summary.append(
@@ -41,9 +41,9 @@ async def campaigns(dut: Any) -> None:
                 "cycles": cycles,
             }
         )
-        (job / "summary.json").write_text(json.dumps(summary))
+        (run / "summary.json").write_text(json.dumps(summary))
         # One line a campaign: the runner shows progress by counting them.
-        with (job / "progress").open("a") as progress:
+        with (run / "progress").open("a") as progress:
             progress.write(campaign.name + "\n")
     failed = [entry for entry in summary if entry["differences"]]
     assert not failed, failed[0]["first"]

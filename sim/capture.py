@@ -14,7 +14,7 @@ from ..golden.lane import check_k
 from ..golden.packing import unpack
 from ..golden.selector import SiteSettings
 from ..hdl.config import LaneConfig, SelectorConfig
-from ..hdl.verilog import Design
+from ..hdl.design import Design
 from ..quantizer.model.variant import Variant, apply
 from ..quantizer.prepare.sites import Site
 from .campaign import Campaign

@@ -114,7 +114,7 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     from ..hdl.config import EngineConfig
     from ..hdl.config import preset as preset_config
     from .engine.regression import regress_engine
-    from .engine.report import engine_lines
+    from .engine.simulation_report import engine_lines
     from .regression import regress
     from .runner import summarize
 
@@ -131,7 +131,7 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
             bar.update()
 
         if engine:
-            summary = regress_engine(preset, seed=args.seed, announce=announce, on_check=done)
+            summary = regress_engine(preset, seed=args.seed, announce=announce, on_scenario=done)
         else:
             results = regress(
                 preset,
@@ -161,7 +161,7 @@ def _simulate_model(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .engine.model import run_model
-    from .engine.report import model_lines
+    from .engine.simulation_report import model_lines
 
     with tqdm(desc="engine", unit="linear", disable=not sys.stderr.isatty(), leave=False) as bar:
 

@@ -12,11 +12,11 @@ from ..golden.packed_file import save_packed
 from ..golden.packing import unpack
 from ..golden.vectors import write_vectors
 from ..hdl.config import LaneConfig, SelectorConfig, preset
-from ..hdl.verilog import Design, build_preset, write_design
+from ..hdl.design import Design, build_preset, write_design
 from ..quantizer.config import FGMPConfig, check_fraction
 from ..quantizer.evaluate.comparison import FP8, NVFP4, NVFP4_CLIPPED, Comparison, compare, uniform
+from ..quantizer.evaluate.comparison_report import difference_lines, html_report, table_lines
 from ..quantizer.evaluate.losses import whole_windows
-from ..quantizer.evaluate.report import difference_lines, html_report, table_lines
 from ..quantizer.model.default_text import read_corpus
 from ..quantizer.model.language_model import load_model, windows
 from ..quantizer.study import Study

@@ -10,7 +10,7 @@ from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E4M3, FLOAT32, MAX_
 from ..golden.blocks import Blocks
 from ..golden.lane import check_k, expected_rows
 from ..hdl.config import LaneConfig
-from ..hdl.verilog import Design
+from ..hdl.design import Design
 from .campaign import Campaign, Group
 from .payload import block_fields, pack_payloads
 

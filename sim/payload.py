@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..golden.blocks import Blocks
-from ..hdl.verilog import Port
+from ..hdl.design import Port
 
 __all__ = ["block_fields", "field_values", "pack_payloads"]
 

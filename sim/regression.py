@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..hdl.config import LaneConfig, SelectorConfig
-from ..hdl.verilog import Design, build_preset
+from ..hdl.design import Design, build_preset
 from ..quantizer.config import FGMPConfig
 from ..quantizer.model.default_text import read_corpus
 from ..quantizer.model.language_model import SHIPPED_MODEL, load_model, windows

@@ -23,7 +23,7 @@ from ..cache import SIMULATORS as CACHE
 from ..cache import cached_folder
 from ..errors import DifferenceError, InputError
 from ..files import whole_file
-from ..hdl.verilog import Design
+from ..hdl.design import Design
 from ..processes import exhausted, run_tool
 from .campaign import Campaign, write_campaign
 from .runtime import with_runtime
@@ -142,24 +142,24 @@ class Simulator:
         """
         if not campaigns:
             raise SimulationError(f"{self.design.name}: no campaigns to run")
-        with tempfile.TemporaryDirectory(prefix="fgmp-job-") as folder:
-            job = Path(folder)
-            (job / "ports.json").write_text(json.dumps([asdict(p) for p in self.design.ports]))
+        with tempfile.TemporaryDirectory(prefix="fgmp-run-") as folder:
+            work = Path(folder)
+            (work / "ports.json").write_text(json.dumps([asdict(p) for p in self.design.ports]))
             for index, campaign in enumerate(campaigns):
-                write_campaign(campaign, job / f"{index:04}")
-            environment = {"FGMP_JOB": str(job), "FGMP_FAULT": str(fault)}
+                write_campaign(campaign, work / f"{index:04}")
+            environment = {"FGMP_RUN": str(work), "FGMP_FAULT": str(fault)}
             # Random initial values (2) from a seed; without it Verilator starts with zeros.
             plusargs = [f"+verilator+rand+reset+{2 if self._random_state else 0}", f"+verilator+seed+{seed}"]
-            with _watch(job / "progress", on_campaign), tools(self._simulator):
+            with _watch(work / "progress", on_campaign), tools(self._simulator):
                 try:
                     extra = plusargs if self._simulator == "verilator" else []
-                    self._simulate(job, environment, extra, "fgmp.sim.bench", lambda: self._only_differences(job))
+                    self._simulate(work, environment, extra, "fgmp.sim.bench", lambda: self._only_differences(work))
                 finally:  # a failed run is when waveforms are wanted
                     if waves_to is not None:
-                        for wave in job.glob("*.fst"):
+                        for wave in work.glob("*.fst"):
                             with whole_file(waves_to) as partial:
                                 shutil.copyfile(wave, partial)
-            entries = json.loads((job / "summary.json").read_text())
+            entries = json.loads((work / "summary.json").read_text())
         results = [CampaignResult(**entry) for entry in entries]
         if len(results) != len(campaigns):
             raise SimulationError(f"{self.design.name}: {len(results)} of {len(campaigns)} campaigns were run")
@@ -203,26 +203,26 @@ class Simulator:
             exhausted(_tail(log), folder)
             raise SimulationError(f"{self.design.name}: build failed ({error})\n{_tail(log)}") from None
 
-    def run_module(self, module: str, job: Path, *, may_fail: Callable[[], bool] = lambda: False) -> None:
-        """Run the cocotb tests of `module` with the folder `job` as FGMP_JOB.
+    def run_module(self, module: str, work: Path, *, may_fail: Callable[[], bool] = lambda: False) -> None:
+        """Run the cocotb tests of `module` with the folder `work` as FGMP_RUN.
 
         Raises SimulationError unless at least one test ran and all passed, or, where some did not, `may_fail()`.
         """
         with tools(self._simulator):
-            self._simulate(job, {"FGMP_JOB": str(job)}, [], module, may_fail)
+            self._simulate(work, {"FGMP_RUN": str(work)}, [], module, may_fail)
 
     def _simulate(
-        self, job: Path, environment: dict[str, str], plusargs: list[str], module: str, may_fail: Callable[[], bool]
+        self, work: Path, environment: dict[str, str], plusargs: list[str], module: str, may_fail: Callable[[], bool]
     ) -> None:
-        log = job / "run.log"
-        results = job / "results.xml"
+        log = work / "run.log"
+        results = work / "results.xml"
         try:
             _runner(self._simulator).test(
                 test_module=module,
                 hdl_toplevel=self.design.name,
                 hdl_toplevel_lang="verilog",
                 build_dir=self.folder,
-                test_dir=job,
+                test_dir=work,
                 results_xml=str(results),
                 extra_env=environment,
                 plusargs=plusargs,
@@ -231,7 +231,7 @@ class Simulator:
                 log_file=log,
             )
         except (SystemExit, RuntimeError) as error:  # the runner exits with the simulator's code
-            exhausted(_tail(log), job)
+            exhausted(_tail(log), work)
             raise SimulationError(f"{self.design.name}: simulator stopped ({error})\n{_tail(log)}") from None
         try:
             tests, failed = get_results(results)
@@ -243,12 +243,12 @@ class Simulator:
             raise SimulationError(f"{self.design.name}: the bench failed\n{_tail(log)}")
 
     @staticmethod
-    def _only_differences(job: Path) -> bool:
+    def _only_differences(work: Path) -> bool:
         """Whether all campaigns ran to their end, so that the failure is one of comparisons."""
-        if not (job / "summary.json").is_file():
+        if not (work / "summary.json").is_file():
             return False
-        summary = json.loads((job / "summary.json").read_text())
-        folders = [p for p in job.iterdir() if (p / "campaign.json").is_file()]
+        summary = json.loads((work / "summary.json").read_text())
+        folders = [p for p in work.iterdir() if (p / "campaign.json").is_file()]
         return len(summary) == len(folders) and any(entry["differences"] for entry in summary)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..formats import BLOCK_SIZE, E2M1, E4M3, MiniFloat
-from ..hdl.verilog import Port
+from ..hdl.design import Port
 from .payload import field_values
 
 __all__ = ["Scoreboard", "describe_block"]

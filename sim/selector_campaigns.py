@@ -11,7 +11,7 @@ from ..formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, SELECTOR_MOD
 from ..golden.codec import pack_nibbles
 from ..golden.selector import SiteSettings, Threshold, select
 from ..hdl.config import SelectorConfig
-from ..hdl.verilog import Design
+from ..hdl.design import Design
 from .campaign import Campaign, Group
 from .payload import block_fields, pack_payloads
 

@@ -82,7 +82,7 @@ def _check_units(args: argparse.Namespace) -> None:
 
 
 def _designs(args: argparse.Namespace) -> list[Any]:
-    from ..hdl.verilog import build_preset
+    from ..hdl.design import build_preset
 
     return [build_preset(name, args.set) for name in args.units or args.default_units]
 
@@ -138,8 +138,8 @@ def _asic(args: argparse.Namespace) -> int:
     from ..cache import SYNTHESIS as CACHE
     from ..errors import InputError
     from ..files import check_file
+    from .asic.asic_report import asic_table
     from .asic.flow import characterize
-    from .asic.report import asic_table
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..hdl.verilog import Design
+from ..hdl.design import Design
 from ..hdl.yosys import run_yosys
 
 __all__ = ["GenericCells", "synthesize"]

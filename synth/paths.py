@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..hdl.verilog import Design
+from ..hdl.design import Design
 from ..hdl.yosys import run_yosys
 
 __all__ = ["combinational_paths"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fgmp.hdl import verilog
+from fgmp.hdl import design as designs
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,7 +95,7 @@ def machine(monkeypatch):
 @functools.cache
 def build_preset(name):
     """Built once in each process: writing the Verilog of a unit takes seconds."""
-    return verilog.build_preset(name)
+    return designs.build_preset(name)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -133,7 +133,7 @@ def test_ground_floor_needs_no_heavy_module():
     assert not HEAVY.intersection(name.split(".")[0] for name in imports(oracle))
 
 
-LIGHT = ["fgmp.formats", "fgmp.__main__", "fgmp.hdl.verilog", *(f"fgmp.{package}" for package in PACKAGES)]
+LIGHT = ["fgmp.formats", "fgmp.__main__", "fgmp.hdl.design", *(f"fgmp.{package}" for package in PACKAGES)]
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -14,7 +14,7 @@ from fgmp.golden.matrix import quantize_matrix
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_tensor_exponent_equals_arbiter(x):
+def test_tensor_exponent_equals_reference(x):
     assert tensor_exponent(torch.tensor([x, 0.0])) == exact.tensor_exponent(abs(Fraction(x)))
 
 
@@ -52,7 +52,7 @@ def test_blocks_are_padded_with_zeros():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
-def test_stored_values_equal_arbiter(seed, columns):
+def test_stored_values_equal_reference(seed, columns):
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(3, columns, generator=generator) * 10
     mask = torch.rand(3, -(-columns // 16), generator=generator) < 0.5

@@ -270,7 +270,7 @@ def test_tampered_packed_files(demo, capsys, tmp_path):
 
 
 def test_missing_extra_is_one_line(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fgmp.hdl.verilog", None)
+    monkeypatch.setitem(sys.modules, "fgmp.hdl.design", None)
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "fgmp.golden.vectors", raising=False)
     assert main(["vectors", "lane"]) == 2

@@ -1,4 +1,4 @@
-"""Rounding: every named tie, exhaustive bfloat16 inputs, and the arbiter on random ones."""
+"""Rounding: every named tie, exhaustive bfloat16 inputs, and the reference oracle on random ones."""
 
 from fractions import Fraction
 
@@ -74,12 +74,12 @@ def test_e4m3_encode_inverts_decode():
 
 
 @given(finite)
-def test_e4m3_equals_arbiter(x):
+def test_e4m3_equals_reference(x):
     assert e4m3(x) == exact.encode(E4M3, Fraction(x))
 
 
 @given(finite, st.integers(1, 105))
-def test_e2m1_equals_arbiter(x, scale):
+def test_e2m1_equals_reference(x, scale):
     assert e2m1(x, E4M3.magnitude(scale)) == exact.quantize_e2m1(Fraction(x), scale)
 
 

@@ -1,4 +1,4 @@
-"""`fgmp energy`: places, pairings, memories, meters by share, and the command on the shipped model."""
+"""`fgmp energy`: places, precision modes, memories, meters by share, and the command on the shipped model."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
+from fgmp.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, PRECISION_MODES
 from fgmp.golden.blocks import to_blocks
 from fgmp.golden.gemm import raw_gemm
 from fgmp.golden.selector import SiteSettings, Threshold, select
@@ -21,9 +21,9 @@ from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.timing import analyse
 from fgmp.synth.asic.weight_stationary import Tile
-from fgmp.synth.energy.job import SCHEMA, EnergyJob
-from fgmp.synth.energy.memories import MemoryModel, accumulator_memory, accumulator_stimulus, node_of
-from fgmp.synth.energy.tiles import CHANGES, PAIRINGS, pair_shares, pairing_streams, sample_tile
+from fgmp.synth.energy.memory_model import MemoryModel, accumulator_memory, accumulator_stimulus, node_of
+from fgmp.synth.energy.run import SCHEMA, EnergyRequest
+from fgmp.synth.energy.tiles import CHANGES, pair_shares, pairing_streams, sample_tile
 from fgmp.synth.liberty.cells import StandardCells
 
 from .conftest import ROOT
@@ -48,9 +48,9 @@ LAYERS = [layer("one", 40, 12, 160, 1, 2e8), layer("two", 24, 30, 96, 5, 5e8)]
 
 
 def test_pair_shares_count_every_pair():
-    counts = dict.fromkeys(PAIRINGS, 0)
+    counts = dict.fromkeys(PRECISION_MODES, 0)
     for item in LAYERS:
-        for name, (a_fp8, w_fp8) in PAIRINGS.items():
+        for name, (a_fp8, w_fp8) in PRECISION_MODES.items():
             a, w = item.activations.fp8 == a_fp8, item.weight.fp8 == w_fp8
             counts[name] += int((a[:, None] & w[None]).sum())
     total = sum(counts.values())
@@ -104,10 +104,10 @@ def test_streams_are_told_apart_by_what_the_pipeline_holds():
         for s in range(64):
             steps = [min(max(cycle - first - back, 0), 23) for back in range(depth + 1)]
             pairs = {(bool(tile.a.fp8[s, t // 8, t % 8]), bool(tile.w.fp8[s, t // 8])) for t in steps}
-            names = [n for n, pairing in PAIRINGS.items() if pairs == {pairing}] or [CHANGES]
+            names = [n for n, pairing in PRECISION_MODES.items() if pairs == {pairing}] or [CHANGES]
             assert [n for n in bits if bits[n][cycle, s]] == names
     entering = tile.a.fp8.flatten(1) * 2 + tile.w.fp8[:, :, None].expand(-1, -1, 8).flatten(1).int()
-    for name, (a_fp8, w_fp8) in PAIRINGS.items():
+    for name, (a_fp8, w_fp8) in PRECISION_MODES.items():
         mine = torch.eq(entering.T, 2 * a_fp8 + w_fp8).numpy()[warmup + 1 - first :]
         changing = bits[CHANGES][warmup + 1 :][mine]
         assert streams.changing[name] == pytest.approx(changing.mean() if len(changing) else 0, rel=1e-12)
@@ -184,7 +184,7 @@ def test_shares_of_a_meter_add_up_to_the_whole():
 )
 def test_jobs_that_cannot_work_are_refused(change, message):
     with pytest.raises(InputError, match=message):
-        EnergyJob(**change).check()
+        EnergyRequest(**change).check()
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,17 @@ from fgmp.golden.exact import StoredBlock, lane_row
 from fgmp.golden.packing import pack, unpack
 from fgmp.golden.selector import SiteSettings, Threshold
 from fgmp.hdl.config import EngineConfig, preset
-from fgmp.hdl.verilog import build
+from fgmp.hdl.design import build
 from fgmp.quantizer import FGMPConfig, quantize, save
 from fgmp.quantizer.model.default_text import read_corpus
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
-from fgmp.sim.engine.axi import run_axi_bench, run_axi_jobs
-from fgmp.sim.engine.checks import CHECKS, Bench, run_checks
+from fgmp.sim.engine.axi import run_axi_bench, run_axi_gemms
 from fgmp.sim.engine.driver import EngineDriver
-from fgmp.sim.engine.job import Job
-from fgmp.sim.engine.jobs import random_job, random_mixed, uniform_job
+from fgmp.sim.engine.gemm import Gemm
 from fgmp.sim.engine.model import run_model
 from fgmp.sim.engine.performance import measure
+from fgmp.sim.engine.random_gemms import random_gemm, random_mixed, uniform_gemm
+from fgmp.sim.engine.scenarios import SCENARIOS, Bench, run_scenarios
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.engine.wire import activation_bytes, packed_results, result_bytes, weight_bytes
 from fgmp.sim.runner import SimulationError
@@ -66,22 +66,22 @@ def assert_right(results):
 
 
 @SMALL
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_small_engine(name, small):
-    assert_right(run_checks(small, [name]))
+    assert_right(run_scenarios(small, [name]))
 
 
 @ENGINE
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_engine(name, big):
-    assert_right(run_checks(big, [name]))
+    assert_right(run_scenarios(big, [name]))
 
 
 def test_other_parameters(cache):
     """32 lanes, so two blocks a row; bfloat16 in; a sensitivity code per channel; no registers in the dot product."""
     unit = bench(build(ODD, "odd"), cache)
     assert_right(
-        run_checks(unit, [*_QUICK, "random stalls on all streams", "jobs back to back", "NaN and illegal scales"])
+        run_scenarios(unit, [*_QUICK, "random stalls on all streams", "gemms back to back", "NaN and illegal scales"])
     )
     # A static pattern with its last entries where few models reach.
     generator = torch.Generator().manual_seed(1)
@@ -90,8 +90,8 @@ def test_other_parameters(cache):
     pattern = torch.rand(-(-columns // 16), generator=generator) > 0.5
     codes = torch.zeros(len(pattern), 16, dtype=torch.uint8)
     site = SiteSettings(0, Threshold(0, 0), "static", static_fp8=pattern, channel_codes=codes)
-    job = Job(pack(random_mixed(5, columns, 0.7, generator)), x, site)
-    assert torch.equal(unit.driver.run(job).value, job.expected())
+    gemm = Gemm(pack(random_mixed(5, columns, 0.7, generator)), x, site)
+    assert torch.equal(unit.driver.run(gemm).value, gemm.expected())
 
 
 @SMALL
@@ -100,9 +100,9 @@ def test_engines_of_one_library_end_in_any_order(small, cache):
     design = build_preset("engine-4")
     others = [bench(design, cache, seed) for seed in (2, 3)]
     for unit in others:
-        assert_right(run_checks(unit, ["registers"]))
+        assert_right(run_scenarios(unit, ["registers"]))
         unit.engine.close()
-        assert_right(run_checks(small, ["registers"]))
+        assert_right(run_scenarios(small, ["registers"]))
     last = bench(design, cache)
     bench(design, cache).engine.close()
     last.engine.close()
@@ -113,25 +113,25 @@ def test_engines_of_one_library_end_in_any_order(small, cache):
 @given(st.integers(1, 17), st.integers(1, 9), st.integers(1, 513), st.integers(1, 1 << 20))
 def test_layers_of_any_size(small, rows, outputs, columns, seed):
     """One tile to two tiles plus one, in each direction."""
-    job = random_job((rows, outputs, columns), random.Random(seed), small.config)
-    assert small.driver.run(job).data == result_bytes(job, small.config)
+    gemm = random_gemm((rows, outputs, columns), random.Random(seed), small.config)
+    assert small.driver.run(gemm).data == result_bytes(gemm, small.config)
 
 
 @SMALL
-def test_results_are_those_of_the_scalar_arbiter(small):
+def test_results_are_those_of_the_scalar_reference(small):
     """A third, exact implementation agrees, so that driver and golden model do not share a mistake of order."""
-    job = random_job((11, 6, 40), random.Random(4), small.config, kind=(False, "float32"))
-    job = dataclasses.replace(job, relu=False)
-    value = small.driver.run(job).value.view(torch.int32)
-    assert isinstance(job.activations, MixedTensor)
-    a, w = (_arbiters(t) for t in (job.activations, unpack(job.weight)))
+    gemm = random_gemm((11, 6, 40), random.Random(4), small.config, kind=(False, "float32"))
+    gemm = dataclasses.replace(gemm, relu=False)
+    value = small.driver.run(gemm).value.view(torch.int32)
+    assert isinstance(gemm.activations, MixedTensor)
+    a, w = (_arbiters(t) for t in (gemm.activations, unpack(gemm.weight)))
     for row, column in itertools.product(range(11), range(6)):
-        expected = lane_row(list(zip(a[row], w[column], strict=True)), job.exponent, small.config.k_max)
+        expected = lane_row(list(zip(a[row], w[column], strict=True)), gemm.exponent, small.config.k_max)
         assert int(value[row, column]) & 0xFFFFFFFF == expected.float32
 
 
 def _arbiters(tensor):
-    """Rows of blocks as the arbiter takes them."""
+    """Rows of blocks as the reference oracle takes them."""
     mask, scales, codes = (part.tolist() for part in (tensor.fp8, tensor.scales, tensor.codes))
     return [
         [StoredBlock(f, s, tuple(c)) for f, s, c in zip(*row, strict=True)]
@@ -145,7 +145,7 @@ def test_reset_from_a_random_state(cache):
     design = build_preset("engine-4")
     for seed in range(1, 9):
         unit = bench(design, cache, seed, random_state=True)
-        assert_right(run_checks(unit, _QUICK))
+        assert_right(run_scenarios(unit, _QUICK))
 
 
 @SMALL
@@ -155,7 +155,7 @@ def test_a_missing_reset_is_found(cache):
 
     def fails(seed):
         try:
-            return any(r.differences for r in run_checks(bench(broken, cache, seed, random_state=True), _QUICK))
+            return any(r.differences for r in run_scenarios(bench(broken, cache, seed, random_state=True), _QUICK))
         except (SimulationError, InputError):
             return True
 
@@ -177,7 +177,7 @@ def test_the_checks_see_a_wrong_engine(cache):
         assert verilog != text
         unit = bench(dataclasses.replace(design, verilog=verilog), cache)
         try:
-            results = run_checks(unit, _QUICK[:1])
+            results = run_scenarios(unit, _QUICK[:1])
         except (SimulationError, InputError):
             continue
         assert any(r.differences for r in results)
@@ -185,22 +185,22 @@ def test_the_checks_see_a_wrong_engine(cache):
 
 @SMALL
 def test_axi_models_that_are_not_ours(cache):
-    assert_right([run_axi_bench(build_preset("engine-4"), "AXI", jobs=8, seed=3, cache=cache)])
+    assert_right([run_axi_bench(build_preset("engine-4"), "AXI", gemms=8, seed=3, cache=cache)])
 
 
 @SMALL
 def test_the_axi_bench_sees_differences_and_fp8_reads(cache):
     design = build_preset("engine-4")
-    job = uniform_job(4, 4, 64, 0.5, 1)
+    gemm = uniform_gemm(4, 4, 64, 0.5, 1)
     with pytest.raises(SimulationError, match="reads for an FP4 block"):
-        run_axi_jobs(design, "AXI", {"only FP4": job}, cache=cache)
-    wrong = dataclasses.replace(job, _cache={"expected": job.expected() + 1})
-    assert run_axi_jobs(design, "AXI", {"wrong": wrong}, cache=cache).differences == 1
+        run_axi_gemms(design, "AXI", {"only FP4": gemm}, cache=cache)
+    wrong = dataclasses.replace(gemm, _cache={"expected": gemm.expected() + 1})
+    assert run_axi_gemms(design, "AXI", {"wrong": wrong}, cache=cache).differences == 1
 
 
 @ENGINE
 def test_utilization(big):
-    """The numbers that the design promises, on the standard job."""
+    """The numbers that the design promises, on the standard gemm."""
     rows = {row["fp4_fraction"]: row for row in measure(big.engine, big.driver)}
     assert set(rows) == {0.0, 0.5, 0.7, 1.0}
     for row in rows.values():
@@ -215,9 +215,9 @@ def test_utilization(big):
 def test_a_step_lasts_as_long_as_the_page_says(small):
     """With one row a tile, fetching the next weights is all that takes time."""
     columns = 1024
-    job = uniform_job(1, small.config.lanes, columns, 0.7, seed=1)
+    gemm = uniform_gemm(1, small.config.lanes, columns, 0.7, seed=1)
     steps = columns // 16
-    span = small.driver.run(job).counters["span"]
+    span = small.driver.run(gemm).counters["span"]
     (extra,) = re.findall(r"a step takes at least `lanes \+ (\d+)` cycles", (ROOT / "docs" / "engine.md").read_text())
     assert span - 1 == (steps - 1) * (small.config.lanes + int(extra))
 
@@ -235,11 +235,11 @@ def test_packed_results_are_the_next_layers_activations(big):
     generator = torch.Generator().manual_seed(5)
     site = SiteSettings(3, Threshold(100, 14))
     weights = [pack(random_mixed(n, k, 0.7, generator)) for n, k in ((300, 96), (20, 300))]
-    first = Job(weights[0], random_mixed(70, 96, 0.5, generator), output="packed", output_site=site)
+    first = Gemm(weights[0], random_mixed(70, 96, 0.5, generator), output="packed", output_site=site)
     between = big.driver.run(first)
     packed = packed_results(between.data, first, big.config)
     assert torch.equal(packed.payload, first.expected_packed().payload)
-    second = Job(weights[1], unpack(packed))
+    second = Gemm(weights[1], unpack(packed))
     assert activation_bytes(second, big.config) == between.data
     assert torch.equal(big.driver.run(second).value, second.expected())
 
@@ -247,16 +247,16 @@ def test_packed_results_are_the_next_layers_activations(big):
 @ENGINE
 def test_interrupt_and_events(big):
     driver, engine = big.driver, big.engine
-    job = big.small_job()
+    gemm = big.small_gemm()
     driver.write("INTERRUPT_ENABLE", 0)
-    sent = driver.start(job)
+    sent = driver.start(gemm)
     driver.write("INTERRUPT_ENABLE", 0)
     assert engine.run(5000) == 5000  # nobody is told
     assert driver.read("STATUS") == 0
     assert "done" in driver.events()
     driver.write("INTERRUPT_ENABLE", 1)
     assert driver.read("STATUS") == 4
-    assert driver.finish(job, sent).data == result_bytes(job, big.config)
+    assert driver.finish(gemm, sent).data == result_bytes(gemm, big.config)
     assert driver.read("STATUS") == 0
 
 
@@ -265,21 +265,21 @@ def test_driver_refuses_what_the_engine_cannot_do(cache):
     packed = pack(random_mixed(4, 1040, 0.5, torch.Generator().manual_seed(1)))
     blocks = random_mixed(2, 1040, 0.5, torch.Generator().manual_seed(2))
     with pytest.raises(InputError, match="K: 1040, expected at most 1024 in this engine"):
-        unit.driver.run(Job(packed, blocks))
+        unit.driver.run(Gemm(packed, blocks))
     site = SiteSettings(0, Threshold(1, 1))
     with pytest.raises(InputError, match="raw activations: float32, expected none"):
-        unit.driver.run(Job(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site))
+        unit.driver.run(Gemm(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site))
     with pytest.raises(InputError, match="output: packed, expected float32 or bfloat16"):
         unit.driver.run(uniform_like("packed", site))
     with pytest.raises(InputError, match="SHAPE"):
         EngineDriver(unit.engine, preset("engine-8"))
     with pytest.raises(SimulationError, match="no end after 100 cycles"):
-        unit.driver.run(uniform_job(8, 64, 1024, 0.5, 1), limit=100)
+        unit.driver.run(uniform_gemm(8, 64, 1024, 0.5, 1), limit=100)
 
 
 def uniform_like(output, site):
-    job = uniform_job(2, 4, 16, 0.5, 1)
-    return Job(job.weight, job.activations, output=output, output_site=site)
+    gemm = uniform_gemm(2, 4, 16, 0.5, 1)
+    return Gemm(gemm.weight, gemm.activations, output=output, output_site=site)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +292,9 @@ def uniform_like(output, site):
     ],
 )
 def test_wrong_jobs(values, message):
-    job = uniform_job(2, 4, 16, 0.5, 1)
+    gemm = uniform_gemm(2, 4, 16, 0.5, 1)
     with pytest.raises(InputError, match=message):
-        Job(**{"weight": job.weight, "activations": job.activations, **values})
+        Gemm(**{"weight": gemm.weight, "activations": gemm.activations, **values})
 
 
 @pytest.fixture(scope="module")

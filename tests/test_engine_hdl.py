@@ -8,10 +8,10 @@ import pytest
 
 from fgmp.errors import InputError
 from fgmp.hdl.config import EngineConfig
+from fgmp.hdl.design import build, write_design
 from fgmp.hdl.engine.axi_lite import ADDRESS_BITS
 from fgmp.hdl.engine.registers import INPUT_SITE, OUTPUT_SITE, REGISTERS, SITE_STRIDE, c_header, markdown, register
-from fgmp.hdl.verilog import build, write_design
-from fgmp.synth.memories import block_memories
+from fgmp.synth.fpga.block_rams import block_rams_of
 
 from .conftest import ROOT, build_preset
 
@@ -122,7 +122,7 @@ def test_bus_names_are_those_of_axi():
 
 
 def test_buffers_become_block_memories():
-    memories = block_memories(build_preset("engine-4"))
+    memories = block_rams_of(build_preset("engine-4"))
     # Weights 2 * 4 * 16 and activations 2 * 8 * 16 blocks; the accumulators and results are too shallow for any.
     assert memories.block_rams >= 6
     assert memories.flip_flop_memories == 0

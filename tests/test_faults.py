@@ -179,12 +179,12 @@ def test_few_open_files_are_one_line(tmp_path):
     ],
 )
 def test_exit_codes(raised, code, said, monkeypatch, capsys):
-    from fgmp.hdl import verilog
+    from fgmp.hdl import design as designs
 
     def fail(*_, **__):
         raise raised
 
-    monkeypatch.setattr(verilog, "build_preset", fail)
+    monkeypatch.setattr(designs, "build_preset", fail)
     assert main(["verilog", "lane"]) == code
     assert said in capsys.readouterr().err
 

@@ -20,15 +20,15 @@ from fgmp.synth.export.constraints import constraints
 from fgmp.synth.export.projects import memories
 from fgmp.synth.fpga.flow import SCHEMA as FPGA_SCHEMA
 from fgmp.synth.fpga.flow import characterize_fpga
-from fgmp.synth.fpga.harness import HARNESS, harness
 from fgmp.synth.fpga.nextpnr import device
+from fgmp.synth.fpga.shift_wrapper import HARNESS, harness
 from fgmp.synth.liberty.find import read_liberty
 from fgmp.synth.options import workers
 from fgmp.synth.sweep import run
-from fgmp.synth.sweep.plan import read_plan
 from fgmp.synth.sweep.run import SCHEMA as SWEEP_SCHEMA
 from fgmp.synth.sweep.run import pareto, run_sweep
-from fgmp.synth.sweep.work import Work
+from fgmp.synth.sweep.runner import Runner
+from fgmp.synth.sweep.spec import read_spec
 
 from .conftest import build_preset
 from .test_synth import LIBRARY, without
@@ -126,14 +126,14 @@ def test_sweep_runs_once_and_continues(tmp_path, capsys):
     points = sorted((tmp_path / "out" / "points").iterdir())
     points[0].write_text("{ cut")
     ran = []
-    plan = read_plan(path)
+    spec = read_spec(path)
 
-    class Counting(Work):
+    class Counting(Runner):
         def __call__(self, point):
             ran.append(point)
-            return Work.__call__(self, point)
+            return Runner.__call__(self, point)
 
-    work = Counting(plan, read_liberty(LIBRARY), tmp_path / "cache")
+    work = Counting(spec, read_liberty(LIBRARY), tmp_path / "cache")
     assert run_sweep(work, tmp_path / "out")["rows"] == result["rows"]
     assert len(ran) == 1
     assert main(arguments) == 0
@@ -305,7 +305,7 @@ def test_sweeps_over_libraries_without_all_tables(tmp_path, capsys, kind, plot):
 
 def test_points_of_other_code_or_another_preset_are_run_again(tmp_path, monkeypatch):
     path = sweep_file(tmp_path)
-    work = Work(read_plan(path), read_liberty(LIBRARY), tmp_path / "cache")
+    work = Runner(read_spec(path), read_liberty(LIBRARY), tmp_path / "cache")
     run_sweep(work, tmp_path / "out")
     monkeypatch.setattr(run, "_code_digest", lambda: "another version")
     run_sweep(work, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The exact GEMM and the lane's expected values, against integers and the arbiter."""
+"""The exact GEMM and the lane's expected values, against integers and the reference oracle."""
 
 from fractions import Fraction
 
@@ -99,7 +99,7 @@ def random_blocks(generator, rows, blocks):
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.sampled_from([16, 64, 128]))
 @settings(max_examples=60)
-def test_expected_rows_equal_arbiter(seed, blocks, k_max):
+def test_expected_rows_equal_reference(seed, blocks, k_max):
     generator = torch.Generator().manual_seed(seed)
     a, w = random_blocks(generator, 4, blocks), random_blocks(generator, 4, blocks)
     exponents = torch.randint(-110, 111, (4,), generator=generator)

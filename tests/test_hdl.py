@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 
 from fgmp.errors import InputError
-from fgmp.hdl import verilog
+from fgmp.hdl import design as designs
 from fgmp.hdl.config import PRESETS, DecoderConfig, EngineConfig, LaneConfig, SelectorConfig, preset
+from fgmp.hdl.design import build, sidecar, write_design
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
-from fgmp.hdl.verilog import build, sidecar, write_design
 from fgmp.sim.runner import verilator_folder
 from fgmp.synth.generic import synthesize
 
@@ -66,7 +66,7 @@ def test_verilator_lints_without_any_warning_and_without_waivers(name, tmp_path)
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ENGINES or name == "engine-4"])
 def test_verilog_is_plain_and_repeatable(name):
     design = build_preset(name)
-    assert design == verilog.build_preset(name)
+    assert design == designs.build_preset(name)
     assert "\\" not in design.verilog, "escaped identifier"
     modules = re.findall(r"^module (\w+)", design.verilog, re.MULTILINE)
     plain = name.replace("-", "_")

@@ -160,7 +160,7 @@ def test_sites_with_flattened_tokens_count_every_token(model, samples):
         assert len(scores.read(site.name)) == 2 * 512 * -(-site.channels // 16), site.name
 
 
-def test_quantized_linear_equals_the_arbiter(model, study, variant, samples):
+def test_quantized_linear_equals_the_reference(model, study, variant, samples):
     """One layer's outputs of the quantized model, computed once more in fractions."""
     name = "model.layers.0.self_attn.k_proj"
     seen = {}

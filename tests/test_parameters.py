@@ -13,8 +13,8 @@ import pytest
 
 from fgmp.errors import InputError
 from fgmp.hdl.config import PRESETS, DotConfig, EngineConfig, LaneConfig, SelectorConfig
+from fgmp.hdl.design import build, build_preset, write_design
 from fgmp.hdl.names import KEYWORDS
-from fgmp.hdl.verilog import build, build_preset, write_design
 from fgmp.sim.runner import verilator_folder
 from fgmp.synth.paths import combinational_paths
 

@@ -27,7 +27,7 @@ from fgmp.quantizer.model.manifest import json_digest
 from fgmp.synth.liberty.expression import compile_expression, truth_table
 from fgmp.synth.liberty.find import read_liberty
 from fgmp.synth.liberty.text import parse_liberty
-from fgmp.synth.sweep.plan import read_plan
+from fgmp.synth.sweep.spec import read_spec
 
 IDS = torch.randint(0, 128, (2, 16), generator=torch.Generator().manual_seed(1))
 ODD_VALUES = [
@@ -375,7 +375,7 @@ def test_sweeps_that_are_none(tmp_path, text, message):
     path = tmp_path / "s.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
-        read_plan(path)
+        read_spec(path)
     one_line(caught.value)
 
 
@@ -384,4 +384,4 @@ def test_a_sweep_of_too_many_points_is_refused_before_they_are_made(tmp_path):
     path = tmp_path / "s.toml"
     path.write_text(f"[grid]\nk_max = [{numbers}]\npipeline = [{numbers}]\nsharing = [{numbers}]\n")
     with pytest.raises(InputError, match="8,000,000,000 points, expected at most 100,000"):
-        read_plan(path)
+        read_spec(path)

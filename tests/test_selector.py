@@ -1,4 +1,4 @@
-"""The torch selector against the scalar arbiter, and the threshold register."""
+"""The torch selector against the scalar reference, and the threshold register."""
 
 from fractions import Fraction
 
@@ -34,7 +34,7 @@ def arbiter_values(row):
     st.booleans(),
     st.lists(st.integers(0, 15), min_size=16, max_size=16),
 )
-def test_select_equals_arbiter(row, exponent, significand, shift, mode, static, channel):
+def test_select_equals_reference(row, exponent, significand, shift, mode, static, channel):
     threshold = Threshold(significand, shift)
     settings = SiteSettings(
         exponent, threshold, mode, static_fp8=torch.tensor([[static]]), channel_codes=torch.tensor([channel])

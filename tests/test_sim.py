@@ -10,8 +10,8 @@ import pytest
 from fgmp.errors import InputError
 from fgmp.golden.selector import select
 from fgmp.hdl.config import LaneConfig, SelectorConfig
+from fgmp.hdl.design import build
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
-from fgmp.hdl.verilog import build
 from fgmp.sim import bench, runner
 from fgmp.sim.campaign import read_campaign, write_campaign
 from fgmp.sim.capture import captured_lane_campaign

@@ -14,7 +14,7 @@ from fgmp.__main__ import main
 from fgmp.cache import cached
 from fgmp.errors import InputError
 from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
-from fgmp.hdl.verilog import build
+from fgmp.hdl.design import build
 from fgmp.synth.asic import mapping
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits

@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fgmp.hdl.design import build_preset, write_design
 from fgmp.hdl.engine.registers import register
-from fgmp.hdl.verilog import build_preset, write_design
-from fgmp.sim.engine.jobs import uniform_job
+from fgmp.sim.engine.random_gemms import uniform_gemm
 from fgmp.sim.engine.wire import activation_bytes, result_bytes, weight_bytes
 from fgmp.sim.runner import tools
 
@@ -53,13 +53,13 @@ def write(folder: Path) -> None:
     design = build_preset("engine-4")
     write_design(design, folder)
     shutil.copy(Path(__file__).with_name("selftest.v"), folder)
-    job = uniform_job(11, 10, 300, 0.7, seed=1)
-    writes = [*job.register_writes(), (register("CONTROL").offset, 1)]
+    gemm = uniform_gemm(11, 10, 300, 0.7, seed=1)
+    writes = [*gemm.register_writes(), (register("CONTROL").offset, 1)]
     roms = {
         "writes": [f"{address:04x}{value & 0xFFFFFFFF:08x}" for address, value in writes],
-        "weights": beats(weight_bytes(job.weight, design.config, job.rows)),
-        "activations": beats(activation_bytes(job, design.config)),
-        "results": beats(result_bytes(job, design.config)),
+        "weights": beats(weight_bytes(gemm.weight, design.config, gemm.rows)),
+        "activations": beats(activation_bytes(gemm, design.config)),
+        "results": beats(result_bytes(gemm, design.config)),
     }
     for name, lines in roms.items():
         (folder / f"{name}.hex").write_text("\n".join(lines) + "\n")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ...formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
-from ..checks import check, check_datapath, check_multiple, check_selector_depth, whole
 from ..unit_config import SelectorConfig
+from ..validation import check, check_datapath, check_multiple, check_selector_depth, whole
 
 __all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig", "EngineLaneConfig"]
 

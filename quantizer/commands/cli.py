@@ -65,7 +65,7 @@ def _quantize(args: argparse.Namespace) -> int:
 
     from ...errors import InputError
     from ..config import FGMPConfig
-    from .quantize import QuantizeJob, run_job
+    from .quantize import QuantizeRequest, run_quantization
 
     _check_device(args.device)
     if args.max_shard_mib < 1:
@@ -89,7 +89,7 @@ def _quantize(args: argparse.Namespace) -> int:
     )
     if args.window is not None:
         config = replace(config, window=args.window)  # which checks it before the model is loaded
-    job = QuantizeJob(
+    request = QuantizeRequest(
         model=args.model,
         out=args.out,
         calibration=args.calibration,
@@ -103,7 +103,7 @@ def _quantize(args: argparse.Namespace) -> int:
         special_tokens=not args.no_special_tokens,
         trust_remote_code=args.trust_remote_code,
     )
-    description = run_job(job, say=lambda line: print(line, file=sys.stderr), progress=_progress())
+    description = run_quantization(request, say=lambda line: print(line, file=sys.stderr), progress=_progress())
     if not description:  # a process of torchrun that only helped
         return 0
     if args.json:
@@ -173,15 +173,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ...plots import check_plot
-    from ..evaluate.report import plot_comparison, table_lines
-    from .evaluate import EvaluateJob, run_evaluation
+    from ..evaluate.comparison_report import plot_comparison, table_lines
+    from .evaluate import EvaluateRequest, run_evaluation
 
     _check_device(args.device)
     if args.plot:
         check_plot(args.plot)
-    values = {k: v for k, v in vars(args).items() if k in EvaluateJob.__dataclass_fields__}
+    values = {k: v for k, v in vars(args).items() if k in EvaluateRequest.__dataclass_fields__}
     values |= {"ignore": _ignored(args), "special_tokens": not args.no_special_tokens}
-    result = run_evaluation(EvaluateJob(**values), progress=_progress())
+    result = run_evaluation(EvaluateRequest(**values), progress=_progress())
     if args.plot:
         plot_comparison(result.comparison, args.plot)
     if args.json:

@@ -23,13 +23,13 @@ from ..model.text import read_text
 from ..model.variant import Variant
 from ..study import Study
 
-__all__ = ["EvaluateJob", "Evaluation", "run_evaluation"]
+__all__ = ["EvaluateRequest", "Evaluation", "run_evaluation"]
 
 _LONGEST_WINDOW = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
+class EvaluateRequest:
     """What `fgmp evaluate` was asked to do."""
 
     model: str
@@ -55,7 +55,7 @@ class EvaluateJob:
     trust_remote_code: bool = False
 
     def load(self, name: str, *, quantized: bool = False) -> LanguageModel:
-        """A model as this job wants it."""
+        """A model as this request wants it."""
         return load_model(
             name,
             dtype=self.dtype,
@@ -84,34 +84,36 @@ class Evaluation:
         return {**facts, **self.comparison.as_json(), **({"tasks": self.tasks} if self.tasks else {})}
 
 
-def run_evaluation(job: EvaluateJob, *, progress: bool) -> Evaluation:
+def run_evaluation(request: EvaluateRequest, *, progress: bool) -> Evaluation:
     """Evaluate; raises InputError for what does not fit together."""
-    if job.batch < 1:
-        raise InputError(f"batch: {job.batch}, expected at least 1")
-    text = read_text(job.text, "text")
-    if is_quantized(job.model):
+    if request.batch < 1:
+        raise InputError(f"batch: {request.batch}, expected at least 1")
+    text = read_text(request.text, "text")
+    if is_quantized(request.model):
         for name in ("formats", "ablation", "calibration"):
-            if getattr(job, name) is not None:
-                raise InputError(f"--{name}: {job.model} is quantized already, expected a model in its own precision")
-        return _quantized(job, text, progress)
-    if job.original is not None:
-        raise InputError(f"--original: {job.model} is not a folder that fgmp quantize wrote")
-    return _formats(job, text, progress)
+            if getattr(request, name) is not None:
+                raise InputError(
+                    f"--{name}: {request.model} is quantized already, expected a model in its own precision"
+                )
+        return _quantized(request, text, progress)
+    if request.original is not None:
+        raise InputError(f"--original: {request.model} is not a folder that fgmp quantize wrote")
+    return _formats(request, text, progress)
 
 
-def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
-    quantized = job.load(job.model, quantized=True)
+def _quantized(request: EvaluateRequest, text: str, progress: bool) -> Evaluation:
+    quantized = request.load(request.model, quantized=True)
     layers = {n: m for n, m in quantized.model.named_modules() if isinstance(m, FGMPLinear)}
-    tokens, parts, header = _windows(job, quantized, text)
-    manifest = read_manifest(Path(job.model))
-    set_exact(quantized.model, job.exact)
-    own = _own(quantized.model, layers, FGMPConfig.from_dict(manifest["config"]), job.exact)
-    original = job.original
+    tokens, parts, header = _windows(request, quantized, text)
+    manifest = read_manifest(Path(request.model))
+    set_exact(quantized.model, request.exact)
+    own = _own(quantized.model, layers, FGMPConfig.from_dict(manifest["config"]), request.exact)
+    original = request.original
     if original is None and manifest["base_model"] is not None and Path(manifest["base_model"]).is_dir():
         original = manifest["base_model"]  # one that is only remembered is not looked for on a hub
-    tasks = _tasks(job, quantized)
+    tasks = _tasks(request, quantized)
     if original is None:
-        losses = evaluate(quantized.model, [], [], parts, reference=own.name, batch=job.batch, progress=progress)
+        losses = evaluate(quantized.model, [], [], parts, reference=own.name, batch=request.batch, progress=progress)
         plain = summarize([], losses, {}, own.name)
         size = sum(p.bytes for p in own.weights.values())
         bits = 8 * size / sum(la.in_features * la.out_features for la in layers.values())
@@ -124,20 +126,22 @@ def _quantized(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
             weight_bytes_vs_fp8=bits / FP8_BITS,
         )
         footer = ["", "name the model it was made from by --original to see float32, FP8 and NVFP4 beside it"]
-        return _evaluation(replace(plain, rows=[row]), job, parts, tokens, header, footer, tasks)
-    language_model = job.load(original)
+        return _evaluation(replace(plain, rows=[row]), request, parts, tokens, header, footer, tasks)
+    language_model = request.load(original)
     study = Study(language_model.model, parts[0].ids[None, :2], ignore=manifest["config"]["ignore"], progress=progress)
     if set(study.linears) != set(layers):
-        raise InputError(f"original {original}: other linears than {job.model}, expected the model it was made from")
-    _check_same(language_model.model, quantized.model, original, job.model)
-    variants = [*(_uniform(study, layers, fp4, job.exact) for fp4 in (False, True)), own]
+        raise InputError(
+            f"original {original}: other linears than {request.model}, expected the model it was made from"
+        )
+    _check_same(language_model.model, quantized.model, original, request.model)
+    variants = [*(_uniform(study, layers, fp4, request.exact) for fp4 in (False, True)), own]
     losses = {}
     for variant in variants:
         losses |= evaluate(
-            study.model, study.sites, [variant], parts, reference=job.dtype, batch=job.batch, progress=progress
+            study.model, study.sites, [variant], parts, reference=request.dtype, batch=request.batch, progress=progress
         )
         variant.modules.clear()
-    return _evaluation(summarize(variants, losses, {}, job.dtype), job, parts, tokens, header, [], tasks)
+    return _evaluation(summarize(variants, losses, {}, request.dtype), request, parts, tokens, header, [], tasks)
 
 
 def _own(model: nn.Module, layers: dict[str, FGMPLinear], config: FGMPConfig, exact: bool) -> Variant:
@@ -173,83 +177,87 @@ def _uniform(study: Study, layers: dict[str, FGMPLinear], fp4: bool, exact: bool
     return Variant(NVFP4 if fp4 else FP8, weights, sites or None, exact)
 
 
-def _formats(job: EvaluateJob, text: str, progress: bool) -> Evaluation:
-    language_model = job.load(job.model)
-    tokens, parts, header = _windows(job, language_model, text)
+def _formats(request: EvaluateRequest, text: str, progress: bool) -> Evaluation:
+    language_model = request.load(request.model)
+    tokens, parts, header = _windows(request, language_model, text)
     base = FGMPConfig(
-        samples=job.samples,
-        threshold_samples=job.threshold_samples,
-        window=language_model.window(job.calibration_window),
-        seed=job.seed,
-        ignore=job.ignore,
+        samples=request.samples,
+        threshold_samples=request.threshold_samples,
+        window=language_model.window(request.calibration_window),
+        seed=request.seed,
+        ignore=request.ignore,
     )
-    if job.formats is not None and job.ablation is not None:
+    if request.formats is not None and request.ablation is not None:
         raise InputError("--formats and --ablation: both given, expected one of them")
-    names = ablation(job.ablation) if job.ablation is not None else job.formats
-    if names is None and job.calibration is not None:
+    names = ablation(request.ablation) if request.ablation is not None else request.formats
+    if names is None and request.calibration is not None:
         names = ["fp8", "nvfp4", "nvfp4,clip", "fgmp:0.7"]
     formats = parse_formats(names or [], base)
-    tasks = _tasks(job, language_model)
+    tasks = _tasks(request, language_model)
     if not formats:
-        losses = evaluate(language_model.model, [], [], parts, reference=job.dtype, batch=job.batch, progress=progress)
+        losses = evaluate(
+            language_model.model, [], [], parts, reference=request.dtype, batch=request.batch, progress=progress
+        )
         footer = ["", "give --calibration TEXT to see FP8, NVFP4 and FGMP beside it"]
-        return _evaluation(summarize([], losses, {}, job.dtype), job, parts, tokens, header, footer, tasks)
-    if job.calibration is None:
+        return _evaluation(summarize([], losses, {}, request.dtype), request, parts, tokens, header, footer, tasks)
+    if request.calibration is None:
         raise InputError("--calibration: not given, expected a text that the formats are calibrated on")
     samples = windows(
         language_model,
-        read_text(job.calibration, "calibration"),
-        job.samples,
+        read_text(request.calibration, "calibration"),
+        request.samples,
         "calibration text",
         window=base.window,
         flag="--calibration-window",
     )
-    study = Study(language_model.model, samples, ignore=job.ignore, progress=progress)
+    study = Study(language_model.model, samples, ignore=request.ignore, progress=progress)
     comparison, _ = compare(
-        study, formats, parts, exact=job.exact, together=False, reference=job.dtype, batch=job.batch
+        study, formats, parts, exact=request.exact, together=False, reference=request.dtype, batch=request.batch
     )
-    header.append(f"calibrated on {job.samples} windows of {base.window} tokens")
-    return _evaluation(comparison, job, parts, tokens, header, [], tasks)
+    header.append(f"calibrated on {request.samples} windows of {base.window} tokens")
+    return _evaluation(comparison, request, parts, tokens, header, [], tasks)
 
 
-def _windows(job: EvaluateJob, language_model: LanguageModel, text: str) -> tuple[Tensor, list[Window], list[str]]:
-    window = language_model.window(job.window, _LONGEST_WINDOW)
-    stride = window if job.stride is None else job.stride
+def _windows(
+    request: EvaluateRequest, language_model: LanguageModel, text: str
+) -> tuple[Tensor, list[Window], list[str]]:
+    window = language_model.window(request.window, _LONGEST_WINDOW)
+    stride = window if request.stride is None else request.stride
     language_model.check_window(window)
     tokens = language_model.tokens(text)
-    if job.max_tokens is not None:
-        if job.max_tokens < 2:
-            raise InputError(f"max-tokens: {job.max_tokens}, expected at least 2")
-        tokens = tokens[: job.max_tokens]
+    if request.max_tokens is not None:
+        if request.max_tokens < 2:
+            raise InputError(f"max-tokens: {request.max_tokens}, expected at least 2")
+        tokens = tokens[: request.max_tokens]
     parts = text_windows(tokens, window, stride)
     scored = sum(len(w.ids) - w.first for w in parts)
     header = [
-        f"{job.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, {scored:,} scored, "
-        f"{language_model.special_tokens_text}"
+        f"{request.text}: {len(tokens):,} tokens, {len(parts)} windows of {window}, stride {stride}, "
+        f"{scored:,} scored, {language_model.special_tokens_text}"
     ]
     return tokens, parts, header
 
 
 def _evaluation(
     comparison: Comparison,
-    job: EvaluateJob,
+    request: EvaluateRequest,
     parts: Sequence[Window],
     tokens: Tensor,
     header: list[str],
     footer: list[str],
     tasks: dict[str, Any] | None,
 ) -> Evaluation:
-    window = len(parts[0].ids) if job.window is None else job.window
+    window = len(parts[0].ids) if request.window is None else request.window
     for task, numbers in (tasks or {}).items():
         footer = [*footer, f"{task}: " + ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())]
     return Evaluation(
-        comparison, window, window if job.stride is None else job.stride, len(parts), header, footer, tasks
+        comparison, window, window if request.stride is None else request.stride, len(parts), header, footer, tasks
     )
 
 
-def _tasks(job: EvaluateJob, language_model: LanguageModel) -> dict[str, Any] | None:
-    if not job.tasks:
+def _tasks(request: EvaluateRequest, language_model: LanguageModel) -> dict[str, Any] | None:
+    if not request.tasks:
         return None
     from ..evaluate.lm_eval_tasks import run_tasks
 
-    return run_tasks(language_model, job.tasks, batch=job.batch)
+    return run_tasks(language_model, request.tasks, batch=request.batch)

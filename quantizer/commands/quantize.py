@@ -32,7 +32,7 @@ from ..model.text import read_text
 from ..prepare.linears import left_alone
 from ..study import quantize
 
-__all__ = ["QuantizeJob", "describe_folder", "run_job"]
+__all__ = ["QuantizeRequest", "describe_folder", "run_quantization"]
 
 
 _OURS = ("lock", "calibration-", "scores", "model")
@@ -40,7 +40,7 @@ _OURS = ("lock", "calibration-", "scores", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeJob:
+class QuantizeRequest:
     """What `fgmp quantize` was asked to do.
 
     `window` and `dtype` are None where they follow from the model: its own limit, up to 512 tokens; measured in float32
@@ -61,24 +61,25 @@ class QuantizeJob:
     trust_remote_code: bool = False
 
 
-def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
-    """Quantize, write `job.out` and return its description; continues what an earlier, killed run left.
+def run_quantization(request: QuantizeRequest, *, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
+    """Quantize, write `request.out` and return its description; continues what an earlier, killed run left.
 
-    Raises InputError if `job.out` exists and is not what this job makes, or another process is at it.
+    Raises InputError if `request.out` exists and is not what this request makes, or another process is at it.
     """
-    out = job.out.absolute()
+    out = request.out.absolute()
     check_folder(out, "the name of a new folder")
-    distributed.join(job.device)
-    text = read_text(job.calibration, "calibration")
+    distributed.join(request.device)
+    text = read_text(request.calibration, "calibration")
     if out.is_symlink() and not out.exists():
-        raise InputError(f"output {job.out}: is a link that leads nowhere, expected the name of a new folder")
+        raise InputError(f"output {request.out}: is a link that leads nowhere, expected the name of a new folder")
     if out.exists() and not is_quantized(out):
-        raise InputError(f"output {job.out}: exists already, expected the name of a new folder")
+        raise InputError(f"output {request.out}: exists already, expected the name of a new folder")
     work = out.with_name(out.name + ".partial")
     strange = [p.name for p in work.iterdir() if not p.name.startswith(_OURS)] if work.is_dir() else []
     if strange or (work.exists() and not work.is_dir()):
         raise InputError(
-            f"output {job.out}: {work.name} is there and holds what is not ours, expected a name without such a folder"
+            f"output {request.out}: {work.name} is there and holds what is not ours, "
+            "expected a name without such a folder"
         )
     made = not work.parent.exists()
     work.mkdir(parents=True, exist_ok=True)
@@ -87,10 +88,10 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
         if lock is not None:
             lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"output {job.out}: another fgmp quantize is writing it") from None
+        raise InputError(f"output {request.out}: another fgmp quantize is writing it") from None
     keep = True
     try:
-        return _locked(job, out, work, text, say, progress)
+        return _locked(request, out, work, text, say, progress)
     except OSError:
         keep = False  # a full disk is not helped by what lies on it
         raise
@@ -108,17 +109,17 @@ def run_job(job: QuantizeJob, *, say: Callable[[str], None], progress: bool) -> 
 
 
 def _locked(
-    job: QuantizeJob, out: Path, work: Path, text: str, say: Callable[[str], None], progress: bool
+    request: QuantizeRequest, out: Path, work: Path, text: str, say: Callable[[str], None], progress: bool
 ) -> dict[str, Any]:
     language_model = load_model(
-        job.model,
-        dtype=job.dtype or "float32",
-        device=job.device,
-        special_tokens=job.special_tokens,
-        trust_remote_code=job.trust_remote_code,
+        request.model,
+        dtype=request.dtype or "float32",
+        device=request.device,
+        special_tokens=request.special_tokens,
+        trust_remote_code=request.trust_remote_code,
     )
-    stored = DTYPES[job.dtype] if job.dtype else language_model.stored_dtype
-    config = replace(job.config, window=language_model.window(job.window))
+    stored = DTYPES[request.dtype] if request.dtype else language_model.stored_dtype
+    config = replace(request.config, window=language_model.window(request.window))
     samples = windows(language_model, text, config.samples, "calibration text", window=config.window)
     digest = hashlib.sha256(samples.numpy().tobytes()).hexdigest()
     if out.exists():
@@ -128,16 +129,16 @@ def _locked(
         distributed.wait()
         if distributed.is_main():
             shutil.rmtree(work)
-        if made != (config, job.model, digest, str(stored).removeprefix("torch.")):
-            raise InputError(f"output {job.out}: exists and was made otherwise, expected the name of a new folder")
-        say(f"{job.out} is there already, made from a model of that name with this calibration and these options")
+        if made != (config, request.model, digest, str(stored).removeprefix("torch.")):
+            raise InputError(f"output {request.out}: exists and was made otherwise, expected the name of a new folder")
+        say(f"{request.out} is there already, made from a model of that name with this calibration and these options")
         return describe_folder(out)
-    short = "" if job.window is not None or config.window == FGMPConfig.window else ", all that the model can read"
+    short = "" if request.window is not None or config.window == FGMPConfig.window else ", all that the model can read"
     say(f"calibration: {config.samples} windows of {config.window} tokens{short}, {language_model.special_tokens_text}")
     for left in ("scores", "model"):
         if distributed.is_main():
             shutil.rmtree(work / left, ignore_errors=True)
-    if job.gradient_checkpointing:
+    if request.gradient_checkpointing:
         checkpointed(language_model.model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -146,7 +147,7 @@ def _locked(
             config,
             samples,
             folder=work / "scores",
-            checkpoint=_checkpoint(job, config, work, digest),
+            checkpoint=_checkpoint(request, config, work, digest),
             progress=progress,
         )
     for warning in {str(w.message): w for w in caught if "linears had no gradient" in str(w.message)}:
@@ -159,14 +160,14 @@ def _locked(
     if groups:
         share = sum(group.weights for group in groups) / total
         say(f"left as they are, altogether: {share:.1%} of the weights, embeddings not counted")
-    _write(job, model, language_model, stored, digest, work / "model")
+    _write(request, model, language_model, stored, digest, work / "model")
     os.replace(work / "model", out)
     shutil.rmtree(work)
     return describe_folder(out)
 
 
 def _write(
-    job: QuantizeJob,
+    request: QuantizeRequest,
     model: Any,
     language_model: LanguageModel,
     stored: torch.dtype,
@@ -179,17 +180,17 @@ def _write(
         model,
         folder,
         tokenizer=language_model.tokenizer,
-        base_model=job.model,
+        base_model=request.model,
         calibration=digest,
-        max_shard_bytes=job.max_shard_bytes,
+        max_shard_bytes=request.max_shard_bytes,
         dtype=stored,
-        source=source_folder(job.model),
+        source=source_folder(request.model),
     )
     try:
-        check_written(model, folder, trust_remote_code=job.trust_remote_code)
+        check_written(model, folder, trust_remote_code=request.trust_remote_code)
     except InputError as error:
         shutil.rmtree(folder.parent)  # there is nothing to continue: it would be the same again
-        raise InputError(str(error).replace(str(folder), str(job.out))) from None
+        raise InputError(str(error).replace(str(folder), str(request.out))) from None
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
@@ -228,14 +229,14 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(job: QuantizeJob, config: FGMPConfig, work: Path, digest: str) -> Checkpoint:
+def _checkpoint(request: QuantizeRequest, config: FGMPConfig, work: Path, digest: str) -> Checkpoint:
     processes = (os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"))
     mark = fingerprint(
-        model_digest(job.model),
+        model_digest(request.model),
         digest,
-        job.dtype or "float32",
-        job.device,
-        job.gradient_checkpointing,
+        request.dtype or "float32",
+        request.device,
+        request.gradient_checkpointing,
         config.sensitivity if config.needs_gradients else None,
         sorted(config.ignore),
         torch.__version__,
@@ -243,4 +244,4 @@ def _checkpoint(job: QuantizeJob, config: FGMPConfig, work: Path, digest: str) -
         processes,
     )
     path = work / f"calibration-{processes[0]}-of-{processes[1]}.safetensors"
-    return Checkpoint(path, mark, job.checkpoint_seconds)
+    return Checkpoint(path, mark, request.checkpoint_seconds)

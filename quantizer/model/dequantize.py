@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..prepare.linears import restore
-from ..prepare.places import places, put
+from ..prepare.registrations import registrations, replace_registered
 from .layers import FGMPLinear
 
 __all__ = ["dequantize"]
@@ -17,10 +17,10 @@ def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """
     if dtype is None:
         dtype = getattr(model, "dtype", torch.float32)
-    held = places(model)
+    held = registrations(model)
     for module in list(model.modules()):
         if isinstance(module, FGMPLinear):
-            put(held, module, module.to_linear(dtype))
+            replace_registered(held, module, module.to_linear(dtype))
     restore(model)
     for attribute in ("fgmp_config", "fgmp_left_alone", "fgmp_sample", "hf_quantizer", "quantization_method"):
         if attribute in model.__dict__:

@@ -17,7 +17,7 @@ from ...golden.gemm import exact_gemm
 from ...golden.packing import Packed, packed_sizes, unpack
 from ...golden.selector import Threshold
 from ..prepare.linears import TransposedLinear
-from ..prepare.places import Places, places, put
+from ..prepare.registrations import Registrations, registrations, replace_registered
 from .packed_weight import PackedWeight
 from .site import SiteQuantizer
 
@@ -274,12 +274,18 @@ def _straight_through(x: Tensor, values: Tensor) -> Tensor:
 
 
 def install(
-    model: nn.Module, name: str, packed: Packed, site: SiteQuantizer | None, *, exact: bool, held: Places | None = None
+    model: nn.Module,
+    name: str,
+    packed: Packed,
+    site: SiteQuantizer | None,
+    *,
+    exact: bool,
+    held: Registrations | None = None,
 ) -> FGMPLinear:
-    """Replace the linear `name` of `model`, wherever it stands, by its quantized layer; `held` are `places(model)`."""
+    """Replace the linear `name`, wherever it stands, by its quantized layer; `held` are `registrations(model)`."""
     linear: Any = model.get_submodule(name)
     layer = quantized_layer(linear, packed, site, exact)
-    put(places(model) if held is None else held, linear, layer)
+    replace_registered(registrations(model) if held is None else held, linear, layer)
     return layer
 
 

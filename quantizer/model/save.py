@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...files import partial_name
 from ...processes import exhausted
-from ..prepare.places import shared_modules
+from ..prepare.registrations import shared_modules
 from .folder import file_digest, files_of, headers
 from .layers import REGISTERS, FGMPLinear, set_exact
 from .load import load

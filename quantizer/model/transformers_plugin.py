@@ -11,7 +11,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ...errors import InputError
 from ..config import FGMPConfig
 from ..prepare.linears import prepare
-from ..prepare.places import places, put, share, unshare
+from ..prepare.registrations import registrations, replace_registered, share, unshare
 from .dequantize import dequantize
 from .folder import read_folder
 from .layers import FGMPLinear
@@ -105,14 +105,14 @@ def make_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:
         name: SiteQuantizer(settings, manifest["sites"][name]["readers"])
         for name, settings in site_settings(manifest).items()
     }
-    modules, held = dict(model.named_modules()), places(model)
+    modules, held = dict(model.named_modules()), registrations(model)
     for name, entry in manifest["linears"].items():
         info = LayerInfo(name, entry)
         linear = modules.get(name)
         if not isinstance(linear, nn.Linear) or (linear.out_features, linear.in_features) != info.shape:
             raise InputError(f"linear {name}: {linear}, expected a linear of shape {info.shape} in this model")
         site = None if info.site is None else sites[info.site]
-        put(held, linear, FGMPLinear.skeleton(linear, info.exponent, info.fp4_blocks, site))
+        replace_registered(held, linear, FGMPLinear.skeleton(linear, info.exponent, info.fp4_blocks, site))
 
 
 def fill_skeleton(model: nn.Module, manifest: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.packing import Packed
-from ..prepare.places import places, put
+from ..prepare.registrations import registrations, replace_registered
 from ..prepare.sites import Site
 from .layers import FGMPLinear, quantized_layer
 from .site import SiteQuantizer
@@ -51,7 +51,7 @@ class Variant:
 def apply(model: nn.Module, sites: Sequence[Site], variant: Variant) -> Iterator[None]:
     """Replace the model's linears by those of `variant` inside the `with` block."""
     originals: dict[str, nn.Module] = {}
-    held = places(model)
+    held = registrations(model)
     for site in sites:
         for name in site.linears:
             linear: Any = model.get_submodule(name)
@@ -59,11 +59,11 @@ def apply(model: nn.Module, sites: Sequence[Site], variant: Variant) -> Iterator
             if name not in variant.modules:
                 quantizer = None if variant.quantizers is None else variant.quantizers[site.name]
                 variant.modules[name] = quantized_layer(linear, variant.weights[name], quantizer, variant.exact)
-            put(held, linear, variant.modules[name])
+            replace_registered(held, linear, variant.modules[name])
     try:
         yield
     finally:
         for name, linear in originals.items():
-            put(held, variant.modules[name], linear)
+            replace_registered(held, variant.modules[name], linear)
         for quantizer in (variant.quantizers or {}).values():
             quantizer.forget()

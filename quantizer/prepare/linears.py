@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ..config import DEFAULT_IGNORE
-from .places import places, put
+from .registrations import registrations, replace_registered
 
 __all__ = [
     "NO_LINEAR",
@@ -101,10 +101,10 @@ def prepare(model: nn.Module, ignore: Sequence[str] = ()) -> None:
 
     Fused experts of a kind that is not known stay if a glob of `ignore` matches their name, else InputError names them.
     """
-    held = places(model)
+    held = registrations(model)
     for name, module in list(model.named_modules()):
         if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
-            put(held, module, _linear(TransposedLinear, module.weight.data.T, module.bias.data))
+            replace_registered(held, module, _linear(TransposedLinear, module.weight.data.T, module.bias.data))
         elif isinstance(getattr(module, "down_proj", None), nn.Parameter) and module.down_proj.dim() == 3:
             if not hasattr(module, "has_gate") or getattr(module, "has_post_expert_norm", False):
                 if any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
@@ -113,22 +113,22 @@ def prepare(model: nn.Module, ignore: Sequence[str] = ()) -> None:
                     f"experts {name}: {type(module).__name__} is not known, expected fused experts as transformers 5 "
                     "has them, or a glob in ignore that matches this name"
                 )
-            put(held, module, LinearExperts(module))
+            replace_registered(held, module, LinearExperts(module))
 
 
 def restore(model: nn.Module) -> None:
     """The inverse of `prepare`, with the weights that the linears have now."""
-    held = places(model)
+    held = registrations(model)
     for module in list(model.modules()):
         if isinstance(module, LinearExperts):
-            put(held, module, module.fuse())
+            replace_registered(held, module, module.fuse())
         elif isinstance(module, TransposedLinear):
             from transformers.pytorch_utils import Conv1D
 
             conv = Conv1D(module.out_features, module.in_features)
             conv.weight = nn.Parameter(module.weight.data.T.contiguous())
             conv.bias = nn.Parameter(module.bias.data)
-            put(held, module, conv)
+            replace_registered(held, module, conv)
 
 
 def target_linears(

@@ -1,4 +1,4 @@
-"""Prepares jobs for the cocotb bench of the engine and runs it: AXI as others' models speak it, not ours."""
+"""Prepares GEMMs for the cocotb bench of the engine and runs it: AXI as others' models speak it, not ours."""
 
 import json
 import random
@@ -6,28 +6,28 @@ import tempfile
 from pathlib import Path
 
 from ...hdl.config import EngineConfig
+from ...hdl.design import Design
 from ...hdl.engine.memory import RAM_MODULE
-from ...hdl.verilog import Design
 from ..runner import CACHE, CampaignResult, Simulator
-from .driver import check_job, cycle_limit
-from .job import Job
-from .jobs import random_job, uniform_job
+from .driver import check_gemm, cycle_limit
+from .gemm import Gemm
+from .random_gemms import random_gemm, uniform_gemm
 from .wire import activation_bytes, result_bytes, weight_bytes
 
-__all__ = ["axi_jobs", "axi_simulator", "run_axi_bench", "run_axi_jobs"]
+__all__ = ["axi_gemms", "axi_simulator", "run_axi_bench", "run_axi_gemms"]
 
 _MODULE = "fgmp.sim.engine.axi_bench"
 _PAUSES = (0.0, 0.1, 0.5)
 
 
-def axi_jobs(config: EngineConfig, count: int, seed: int) -> dict[str, Job]:
-    """One job whose blocks are all FP4, then random ones of every kind."""
+def axi_gemms(config: EngineConfig, count: int, seed: int) -> dict[str, Gemm]:
+    """One GEMM whose blocks are all FP4, then random ones of every kind."""
     chance = random.Random(seed)
-    jobs = {"only FP4": uniform_job(config.rows // 2, config.lanes, 272, 1.0, seed)}
+    gemms = {"only FP4": uniform_gemm(config.rows // 2, config.lanes, 272, 1.0, seed)}
     for index in range(count):
         sizes = chance.randint(1, config.rows + 1), chance.randint(1, 2 * config.lanes + 1), chance.randint(1, 300)
-        jobs[f"random {index}"] = random_job(sizes, chance, config)
-    return jobs
+        gemms[f"random {index}"] = random_gemm(sizes, chance, config)
+    return gemms
 
 
 def axi_simulator(design: Design, cache: Path = CACHE) -> Simulator:
@@ -36,25 +36,25 @@ def axi_simulator(design: Design, cache: Path = CACHE) -> Simulator:
     return Simulator(design, watched=[(lane, "held"), (lane, "a"), (RAM_MODULE, "read_enable")], cache=cache)
 
 
-def run_axi_bench(design: Design, name: str, *, jobs: int, seed: int, cache: Path = CACHE) -> CampaignResult:
-    """Run the bench on random jobs with pauses on every stream."""
+def run_axi_bench(design: Design, name: str, *, gemms: int, seed: int, cache: Path = CACHE) -> CampaignResult:
+    """Run the bench on random GEMMs with pauses on every stream."""
     config = design.config
     assert isinstance(config, EngineConfig)
-    return run_axi_jobs(design, name, axi_jobs(config, jobs, seed), seed=seed, cache=cache)
+    return run_axi_gemms(design, name, axi_gemms(config, gemms, seed), seed=seed, cache=cache)
 
 
-def run_axi_jobs(
-    design: Design, name: str, jobs: dict[str, Job], *, seed: int = 1, pauses: bool = True, cache: Path = CACHE
+def run_axi_gemms(
+    design: Design, name: str, gemms: dict[str, Gemm], *, seed: int = 1, pauses: bool = True, cache: Path = CACHE
 ) -> CampaignResult:
-    """Run given jobs; a job whose name says "only FP4" is also watched for what FP4 must leave still."""
+    """Run given GEMMs; a GEMM whose name says "only FP4" is also watched for what FP4 must leave still."""
     config = design.config
     assert isinstance(config, EngineConfig)
     chance = random.Random(seed)
     simulator = axi_simulator(design, cache)
     with tempfile.TemporaryDirectory(prefix="fgmp-axi-") as folder:
         work = Path(folder)
-        for index, (title, job) in enumerate(jobs.items()):
-            check_job(job, config)
+        for index, (title, gemm) in enumerate(gemms.items()):
+            check_gemm(gemm, config)
             path = work / f"{index:04}"
             path.mkdir()
             still = title == "only FP4"
@@ -67,19 +67,19 @@ def run_axi_jobs(
                 "seed": chance.randrange(1 << 30),
                 "pauses": pause,
                 "only_fp4": still,
-                "limit": cycle_limit(job, config),
-                "writes": job.register_writes(),
+                "limit": cycle_limit(gemm, config),
+                "writes": gemm.register_writes(),
             }
-            (path / "job.json").write_text(json.dumps(settings))
-            (path / "weights.bin").write_bytes(weight_bytes(job.weight, config, job.rows))
-            (path / "activations.bin").write_bytes(activation_bytes(job, config))
-            (path / "results.bin").write_bytes(result_bytes(job, config))
+            (path / "gemm.json").write_text(json.dumps(settings))
+            (path / "weights.bin").write_bytes(weight_bytes(gemm.weight, config, gemm.rows))
+            (path / "activations.bin").write_bytes(activation_bytes(gemm, config))
+            (path / "results.bin").write_bytes(result_bytes(gemm, config))
         simulator.run_module(_MODULE, work, may_fail=(work / "summary.json").is_file)
         summary = json.loads((work / "summary.json").read_text())
     wrong = [entry["wrong"] for entry in summary if entry["wrong"]]
-    missing = len(jobs) - len(summary)
+    missing = len(gemms) - len(summary)
     if missing:
-        wrong.append(f"{missing} of {len(jobs)} jobs were not run to their end")
+        wrong.append(f"{missing} of {len(gemms)} gemms were not run to their end")
     cycles = sum(entry["counters"]["cycles"] for entry in summary)
-    compared = sum(job.rows * job.outputs for job in jobs.values())
+    compared = sum(gemm.rows * gemm.outputs for gemm in gemms.values())
     return CampaignResult(name, compared, len(wrong), wrong[0] if wrong else None, cycles)

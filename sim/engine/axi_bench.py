@@ -1,7 +1,7 @@
 """The cocotb bench of the engine: AXI models by cocotbext-axi drive what was prepared. Loaded by the simulator.
 
-The job folder (environment variable FGMP_JOB) has one folder a job: `job.json` (register writes, pauses, whether every
-block is FP4) and the bytes of the three streams. `summary.json` is written into it.
+The folder (environment variable FGMP_RUN) has one folder a GEMM: `gemm.json` (register writes, pauses, whether
+every block is FP4) and the bytes of the three streams. `summary.json` is written into it.
 """
 
 import itertools
@@ -24,9 +24,9 @@ _PERIOD = 10
 
 
 @cocotb.test()
-async def jobs(dut: Any) -> None:
-    """All jobs of the folder, one after the other, back to back."""
-    folder = Path(os.environ["FGMP_JOB"])
+async def gemms(dut: Any) -> None:
+    """All GEMMs of the folder, one after the other, back to back."""
+    folder = Path(os.environ["FGMP_RUN"])
     cocotb.start_soon(Clock(dut.aclk, _PERIOD, unit="ns").start())
     dut.aresetn.value = 0
     streams = {
@@ -43,30 +43,30 @@ async def jobs(dut: Any) -> None:
     await RisingEdge(dut.aclk)
     summary = []
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-        summary.append(await _job(dut, path, streams, master))
+        summary.append(await _gemm(dut, path, streams, master))
         (folder / "summary.json").write_text(json.dumps(summary))
     wrong = [entry["wrong"] for entry in summary if entry["wrong"]]
     assert not wrong, wrong[0]
 
 
-async def _job(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> dict[str, Any]:
-    job = json.loads((path / "job.json").read_text())
-    chance = random.Random(job["seed"])
+async def _gemm(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> dict[str, Any]:
+    gemm = json.loads((path / "gemm.json").read_text())
+    chance = random.Random(gemm["seed"])
     for name, stream in streams.items():
         stream.clear_pause_generator()
         stream.pause = False  # what the generator said last would stay
         # Every frame in full, twice, would be most of the time of a run.
         stream.log.setLevel(logging.WARNING)
-        if job["pauses"][name]:
-            stream.set_pause_generator(_pauses(chance, job["pauses"][name]))
-    for address, value in job["writes"]:
+        if gemm["pauses"][name]:
+            stream.set_pause_generator(_pauses(chance, gemm["pauses"][name]))
+    for address, value in gemm["writes"]:
         await master.write_dword(address, value)
     for name in ("weights", "activations"):
         streams[name].send_nowait(AxiStreamFrame((path / f"{name}.bin").read_bytes()))
     await master.write_dword(register("INTERRUPT_ENABLE").offset, 1)
-    watch = cocotb.start_soon(_only_fp4(dut)) if job["only_fp4"] else None
+    watch = cocotb.start_soon(_only_fp4(dut)) if gemm["only_fp4"] else None
     await master.write_dword(register("CONTROL").offset, 1)
-    frame = await with_timeout(streams["results"].recv(), job["limit"] * _PERIOD, "ns")
+    frame = await with_timeout(streams["results"].recv(), gemm["limit"] * _PERIOD, "ns")
     while not int(dut.irq.value):
         await RisingEdge(dut.aclk)
     if watch is not None:
@@ -81,15 +81,15 @@ async def _job(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> di
     if bytes(frame.tdata) != expected:
         where = next((i for i, (a, b) in enumerate(zip(frame.tdata, expected, strict=False)) if a != b), -1)
         wrong.append(
-            f"{job['name']}: {len(frame.tdata)} result bytes, expected {len(expected)}; first difference {where}"
+            f"{gemm['name']}: {len(frame.tdata)} result bytes, expected {len(expected)}; first difference {where}"
         )
     if events != 1:
         wrong.append(
-            f"{job['name']}: events {[n for b, (n, _) in enumerate(EVENTS) if events >> b & 1]}, expected done"
+            f"{gemm['name']}: events {[n for b, (n, _) in enumerate(EVENTS) if events >> b & 1]}, expected done"
         )
     if int(dut.irq.value):
-        wrong.append(f"{job['name']}: the interrupt stayed")
-    return {"name": job["name"], "bytes": len(expected), "counters": counters, "wrong": wrong[0] if wrong else None}
+        wrong.append(f"{gemm['name']}: the interrupt stayed")
+    return {"name": gemm["name"], "bytes": len(expected), "counters": counters, "wrong": wrong[0] if wrong else None}
 
 
 async def _only_fp4(dut: Any) -> None:

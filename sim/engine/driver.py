@@ -12,10 +12,10 @@ from ...golden.packing import Packed
 from ...hdl.config import EngineConfig
 from ...hdl.engine.registers import COUNTERS, EVENTS, IDENTIFICATION, MAP_VERSION, register
 from ..runner import SimulationError
-from .job import Job, field_value
+from .gemm import Gemm, field_value
 from .wire import activation_bytes, float_results, packed_results, weight_bytes
 
-__all__ = ["EngineDriver", "Port", "Result", "check_job", "cycle_limit"]
+__all__ = ["EngineDriver", "Port", "Result", "check_gemm", "cycle_limit"]
 
 
 class Port(Protocol):
@@ -39,13 +39,13 @@ class Port(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What a job left.
+    """What a GEMM left.
 
     Attributes:
         data: the bytes of the result stream.
         value: the results: a tensor (M, N), or a packed one.
         events: names of the events that were set.
-        counters: by name; of this job.
+        counters: by name; of this gemm.
         weight_bytes, activation_bytes: sent.
     """
 
@@ -58,7 +58,7 @@ class Result:
 
     @property
     def utilization(self) -> float:
-        """Cycles with a block pair in all lanes, over all cycles of the job."""
+        """Cycles with a block pair in all lanes, over all cycles of the gemm."""
         return self.counters["products"] / self.counters["cycles"]
 
     @property
@@ -68,7 +68,7 @@ class Result:
 
 
 class EngineDriver:
-    """Runs jobs on an engine behind a `Port`."""
+    """Runs GEMMs on an engine behind a `Port`."""
 
     def __init__(self, port: Port, config: EngineConfig):
         """Identify the engine; raises InputError if it is another one than `config` says."""
@@ -90,27 +90,27 @@ class EngineDriver:
         """Write a register by name."""
         self._port.write(register(name).offset, value)
 
-    def start(self, job: Job) -> tuple[int, int]:
-        """Program a job, send its streams and start it; returns the bytes of weights and of activations."""
-        check_job(job, self.config)
-        for address, value in job.register_writes():
+    def start(self, gemm: Gemm) -> tuple[int, int]:
+        """Program a GEMM, send its streams and start it; returns the bytes of weights and of activations."""
+        check_gemm(gemm, self.config)
+        for address, value in gemm.register_writes():
             self._port.write(address, value)
         self.write("INTERRUPT_ENABLE", field_value("INTERRUPT_ENABLE", done=1, start_rejected=1, config_error=1))
         self.write("CONTROL", field_value("CONTROL", start=1))
-        if refused := self.events() & {"start_rejected", "config_error"}:  # its packets would be the next job's
+        if refused := self.events() & {"start_rejected", "config_error"}:  # its packets would be the next GEMM's
             raise SimulationError(f"engine: START refused, {min(refused)}")
-        weights = weight_bytes(job.weight, self.config, job.rows)
-        activations = activation_bytes(job, self.config)
+        weights = weight_bytes(gemm.weight, self.config, gemm.rows)
+        activations = activation_bytes(gemm, self.config)
         self._port.send("weights", weights)
         self._port.send("activations", activations)
         return len(weights), len(activations)
 
-    def finish(self, job: Job, sent: tuple[int, int], limit: int | None = None) -> Result:
-        """Wait for the job's end, collect its results and clear its events.
+    def finish(self, gemm: Gemm, sent: tuple[int, int], limit: int | None = None) -> Result:
+        """Wait for the GEMM's end, collect its results and clear its events.
 
         Raises SimulationError if it does not end within `limit` cycles.
         """
-        limit = cycle_limit(job, self.config) if limit is None else limit
+        limit = cycle_limit(gemm, self.config) if limit is None else limit
         waited = self._port.run(limit)
         events = self.events()
         if refused := events & {"start_rejected", "config_error"}:
@@ -124,16 +124,16 @@ class EngineDriver:
             raise SimulationError("engine: done, but the result stream did not end with TLAST")
         value: Any = None
         if not any(name.endswith("_short") for name in events):
-            decode = packed_results if job.output == "packed" else float_results
+            decode = packed_results if gemm.output == "packed" else float_results
             try:
-                value = decode(data, job, self.config)
+                value = decode(data, gemm, self.config)
             except (RuntimeError, ValueError):
                 raise SimulationError(f"engine: {len(data)} bytes of results do not hold what was asked for") from None
         return Result(data, value, frozenset(events), counters, *sent)
 
-    def run(self, job: Job, limit: int | None = None) -> Result:
-        """Start a job and wait for its end."""
-        return self.finish(job, self.start(job), limit)
+    def run(self, gemm: Gemm, limit: int | None = None) -> Result:
+        """Start a GEMM and wait for its end."""
+        return self.finish(gemm, self.start(gemm), limit)
 
     def events(self) -> set[str]:
         """Names of the events that are set."""
@@ -144,25 +144,25 @@ def _names(value: int) -> Iterator[str]:
     return (name for bit, (name, _) in enumerate(EVENTS) if value >> bit & 1)
 
 
-def check_job(job: Job, config: EngineConfig) -> None:
+def check_gemm(gemm: Gemm, config: EngineConfig) -> None:
     """Raise InputError for what this engine cannot do."""
-    if job.columns > config.k_max:
-        raise InputError(f"K: {job.columns}, expected at most {config.k_max} in this engine")
-    if job.raw:
-        kind = str(job.activations.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+    if gemm.columns > config.k_max:
+        raise InputError(f"K: {gemm.columns}, expected at most {config.k_max} in this engine")
+    if gemm.raw:
+        kind = str(gemm.activations.dtype).removeprefix("torch.")  # type: ignore[union-attr]
         if kind != config.raw_input:
             raise InputError(f"raw activations: {kind}, expected {config.raw_input} in this engine")
-    if job.output == "packed" and not config.packed_output:
+    if gemm.output == "packed" and not config.packed_output:
         raise InputError("output: packed, expected float32 or bfloat16 in this engine")
-    if job.output == "packed" and job.outputs > config.n_max:
-        raise InputError(f"N: {job.outputs}, expected at most {config.n_max} for packed results")
-    for name, site in (("site", job.site), ("output_site", job.output_site)):
+    if gemm.output == "packed" and gemm.outputs > config.n_max:
+        raise InputError(f"N: {gemm.outputs}, expected at most {config.n_max} for packed results")
+    for name, site in (("site", gemm.site), ("output_site", gemm.output_site)):
         if site is not None and site.channel_codes is not None and not config.channel_codes:
             raise InputError(f"{name}: channel codes given, expected none in this engine")
 
 
-def cycle_limit(job: Job, config: EngineConfig) -> int:
-    """Far more cycles than the job can need, unless its streams stall for most of the time."""
-    m_tiles, n_tiles = ceil_div(job.rows, config.rows), ceil_div(job.outputs, config.lanes)
-    steps = m_tiles * n_tiles * (ceil_div(job.columns, 16) + 16)
+def cycle_limit(gemm: Gemm, config: EngineConfig) -> int:
+    """Far more cycles than the GEMM can need, unless its streams stall for most of the time."""
+    m_tiles, n_tiles = ceil_div(gemm.rows, config.rows), ceil_div(gemm.outputs, config.lanes)
+    steps = m_tiles * n_tiles * (ceil_div(gemm.columns, 16) + 16)
     return 20_000 + 40 * steps * (config.rows + 2 * config.lanes)

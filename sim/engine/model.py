@@ -15,14 +15,14 @@ from ...formats import BLOCK_SIZE, PRECISION_MODES, ceil_div
 from ...golden.packing import unpack
 from ...golden.precision_modes import count_precision_modes
 from ...hdl.config import EngineConfig, preset
-from ...hdl.verilog import build_preset
+from ...hdl.design import build_preset
 from ...quantizer.model.default_text import read_corpus
 from ...quantizer.model.language_model import is_quantized, load_model
 from ...quantizer.model.layers import FGMPLinear, set_exact
 from ...quantizer.model.text import read_text
 from ..runner import CACHE, check_tools
-from .driver import EngineDriver, Result, check_job
-from .job import Job
+from .driver import EngineDriver, Result, check_gemm
+from .gemm import Gemm
 from .verilated import VerilatedEngine, build_library
 
 __all__ = ["LayerTally", "ModelRun", "run_model"]
@@ -47,20 +47,20 @@ class LayerTally:
     activation_bytes: int = 0
     precision_modes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRECISION_MODES, 0))
 
-    def add(self, job: Job, result: Result, golden: Tensor) -> None:
-        """Count one job, and how many of its results differ from the golden ones in any bit."""
+    def add(self, gemm: Gemm, result: Result, golden: Tensor) -> None:
+        """Count one GEMM, and how many of its results differ from the golden ones in any bit."""
         assert isinstance(result.value, Tensor)
         bits = torch.int32 if golden.dtype == torch.float32 else torch.int16
         same = (result.value.view(bits) == golden.view(bits)) | (result.value.isnan() & golden.isnan())
         self.calls += 1
-        self.rows += job.rows
+        self.rows += gemm.rows
         self.compared += golden.numel()
         self.differences += int((~same).sum())
         self.cycles += result.counters["cycles"]
         self.products += result.counters["products"]
         self.weight_bytes += result.weight_bytes
         self.activation_bytes += result.activation_bytes
-        for mode, count in count_precision_modes(job.quantized(), unpack(job.weight)).items():
+        for mode, count in count_precision_modes(gemm.quantized(), unpack(gemm.weight)).items():
             self.precision_modes[mode] += count
 
     def as_dict(self) -> dict[str, Any]:
@@ -189,9 +189,9 @@ def _on_engine(
         tally = tallies[name]
 
         def forward(x: Tensor) -> Tensor:
-            job = _job(layer, x.reshape(-1, x.shape[-1]), driver.config)
-            result = driver.run(job)
-            tally.add(job, result, job.expected())
+            gemm = _gemm(layer, x.reshape(-1, x.shape[-1]), driver.config)
+            result = driver.run(gemm)
+            tally.add(gemm, result, gemm.expected())
             done(name)
             assert isinstance(result.value, Tensor)
             y = result.value.view(*x.shape[:-1], -1).to(x.dtype)
@@ -208,7 +208,7 @@ def _on_engine(
             del layer.forward  # the class's own again
 
 
-def _job(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Job:
+def _gemm(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Gemm:
     """One call of a layer. What the engine's selector cannot do, the golden one does, and its blocks are sent."""
     assert layer.site is not None
     settings = layer.site.settings
@@ -218,8 +218,8 @@ def _job(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Job:
         if config.channel_codes and settings.channel_codes is None:
             codes = torch.zeros(ceil_div(x.shape[1], BLOCK_SIZE), BLOCK_SIZE, dtype=torch.uint8)
             settings = replace(settings, channel_codes=codes)
-        job = Job(layer.packed, x.float(), settings, output)
+        gemm = Gemm(layer.packed, x.float(), settings, output)
     else:
-        job = Job(layer.packed, layer.site.tensor(x), None, output)
-    check_job(job, config)
-    return job
+        gemm = Gemm(layer.packed, layer.site.tensor(x), None, output)
+    check_gemm(gemm, config)
+    return gemm

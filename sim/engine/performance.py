@@ -1,4 +1,4 @@
-"""The standard performance job: how much of the time the lanes multiply, and how fast that is simulated."""
+"""The standard performance GEMM: how much of the time the lanes multiply, and how fast that is simulated."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import InputError
 from .driver import EngineDriver
-from .jobs import uniform_job
+from .random_gemms import uniform_gemm
 from .verilated import VerilatedEngine
 from .wire import result_bytes
 
@@ -24,9 +24,9 @@ def measure(
     *,
     sizes: tuple[int, int, int] = SIZES,
     fractions: Sequence[float] = FRACTIONS,
-    on_job: Callable[[float], None] | None = None,
+    on_gemm: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the job at each FP4 fraction, packed in and float32 out, streams never stalling.
+    """Run the GEMM at each FP4 fraction, packed in and float32 out, streams never stalling.
 
     `utilization` counts every cycle from START to the last result, `inner_utilization` those from the first to the last
     block pair; `cycles_per_second` is the simulation's speed.
@@ -35,12 +35,12 @@ def measure(
         raise InputError(f"K: {sizes[2]}, expected at most {driver.config.k_max} in this engine")
     rows = []
     for fraction in fractions:
-        job = uniform_job(*sizes, fraction, seed=1)
-        sent = driver.start(job)
+        gemm = uniform_gemm(*sizes, fraction, seed=1)
+        sent = driver.start(gemm)
         begin, cycles = time.perf_counter(), engine.cycles
-        result = driver.finish(job, sent)
+        result = driver.finish(gemm, sent)
         seconds = time.perf_counter() - begin
-        expected = result_bytes(job, driver.config)
+        expected = result_bytes(gemm, driver.config)
         different = sum(a != b for a, b in zip(result.data, expected, strict=False))
         rows.append(
             {
@@ -55,6 +55,6 @@ def measure(
                 "cycles_per_second": (engine.cycles - cycles) / seconds,
             }
         )
-        if on_job:
-            on_job(fraction)
+        if on_gemm:
+            on_gemm(fraction)
     return rows

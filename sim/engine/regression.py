@@ -1,4 +1,4 @@
-"""`fgmp simulate ENGINE`: the checks on the fast harness, the bench with AXI models in cocotb, the performance job."""
+"""`fgmp simulate ENGINE`: the checks on the fast harness, the bench with AXI models in cocotb, the performance gemm."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,12 +7,12 @@ from typing import Any
 
 from ...errors import InputError
 from ...hdl.config import EngineConfig
-from ...hdl.verilog import build_preset
+from ...hdl.design import build_preset
 from ..runner import CACHE, CampaignResult, check_tools
 from .axi import run_axi_bench
-from .checks import CHECKS, Bench, run_checks
 from .driver import EngineDriver
 from .performance import SIZES, measure
+from .scenarios import SCENARIOS, Bench, run_scenarios
 from .verilated import VerilatedEngine, build_library
 
 __all__ = ["regress_engine"]
@@ -24,12 +24,12 @@ def regress_engine(
     preset: str,
     *,
     seed: int = 1,
-    jobs: int = 6,
+    gemms: int = 6,
     cache: Path = CACHE,
     announce: Callable[[str, int], None] | None = None,
-    on_check: Callable[[str], None] | None = None,
+    on_scenario: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Everything about one engine; returns campaigns, totals and the performance job's numbers."""
+    """Everything about one engine; returns campaigns, totals and the performance GEMM's numbers."""
     check_tools("verilator")
     design = build_preset(preset)
     config = design.config
@@ -37,20 +37,20 @@ def regress_engine(
         raise InputError(f"preset {preset}: is no engine")
     fits = config.k_max >= SIZES[2]
     if announce:
-        announce(preset, len(CHECKS) + 1 + fits)
-    done = on_check or (lambda name: None)
+        announce(preset, len(SCENARIOS) + 1 + fits)
+    done = on_scenario or (lambda name: None)
     engine = VerilatedEngine(build_library(design, cache=cache), seed=seed)
     bench = Bench(engine, EngineDriver(engine, config), seed)
     results: list[CampaignResult] = []
-    for name in CHECKS:
-        results += run_checks(bench, [name])
+    for name in SCENARIOS:
+        results += run_scenarios(bench, [name])
         done(name)
-    results.append(run_axi_bench(design, _AXI_BENCH, jobs=jobs, seed=seed, cache=cache))
+    results.append(run_axi_bench(design, _AXI_BENCH, gemms=gemms, seed=seed, cache=cache))
     done(_AXI_BENCH)
     performance = []
     if fits:
         performance = measure(engine, bench.driver)
-        done("performance job")
+        done("performance gemm")
     compared = sum(r.compared for r in results) + sum(p["compared"] for p in performance)
     differences = sum(r.differences for r in results) + sum(p["differences"] for p in performance)
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache import cached_folder
-from ...hdl.verilog import Design
+from ...hdl.design import Design
 from ...processes import exhausted, run_tool
 from ..runner import CACHE, SimulationError, tools, verilator_configuration
 from ..runtime import with_runtime
@@ -15,7 +15,7 @@ __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
 
 STREAMS = ("weights", "activations", "results")
 _LIBRARY = "libengine.so"
-_HARNESS = Path(__file__).with_name("harness.cpp")
+_HARNESS = Path(__file__).with_name("simulator.cpp")
 _FAST = ("fast", "-CFLAGS", "-O1 -march=native")  # with -O2 it takes half as long again to compile and runs no faster
 _OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "--output-split", "0", "-CFLAGS", "-fPIC -std=c++20")
 
@@ -48,7 +48,7 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
 
 
 class VerilatedEngine:
-    """A simulated engine: register accesses, streams and time. `driver.EngineDriver` makes jobs of them."""
+    """A simulated engine: register accesses, streams and time. `driver.EngineDriver` makes GEMMs of them."""
 
     def __init__(self, library: Path, *, seed: int = 1, random_state: bool = False):
         self._c = _declare(ctypes.CDLL(str(library)))

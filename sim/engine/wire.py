@@ -9,7 +9,7 @@ from ...golden.blocks import MixedTensor
 from ...golden.packing import Packed, pack
 from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE, STREAM_BYTES, TILE_BLOCKS
-from .job import Job
+from .gemm import Gemm
 
 __all__ = ["activation_bytes", "float_results", "packed_results", "result_bytes", "weight_bytes"]
 
@@ -20,14 +20,14 @@ def weight_bytes(packed: Packed, config: EngineConfig, rows: int) -> bytes:
     return _records(packed, order) * ceil_div(rows, config.rows)
 
 
-def activation_bytes(job: Job, config: EngineConfig) -> bytes:
+def activation_bytes(gemm: Gemm, config: EngineConfig) -> bytes:
     """The activation stream: (row tile, K tile, row), for each N tile again where K is beyond `resident_k`."""
-    columns = job.columns
-    repeats = 1 if columns <= config.resident_k else ceil_div(job.outputs, config.lanes)
-    order = _tiled(job.rows, config.rows, _k_tiles(columns), repeats)
-    if isinstance(job.activations, MixedTensor):
-        return _records(pack(job.activations), order)
-    x = job.activations
+    columns = gemm.columns
+    repeats = 1 if columns <= config.resident_k else ceil_div(gemm.outputs, config.lanes)
+    order = _tiled(gemm.rows, config.rows, _k_tiles(columns), repeats)
+    if isinstance(gemm.activations, MixedTensor):
+        return _records(pack(gemm.activations), order)
+    x = gemm.activations
     padded = torch.nn.functional.pad(x, (0, -columns % BLOCK_SIZE)).contiguous()
     size = x.element_size()
     raw = padded.view(torch.uint8).view(len(x), -1).numpy()
@@ -36,38 +36,38 @@ def activation_bytes(job: Job, config: EngineConfig) -> bytes:
     return _gather(raw.ravel(), starts, lengths)
 
 
-def result_bytes(job: Job, config: EngineConfig) -> bytes:
+def result_bytes(gemm: Gemm, config: EngineConfig) -> bytes:
     """The result stream that the golden model predicts, bit for bit."""
-    if job.output == "packed":
-        packed = job.expected_packed()
-        return _records(packed, _tiled(job.rows, config.rows, _k_tiles(job.outputs), 1))
-    y = job.expected()
+    if gemm.output == "packed":
+        packed = gemm.expected_packed()
+        return _records(packed, _tiled(gemm.rows, config.rows, _k_tiles(gemm.outputs), 1))
+    y = gemm.expected()
     bits = y.view(torch.int32) if y.dtype == torch.float32 else y.view(torch.int16)
     nan = (FLOAT32 if y.dtype == torch.float32 else BFLOAT16).nan_code
     bits = torch.where(y.isnan(), nan, bits.long()).to(bits.dtype)
-    padded = torch.nn.functional.pad(bits, (0, -job.outputs % config.lanes)).numpy()
-    rows, n_tiles = job.rows, padded.shape[1] // config.lanes
+    padded = torch.nn.functional.pad(bits, (0, -gemm.outputs % config.lanes)).numpy()
+    rows, n_tiles = gemm.rows, padded.shape[1] // config.lanes
     order = _tiled(rows, config.rows, n_tiles, 1)
     return padded.reshape(rows, n_tiles, config.lanes)[order[:, 0], order[:, 1]].tobytes()
 
 
-def float_results(data: bytes, job: Job, config: EngineConfig) -> Tensor:
-    """The result stream of a float32 or bfloat16 job as (M, N)."""
-    dtype = torch.bfloat16 if job.output == "bfloat16" else torch.float32
-    n_tiles = ceil_div(job.outputs, config.lanes)
-    order = torch.from_numpy(_tiled(job.rows, config.rows, n_tiles, 1))
-    result = torch.empty(job.rows, n_tiles, config.lanes, dtype=dtype)
+def float_results(data: bytes, gemm: Gemm, config: EngineConfig) -> Tensor:
+    """The result stream of a float32 or bfloat16 GEMM as (M, N)."""
+    dtype = torch.bfloat16 if gemm.output == "bfloat16" else torch.float32
+    n_tiles = ceil_div(gemm.outputs, config.lanes)
+    order = torch.from_numpy(_tiled(gemm.rows, config.rows, n_tiles, 1))
+    result = torch.empty(gemm.rows, n_tiles, config.lanes, dtype=dtype)
     result[order[:, 0], order[:, 1]] = torch.frombuffer(bytearray(data), dtype=dtype).view(-1, config.lanes)
-    return result.flatten(1)[:, : job.outputs]
+    return result.flatten(1)[:, : gemm.outputs]
 
 
-def packed_results(data: bytes, job: Job, config: EngineConfig) -> Packed:
-    """The result stream of a packed job as a packed tensor (M, N)."""
-    assert job.output_site is not None
-    blocks = ceil_div(job.outputs, BLOCK_SIZE)
+def packed_results(data: bytes, gemm: Gemm, config: EngineConfig) -> Packed:
+    """The result stream of a packed GEMM as a packed tensor (M, N)."""
+    assert gemm.output_site is not None
+    blocks = ceil_div(gemm.outputs, BLOCK_SIZE)
     parts: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
     position = 0
-    for row, tile in _tiled(job.rows, config.rows, _k_tiles(job.outputs), 1).tolist():
+    for row, tile in _tiled(gemm.rows, config.rows, _k_tiles(gemm.outputs), 1).tolist():
         count = min(blocks - tile * TILE_BLOCKS, TILE_BLOCKS)
         mask_size = ceil_div(count, 8)
         mask = data[position : position + mask_size]
@@ -81,8 +81,8 @@ def packed_results(data: bytes, job: Job, config: EngineConfig) -> Packed:
         torch.frombuffer(bytearray(b"".join(p[i] for p in ordered) or b"\0"), dtype=torch.uint8) for i in range(3)
     )
     fp4 = sum(len(p[1]) for p in ordered)
-    shape = (job.rows, job.outputs)
-    return Packed(shape, job.output_site.exponent, mask.view(job.rows, -1), scale[:fp4], payload)
+    shape = (gemm.rows, gemm.outputs)
+    return Packed(shape, gemm.output_site.exponent, mask.view(gemm.rows, -1), scale[:fp4], payload)
 
 
 def _k_tiles(columns: int) -> int:

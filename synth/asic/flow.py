@@ -14,7 +14,7 @@ from ...cache import SYNTHESIS as CACHE
 from ...cache import cached, digest
 from ...errors import DifferenceError, InputError
 from ...hdl.config import EngineConfig, parameters
-from ...hdl.verilog import Design
+from ...hdl.design import Design
 from ..liberty.find import LibertyFile
 from .gates import GateSimulator, Words, unpack_bits
 from .hierarchy import area_by_hierarchy

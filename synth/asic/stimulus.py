@@ -15,7 +15,7 @@ from ...formats import BLOCK_SIZE
 from ...golden.blocks import Blocks
 from ...golden.selector import SiteSettings, Threshold, select
 from ...hdl.config import DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
-from ...hdl.verilog import Design, build
+from ...hdl.design import Design, build
 from ...sim.campaign import Campaign
 from ...sim.lane_campaigns import rows_campaign
 from ...sim.selector_campaigns import BlockSet, blocks_campaign

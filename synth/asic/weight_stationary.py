@@ -11,7 +11,7 @@ from torch import Tensor
 from ...formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
 from ...golden.blocks import Blocks
 from ...hdl.config import EngineLaneConfig
-from ...hdl.verilog import Design
+from ...hdl.design import Design
 from .gates import Words, pack_bits
 
 __all__ = ["PROLOGUE", "Tile", "flag_words", "integer_words", "quiet_flags", "weight_stationary"]

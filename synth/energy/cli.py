@@ -44,11 +44,11 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 def _energy(args: argparse.Namespace) -> int:
     from ...cache import SYNTHESIS as CACHE
     from ...files import check_folder, staged, write_json
-    from .job import EnergyJob, run_energy
-    from .report import energy_table, plot_energy
-    from .subject import Texts
+    from .energy_report import energy_table, plot_energy
+    from .run import EnergyRequest, run_energy
+    from .workload import Texts
 
-    job = EnergyJob(
+    request = EnergyRequest(
         model=args.model,
         texts=Texts(args.text, args.calibration, args.samples, args.windows),
         fractions=tuple(args.fractions),
@@ -62,11 +62,11 @@ def _energy(args: argparse.Namespace) -> int:
         seed=args.seed,
         cache=args.cache or CACHE,
     )
-    job.check()
+    request.check()
     check_folder(args.out)
     library, target = library_target(args)
     progress = sys.stderr.isatty()
-    result = run_energy(job, library, target, progress=progress, on_step=stepper(not progress, "energy"))
+    result = run_energy(request, library, target, progress=progress, on_step=stepper(not progress, "energy"))
     stepper(not progress, "")("")
     with staged(args.out) as folder:
         write_json(folder / "energy.json", result)

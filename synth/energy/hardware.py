@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...formats import PRECISION_MODES
 from ...golden.blocks import to_blocks
 from ...hdl.config import EngineConfig, EngineLaneConfig
-from ...hdl.verilog import build
+from ...hdl.design import build
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
 from ..asic.flow import Implementation, cells_without_power, implement, simulate
@@ -22,7 +22,7 @@ from ..asic.gates import Words
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
-from .memories import MemoryModel, accumulator_memory, accumulator_stimulus
+from .memory_model import MemoryModel, accumulator_memory, accumulator_stimulus
 from .tiles import CHANGES, pairing_streams
 
 __all__ = [

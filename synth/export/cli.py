@@ -25,7 +25,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> int:
     from ...files import check_folder
-    from ...hdl.verilog import build_preset
+    from ...hdl.design import build_preset
     from .projects import TOOLS, export
 
     out = args.out or Path("out") / "export" / args.unit

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ...hdl.config import Config, EngineConfig, LaneConfig, SelectorConfig
-from ...hdl.verilog import Design
+from ...hdl.design import Design
 
 __all__ = ["Constraints", "constraints"]
 

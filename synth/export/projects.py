@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...files import write_files
+from ...hdl.design import Design
 from ...hdl.engine.memory import RAM_MODULE as _RAM
-from ...hdl.verilog import Design
 from .constraints import constraints
 
 __all__ = ["TOOLS", "Memory", "export", "memories"]

@@ -10,9 +10,9 @@ from ... import __version__
 from ...cache import SYNTHESIS as CACHE
 from ...cache import cached, digest
 from ...hdl.config import parameters
-from ...hdl.verilog import Design
-from .harness import harness
+from ...hdl.design import Design
 from .nextpnr import Device, place_and_route, synthesize
+from .shift_wrapper import harness
 
 __all__ = ["SCHEMA", "characterize_fpga", "fpga_table"]
 

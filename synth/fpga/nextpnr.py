@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...hdl.verilog import Design
+from ...hdl.design import Design
 from ...hdl.yosys import run_wasm, run_yosys
-from .harness import HARNESS, Harness
+from .shift_wrapper import HARNESS, Harness
 
 __all__ = ["FAMILIES", "Device", "device", "place_and_route", "synthesize"]
 

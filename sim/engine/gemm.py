@@ -13,11 +13,11 @@ from ...golden.packing import Packed, pack, unpack
 from ...golden.selector import SiteSettings, select
 from ...hdl.engine.registers import INPUT_SITE, OUTPUT_FORMATS, OUTPUT_SITE, SITE_STRIDE, register
 
-__all__ = ["Job", "field_value"]
+__all__ = ["Gemm", "field_value"]
 
 
 @dataclass(frozen=True)
-class Job:
+class Gemm:
     """`activations` (M, K) times `weight` (N, K) transposed.
 
     Attributes:
@@ -91,7 +91,7 @@ class Job:
         return self._cache["expected"]
 
     def expected_packed(self) -> Packed:
-        """The golden results of a job whose output is "packed"."""
+        """The golden results of a GEMM whose output is "packed"."""
         assert self.output_site is not None
         return pack(_select(self.expected(), self.output_site))
 

@@ -13,9 +13,9 @@ from ...golden.packing import pack
 from ...golden.selector import SiteSettings, Threshold, select
 from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE
-from .job import Job
+from .gemm import Gemm
 
-__all__ = ["corner_sizes", "random_job", "random_mixed", "random_site", "uniform_job"]
+__all__ = ["corner_sizes", "random_gemm", "random_mixed", "random_site", "uniform_gemm"]
 
 
 def random_mixed(rows: int, columns: int, fp4_fraction: float, generator: torch.Generator) -> MixedTensor:
@@ -40,10 +40,10 @@ def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generato
     )
 
 
-def random_job(
+def random_gemm(
     sizes: tuple[int, int, int], chance: random.Random, config: EngineConfig, *, kind: tuple[bool, str] | None = None
-) -> Job:
-    """A job of sizes (M, N, K) with random operands, formats and registers; `kind` fixes (raw input, output)."""
+) -> Gemm:
+    """A GEMM of sizes (M, N, K) with random operands, formats and registers; `kind` fixes (raw input, output)."""
     rows, outputs, columns = sizes
     generator = torch.Generator().manual_seed(chance.randrange(1 << 30))
     outs = ("float32", "bfloat16", *(("packed",) if config.packed_output else ()))
@@ -59,16 +59,16 @@ def random_job(
     else:
         activations = random_mixed(rows, columns, chance.choice((0, 0.5, 0.7, 1)), generator)
     if output != "packed":
-        return Job(weight, activations, site, output, relu=relu)
-    plain = Job(weight, activations, site, relu=relu).expected()
-    return Job(weight, activations, site, output, random_site(plain, chance, config, generator), relu)
+        return Gemm(weight, activations, site, output, relu=relu)
+    plain = Gemm(weight, activations, site, relu=relu).expected()
+    return Gemm(weight, activations, site, output, random_site(plain, chance, config, generator), relu)
 
 
-def uniform_job(rows: int, outputs: int, columns: int, fp4_fraction: float, seed: int) -> Job:
-    """Packed in, float32 out, one FP4 fraction for both operands: the job that performance is stated for."""
+def uniform_gemm(rows: int, outputs: int, columns: int, fp4_fraction: float, seed: int) -> Gemm:
+    """Packed in, float32 out, one FP4 fraction for both operands: the GEMM that performance is stated for."""
     generator = torch.Generator().manual_seed(seed)
     weight = random_mixed(outputs, columns, fp4_fraction, generator)
-    return Job(pack(weight), random_mixed(rows, columns, fp4_fraction, generator))
+    return Gemm(pack(weight), random_mixed(rows, columns, fp4_fraction, generator))
 
 
 def corner_sizes(config: EngineConfig) -> Iterator[tuple[int, int, int]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...hdl.verilog import Design
+from ...hdl.design import Design
 
 __all__ = ["HARNESS", "Harness", "harness"]
 

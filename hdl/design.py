@@ -30,10 +30,10 @@ from .config import (
 from .decoder import Decoder
 from .dot import Dot
 from .emit import to_verilog
+from .engine.axi_top import engine_verilog
 from .engine.lane import EngineLane
 from .engine.memory import RAM_MODULE, RAM_VERILOG
 from .engine.registers import REGISTERS, c_header, markdown
-from .engine.verilog import engine_verilog
 from .fusesoc import ram_core, unit_core
 from .lane import Lane
 from .names import check_module_name, check_unused, variant_name

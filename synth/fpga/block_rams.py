@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..hdl.verilog import Design
-from ..hdl.yosys import run_yosys
+from ...hdl.design import Design
+from ...hdl.yosys import run_yosys
 
-__all__ = ["Memories", "block_memories"]
+__all__ = ["Memories", "block_rams_of"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Memories:
     flip_flop_memories: int
 
 
-def block_memories(design: Design) -> Memories:
+def block_rams_of(design: Design) -> Memories:
     """Run `synth_ecp5` on the design, hierarchy kept, through its RAM mapping."""
     script = (
         f"read_verilog design.v; synth_ecp5 -noflatten -top {design.name} -run begin:map_ffram; "

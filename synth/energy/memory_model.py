@@ -10,8 +10,8 @@ import torch
 
 from ...errors import InputError
 from ...hdl.config import EngineLaneConfig
+from ...hdl.design import Design, Port
 from ...hdl.engine.memory import RAM_MODULE, RAM_VERILOG
-from ...hdl.verilog import Design, Port
 from ..asic.stimulus import Stimulus
 from ..asic.weight_stationary import Tile, flag_words, integer_words
 

@@ -13,12 +13,12 @@ from ...golden.packing import Packed, pack
 from ...hdl.engine.registers import register
 from ..runner import CampaignResult, SimulationError
 from .driver import EngineDriver, Result, cycle_limit
-from .job import Job, field_value
-from .jobs import corner_sizes, random_job, random_mixed
+from .gemm import Gemm, field_value
+from .random_gemms import corner_sizes, random_gemm, random_mixed
 from .verilated import VerilatedEngine
 from .wire import activation_bytes, result_bytes, weight_bytes
 
-__all__ = ["CHECKS", "Bench", "expect_job", "run_checks"]
+__all__ = ["SCENARIOS", "Bench", "expect_gemm", "run_scenarios"]
 
 _STALLS = (0.0, 0.0, 0.1, 0.5, 0.9)
 
@@ -42,30 +42,30 @@ class Bench:
             self.differences += 1
             self.first = self.first or f"{what}: {found}, expected {expected}"
 
-    def small_job(self) -> Job:
-        """A job of two tiles or fewer in each direction."""
+    def small_gemm(self) -> Gemm:
+        """A GEMM of two tiles or fewer in each direction."""
         config, chance = self.config, self.chance
         sizes = chance.randint(1, config.rows + 1), chance.randint(1, config.lanes + 1), chance.randint(1, 300)
-        return random_job(sizes, chance, config)
+        return random_gemm(sizes, chance, config)
 
-    def long_job(self) -> Job:
-        """A job that takes some hundred cycles at least."""
+    def long_gemm(self) -> Gemm:
+        """A GEMM that takes some hundred cycles at least."""
         config = self.config
-        return random_job((config.rows + 3, 2 * config.lanes + 1, min(config.k_max, 600)), self.chance, config)
+        return random_gemm((config.rows + 3, 2 * config.lanes + 1, min(config.k_max, 600)), self.chance, config)
 
     def recovers(self, after: str) -> None:
-        """The next job must be right, whatever was before."""
-        self.job(f"job after {after}", self.small_job())
+        """The next GEMM must be right, whatever was before."""
+        self.gemm(f"gemm after {after}", self.small_gemm())
 
-    def job(self, what: str, job: Job) -> Result | None:
-        """Run a job and compare its results, its events and the bytes of its streams."""
+    def gemm(self, what: str, gemm: Gemm) -> Result | None:
+        """Run a GEMM and compare its results, its events and the bytes of its streams."""
         try:
-            result = self.driver.run(job)
+            result = self.driver.run(gemm)
         except SimulationError as error:
             self.expect(what, str(error), "a result")
             self.engine.reset()
             return None
-        expect_job(self, what, job, result)
+        expect_gemm(self, what, gemm, result)
         return result
 
     def clear_events(self) -> None:
@@ -73,24 +73,24 @@ class Bench:
         self.driver.write("EVENTS", 0xFFFFFFFF)
 
 
-def expect_job(bench: Bench, what: str, job: Job, result: Result) -> None:
-    """Compare what a job left with the golden model, value by value; poisoned ones are in `job`'s expectation."""
-    name = f"{what} M={job.rows} N={job.outputs} K={job.columns} {'raw' if job.raw else 'packed'} to {job.output}"
-    expected = result_bytes(job, bench.config)
+def expect_gemm(bench: Bench, what: str, gemm: Gemm, result: Result) -> None:
+    """Compare what a GEMM left with the golden model, value by value; poisoned ones are in `gemm`'s expectation."""
+    name = f"{what} M={gemm.rows} N={gemm.outputs} K={gemm.columns} {'raw' if gemm.raw else 'packed'} to {gemm.output}"
+    expected = result_bytes(gemm, bench.config)
     found = np.frombuffer(result.data, np.uint8)
     wanted = np.frombuffer(expected, np.uint8)
     bench.expect(f"{name}: result bytes", len(found), len(wanted))
     size = min(len(found), len(wanted))
     different = np.flatnonzero(found[:size] != wanted[:size])
-    bench.compared += job.rows * job.outputs
+    bench.compared += gemm.rows * gemm.outputs
     if len(different):
         at = int(different[0])
         bench.differences += len(different)
         bench.first = bench.first or f"{name}: byte {at}: {found[at]:#04x}, expected {wanted[at]:#04x}"
     bench.expect(f"{name}: events", sorted(result.events), ["done"])
     beats = {
-        "weight_beats": ceil_div(len(weight_bytes(job.weight, bench.config, job.rows)), 16),
-        "activation_beats": ceil_div(len(activation_bytes(job, bench.config)), 16),
+        "weight_beats": ceil_div(len(weight_bytes(gemm.weight, bench.config, gemm.rows)), 16),
+        "activation_beats": ceil_div(len(activation_bytes(gemm, bench.config)), 16),
         "result_beats": ceil_div(len(expected), 16),
     }
     for counter, value in beats.items():
@@ -100,7 +100,7 @@ def expect_job(bench: Bench, what: str, job: Job, result: Result) -> None:
 
 def _corners(bench: Bench) -> None:
     for sizes in corner_sizes(bench.config):
-        bench.job("corner", random_job(sizes, bench.chance, bench.config))
+        bench.gemm("corner", random_gemm(sizes, bench.chance, bench.config))
 
 
 def _kinds(bench: Bench) -> None:
@@ -109,7 +109,7 @@ def _kinds(bench: Bench) -> None:
     for raw in (False, True) if config.raw_input != "none" else (False,):
         for output in outputs:
             sizes = config.rows + 1, 2 * config.lanes + 3, min(700, config.k_max)
-            bench.job("kind", random_job(sizes, bench.chance, config, kind=(raw, output)))
+            bench.gemm("kind", random_gemm(sizes, bench.chance, config, kind=(raw, output)))
 
 
 def _stalls(bench: Bench) -> None:
@@ -119,7 +119,7 @@ def _stalls(bench: Bench) -> None:
             for stream in ("weights", "activations", "results"):
                 bench.engine.stall(stream, chance.choice(_STALLS))
             sizes = chance.randint(1, 2 * config.rows + 1), chance.randint(1, 3 * config.lanes), chance.randint(1, 600)
-            bench.job("stalls", random_job(sizes, chance, config))
+            bench.gemm("stalls", random_gemm(sizes, chance, config))
     finally:
         for stream in ("weights", "activations", "results"):
             bench.engine.stall(stream, 0)
@@ -130,35 +130,35 @@ def _beyond_the_buffer(bench: Bench) -> None:
     for columns in sorted(
         {min(config.resident_k, config.k_max), min(config.resident_k + 1, config.k_max), config.k_max}
     ):
-        bench.job("long K", random_job((config.rows + 1, config.lanes + 1, columns), bench.chance, config))
+        bench.gemm("long K", random_gemm((config.rows + 1, config.lanes + 1, columns), bench.chance, config))
 
 
 def _back_to_back(bench: Bench) -> None:
     driver = bench.driver
     for _ in range(5):
-        first, second = bench.long_job(), bench.small_job()
+        first, second = bench.long_gemm(), bench.small_gemm()
         sent = driver.start(first)
-        again = driver.start(second)  # waits: its registers were written while the first job runs
+        again = driver.start(second)  # waits: its registers were written while the first GEMM runs
         bench.expect("waiting", driver.read("STATUS") & 3, 3)
         driver.write("CONTROL", 1)
         bench.expect("third START", driver.events(), {"start_rejected"})
         bench.clear_events()
-        for job, counts in ((first, sent), (second, again)):
+        for gemm, counts in ((first, sent), (second, again)):
             try:
                 result = driver.finish(
-                    job, counts, cycle_limit(first, bench.config) + cycle_limit(second, bench.config)
+                    gemm, counts, cycle_limit(first, bench.config) + cycle_limit(second, bench.config)
                 )
             except SimulationError as error:
                 bench.expect("back to back", str(error), "a result")
                 bench.engine.reset()
                 return
-            found, expected = result.data == result_bytes(job, bench.config), True
+            found, expected = result.data == result_bytes(gemm, bench.config), True
             bench.expect("back to back", found, expected)
-    bench.recovers("jobs back to back")
+    bench.recovers("gemms back to back")
 
 
 def _wrong_lengths(bench: Bench) -> None:
-    """Too short: the job ends with an empty beat. Too long: its results are right, the surplus is dropped.
+    """Too short: the GEMM ends with an empty beat. Too long: its results are right, the surplus is dropped.
 
     A surplus within the beat of the last byte is none: DMAs without TKEEP send whole beats.
     """
@@ -167,10 +167,10 @@ def _wrong_lengths(bench: Bench) -> None:
         (w, c) for w in ("weights", "activations") for c in ("one byte", "half", "one beat", "packet")
     ):
         for longer in (False, True):
-            job = bench.small_job()
+            gemm = bench.small_gemm()
             data = {
-                "weights": weight_bytes(job.weight, bench.config, job.rows),
-                "activations": activation_bytes(job, bench.config),
+                "weights": weight_bytes(gemm.weight, bench.config, gemm.rows),
+                "activations": activation_bytes(gemm, bench.config),
             }
             size = len(data[which])
             amount = {"one byte": 1, "half": max(size // 2, 1), "one beat": 16, "packet": size - 1}[change]
@@ -178,17 +178,17 @@ def _wrong_lengths(bench: Bench) -> None:
             data[which] = data[which] + bytes(max(amount, 1)) if longer else data[which][: size - amount]
             if not longer and amount == 0:
                 continue
-            _program(bench, job)
+            _program(bench, gemm)
             for stream, content in data.items():
                 engine.send(stream, content)
-            engine.run(cycle_limit(job, bench.config))
+            engine.run(cycle_limit(gemm, bench.config))
             what = f"{which} {'longer' if longer else 'shorter'} by {amount} of {size} bytes"
             beats = ceil_div(len(data[which]), 16) - ceil_div(size, 16)
             wrong = set() if longer and not beats else {f"{which}_{'long' if longer else 'short'}"}
             bench.expect(what, driver.events(), {"done"} | wrong)
             packet = engine.packet()
             if longer:
-                bench.expect(f"{what}: results", packet == result_bytes(job, bench.config), True)
+                bench.expect(f"{what}: results", packet == result_bytes(gemm, bench.config), True)
             else:
                 bench.expect(f"{what}: results end", packet is not None, True)
             bench.clear_events()
@@ -198,13 +198,13 @@ def _wrong_lengths(bench: Bench) -> None:
 def _whole_beats(bench: Bench) -> None:
     """A DMA without TKEEP sends every beat in full: that is no event, and the results are right."""
     for _ in range(12):
-        job = bench.small_job()
-        _program(bench, job)
-        bench.engine.send("weights", weight_bytes(job.weight, bench.config, job.rows), full=True)
-        bench.engine.send("activations", activation_bytes(job, bench.config), full=True)
-        bench.engine.run(cycle_limit(job, bench.config))
+        gemm = bench.small_gemm()
+        _program(bench, gemm)
+        bench.engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows), full=True)
+        bench.engine.send("activations", activation_bytes(gemm, bench.config), full=True)
+        bench.engine.run(cycle_limit(gemm, bench.config))
         bench.expect("whole beats: events", bench.driver.events(), {"done"})
-        bench.expect("whole beats: results", bench.engine.packet() == result_bytes(job, bench.config), True)
+        bench.expect("whole beats: results", bench.engine.packet() == result_bytes(gemm, bench.config), True)
         bench.clear_events()
     bench.recovers("whole beats")
 
@@ -214,18 +214,18 @@ def _empty_last_beat(bench: Bench) -> None:
     engine, driver = bench.engine, bench.driver
     for stalled in (0.0, 0.6) * 4:
         for which in ("weights", "activations"):
-            job = bench.small_job()
-            _program(bench, job)
+            gemm = bench.small_gemm()
+            _program(bench, gemm)
             engine.stall(which, stalled)
-            content = {"weights": weight_bytes(job.weight, bench.config, job.rows)}
-            content["activations"] = activation_bytes(job, bench.config)
+            content = {"weights": weight_bytes(gemm.weight, bench.config, gemm.rows)}
+            content["activations"] = activation_bytes(gemm, bench.config)
             for stream, data in content.items():
                 engine.send(stream, data, last=stream != which)
             engine.send(which, b"")
-            engine.run(cycle_limit(job, bench.config))
+            engine.run(cycle_limit(gemm, bench.config))
             bench.expect(f"empty last beat of {which}", driver.events(), {"done", f"{which}_long"})
             bench.expect(
-                f"empty last beat of {which}: results", engine.packet() == result_bytes(job, bench.config), True
+                f"empty last beat of {which}: results", engine.packet() == result_bytes(gemm, bench.config), True
             )
             engine.stall(which, 0)
             bench.clear_events()
@@ -233,16 +233,16 @@ def _empty_last_beat(bench: Bench) -> None:
 
 
 def _without_tlast(bench: Bench) -> None:
-    """A packet without an end: the job is right, the stream waits for TLAST, ABORT makes it forget."""
+    """A packet without an end: the GEMM is right, the stream waits for TLAST, ABORT makes it forget."""
     engine, driver = bench.engine, bench.driver
     for which in ("weights", "activations"):
-        job = bench.small_job()
-        _program(bench, job)
-        engine.send("weights", weight_bytes(job.weight, bench.config, job.rows), last=which != "weights")
-        engine.send("activations", activation_bytes(job, bench.config), last=which != "activations")
-        engine.run(cycle_limit(job, bench.config))
+        gemm = bench.small_gemm()
+        _program(bench, gemm)
+        engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows), last=which != "weights")
+        engine.send("activations", activation_bytes(gemm, bench.config), last=which != "activations")
+        engine.run(cycle_limit(gemm, bench.config))
         bench.expect(f"{which} without TLAST", driver.events(), {"done", f"{which}_long"})
-        bench.expect(f"{which} without TLAST: results", engine.packet() == result_bytes(job, bench.config), True)
+        bench.expect(f"{which} without TLAST: results", engine.packet() == result_bytes(gemm, bench.config), True)
         bench.clear_events()
         driver.write("CONTROL", field_value("CONTROL", abort=1))
         bench.recovers(f"{which} without TLAST and ABORT")
@@ -253,10 +253,10 @@ def _interrupted(bench: Bench) -> None:
     engine, driver, chance = bench.engine, bench.driver, bench.chance
     for how in ("reset", "abort"):
         for _ in range(15):
-            job = bench.long_job()
+            gemm = bench.long_gemm()
             for stream in ("weights", "activations", "results"):
                 engine.stall(stream, chance.choice((0.0, 0.3)))
-            driver.start(job)
+            driver.start(gemm)
             engine.run(chance.randint(1, 1500))
             if how == "reset":
                 engine.reset()
@@ -276,19 +276,19 @@ def _interrupted(bench: Bench) -> None:
 
 
 def _aborted_with_running_dmas(bench: Bench) -> None:
-    """DMAs that cannot be stopped are drained by small jobs, as docs/integration.md has it.
+    """DMAs that cannot be stopped are drained by small GEMMs, as docs/integration.md has it.
 
-    Whatever they still send: both, one, the last beats of either, or the packets of a second job.
+    Whatever they still send: both, one, the last beats of either, or the packets of a second gemm.
     """
     engine, driver, chance = bench.engine, bench.driver, bench.chance
     streams = ("weights", "activations")
     for case in ("both", "late end", "one ended", "two packets") * 3:
-        job = bench.long_job()
-        driver.start(job)
+        gemm = bench.long_gemm()
+        driver.start(gemm)
         engine.stall(chance.choice(streams), 0.9)
         engine.run(chance.randint(1, 300))
         if case == "two packets":
-            driver.start(bench.small_job())
+            driver.start(bench.small_gemm())
         if case == "one ended":
             stopped = chance.choice(streams)
             for _ in range(20_000):
@@ -314,7 +314,7 @@ def _aborted_with_running_dmas(bench: Bench) -> None:
 
 
 def _drained(bench: Bench) -> bool:
-    """Small jobs and ABORT in turn, until both DMAs were idle before the ABORT."""
+    """Small GEMMs and ABORT in turn, until both DMAs were idle before the ABORT."""
     engine, driver = bench.engine, bench.driver
     for name, value in (("M", 1), ("N", 1), ("K", 1), ("FORMAT", 0)):
         driver.write(name, value)
@@ -334,13 +334,13 @@ def _drained(bench: Bench) -> bool:
 
 
 def _aborted_while_a_beat_waits(bench: Bench) -> None:
-    """A beat on offer stays until it is taken, the packet is closed, and only then the next job begins."""
+    """A beat on offer stays until it is taken, the packet is closed, and only then the next GEMM begins."""
     engine, driver = bench.engine, bench.driver
-    job = bench.long_job()
+    gemm = bench.long_gemm()
     engine.stall("results", 1.0)
-    _program(bench, job)
-    engine.send("weights", weight_bytes(job.weight, bench.config, job.rows))
-    engine.send("activations", activation_bytes(job, bench.config))
+    _program(bench, gemm)
+    engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows))
+    engine.send("activations", activation_bytes(gemm, bench.config))
     engine.run(50_000)  # until a beat is on offer and everything behind it stands still
     engine.discard()
     faults, packets = engine.handshake_faults, driver.read("RESULT_PACKETS")
@@ -361,24 +361,24 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
     driver.write("CONTROL", field_value("CONTROL", abort=1))
     engine.run(20)
     bench.expect("RESULT_PACKETS after ABORT without a packet", driver.read("RESULT_PACKETS"), packets + 1)
-    following = bench.small_job()
-    bench.expect("job behind it", driver.run(following).data == result_bytes(following, bench.config), True)
+    following = bench.small_gemm()
+    bench.expect("gemm behind it", driver.run(following).data == result_bytes(following, bench.config), True)
 
 
 def _late_packets(bench: Bench) -> None:
-    """Jobs that end early owe a packet each; as many as can be counted are dropped, and further jobs wait."""
+    """GEMMs that end early owe a packet each; as many as can be counted are dropped, and further ones wait."""
     engine, driver = bench.engine, bench.driver
     for owed in (1, 3, 4):
-        job = bench.small_job()
-        late = activation_bytes(bench.small_job(), bench.config)
+        gemm = bench.small_gemm()
+        late = activation_bytes(bench.small_gemm(), bench.config)
         ended = driver.read("JOBS")
         for _ in range(owed):
-            _program(bench, job)
-            engine.send("weights", weight_bytes(job.weight, bench.config, job.rows)[:1])
+            _program(bench, gemm)
+            engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows)[:1])
             engine.run(2000)
             engine.packet()
             bench.clear_events()
-        bench.expect(f"{owed} short jobs ended", driver.read("JOBS") - ended, min(owed, 3))
+        bench.expect(f"{owed} short gemms ended", driver.read("JOBS") - ended, min(owed, 3))
         for _ in range(owed):
             engine.send("activations", late)
         for _ in range(200):
@@ -390,7 +390,7 @@ def _late_packets(bench: Bench) -> None:
         bench.clear_events()
         while engine.packet() is not None:
             pass
-        bench.expect(f"{owed} late packets: jobs ended", driver.read("JOBS") - ended, owed)
+        bench.expect(f"{owed} late packets: gemms ended", driver.read("JOBS") - ended, owed)
         bench.expect(f"{owed} late packets: beats left", engine.queued("activations"), 0)
         bench.recovers(f"{owed} late packets")
 
@@ -398,31 +398,31 @@ def _late_packets(bench: Bench) -> None:
 def _poison(bench: Bench) -> None:
     """NaN codes and illegal block scales poison their rows and set their flag, whatever else the row holds."""
     for part, code, event in (("payload", 0x7F, "nan"), ("scale", 0, "format_error"), ("scale", 106, "format_error")):
-        job = random_job((5, bench.config.lanes + 2, 300), bench.chance, bench.config, kind=(False, "float32"))
+        gemm = random_gemm((5, bench.config.lanes + 2, 300), bench.chance, bench.config, kind=(False, "float32"))
         generator = torch.Generator().manual_seed(bench.chance.randrange(1 << 30))
-        weight = pack(random_mixed(job.outputs, job.columns, 0.5, generator))  # blocks of both kinds
-        job = replace(job, weight=weight, _cache={})
-        weight, row = _spoiled(job.weight, part, code)
-        expected = Job(job.weight, job.activations, relu=job.relu).expected().clone()
+        weight = pack(random_mixed(gemm.outputs, gemm.columns, 0.5, generator))  # blocks of both kinds
+        gemm = replace(gemm, weight=weight, _cache={})
+        weight, row = _spoiled(gemm.weight, part, code)
+        expected = Gemm(gemm.weight, gemm.activations, relu=gemm.relu).expected().clone()
         expected[:, row] = float("nan")
-        spoiled = Job(weight, job.activations, relu=job.relu, _cache={"expected": expected})
+        spoiled = Gemm(weight, gemm.activations, relu=gemm.relu, _cache={"expected": expected})
         result = bench.driver.run(spoiled)
         what = f"{part} {code:#04x}"
         bench.expect(what, result.data == result_bytes(spoiled, bench.config), True)
         bench.expect(f"{what}: events", result.events, {"done", event})
     if bench.config.raw_input != "none":
-        job = random_job((5, 7, 100), bench.chance, bench.config, kind=(True, "float32"))
-        values = job.activations.clone()  # type: ignore[union-attr]
+        gemm = random_gemm((5, 7, 100), bench.chance, bench.config, kind=(True, "float32"))
+        values = gemm.activations.clone()  # type: ignore[union-attr]
         values[2, 33] = float("nan")
-        job = Job(job.weight, values, job.site, relu=job.relu)
-        result = bench.driver.run(job)
-        bench.expect("raw NaN", result.data == result_bytes(job, bench.config), True)
+        gemm = Gemm(gemm.weight, values, gemm.site, relu=gemm.relu)
+        result = bench.driver.run(gemm)
+        bench.expect("raw NaN", result.data == result_bytes(gemm, bench.config), True)
         bench.expect("raw NaN: events", result.events, {"done", "nan"})
     bench.recovers("poison")
 
 
 def _registers(bench: Bench) -> None:
-    """What is read-only stays, unknown addresses answer SLVERR, strobes choose bytes, illegal jobs are refused."""
+    """What is read-only stays, unknown addresses answer SLVERR, strobes choose bytes, illegal GEMMs are refused."""
     engine, driver, config = bench.engine, bench.driver, bench.config
     for name in ("ID", "VERSION", "SHAPE", "FEATURES", "LIMITS", "STATUS", "CYCLES"):
         before = driver.read(name)
@@ -466,11 +466,11 @@ def _registers(bench: Bench) -> None:
         bench.clear_events()
         bench.expect("events cleared", driver.events(), set())
     driver.write("INPUT_SELECTOR", 0)
-    bench.recovers("illegal jobs")
+    bench.recovers("illegal gemms")
 
 
-def _program(bench: Bench, job: Job) -> None:
-    for address, value in job.register_writes():
+def _program(bench: Bench, gemm: Gemm) -> None:
+    for address, value in gemm.register_writes():
         bench.engine.write(address, value)
     bench.driver.write("INTERRUPT_ENABLE", 1)
     bench.driver.write("CONTROL", 1)
@@ -493,30 +493,30 @@ def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int]:
     return Packed(weight.shape, weight.exponent, weight.mask, parts["scale"], parts["payload"]), block // bits.shape[1]
 
 
-CHECKS: dict[str, Callable[[Bench], None]] = {
+SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "corners of the tiles": _corners,
     "every kind of input and output": _kinds,
     "random stalls on all streams": _stalls,
     "K beyond the buffer": _beyond_the_buffer,
-    "jobs back to back": _back_to_back,
+    "gemms back to back": _back_to_back,
     "wrong stream lengths": _wrong_lengths,
     "DMAs without TKEEP": _whole_beats,
     "TLAST on an empty beat": _empty_last_beat,
     "streams without TLAST": _without_tlast,
-    "packets of jobs that have ended": _late_packets,
+    "packets of gemms that have ended": _late_packets,
     "reset and ABORT in the middle": _interrupted,
     "NaN and illegal scales": _poison,
     "registers": _registers,
 }
 
 
-def run_checks(bench: Bench, names: Iterable[str]) -> list[CampaignResult]:
+def run_scenarios(bench: Bench, names: Iterable[str]) -> list[CampaignResult]:
     """Run the named checks and return a result for each."""
     results = []
     for name in names:
         compared, differences, cycles = bench.compared, bench.differences, bench.engine.cycles
         bench.first = None
-        CHECKS[name](bench)
+        SCENARIOS[name](bench)
         results.append(
             CampaignResult(
                 name,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...plots import save_figure, subplots
-from ..energy.report import aligned
+from ..energy.energy_report import aligned
 
 __all__ = ["plot_sweep", "sweep_csv", "sweep_table"]
 

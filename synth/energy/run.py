@@ -33,11 +33,11 @@ from .hardware import (
     lane_name,
     selector_energy,
 )
-from .memories import MemoryModel, node_of
-from .subject import DEMO, Texts, open_subject
+from .memory_model import MemoryModel, node_of
 from .tiles import pair_shares, sample_tile
+from .workload import DEMO, Texts, open_workload
 
-__all__ = ["PAPER", "SCHEMA", "EnergyJob", "run_energy"]
+__all__ = ["PAPER", "SCHEMA", "EnergyRequest", "run_energy"]
 
 SCHEMA = "fgmp-energy/1"
 
@@ -50,7 +50,7 @@ _META_BITS, _BANK_BITS = 9, 64
 
 
 @dataclass(frozen=True)
-class EnergyJob:
+class EnergyRequest:
     """What `fgmp energy` was asked to do.
 
     Attributes:
@@ -114,7 +114,7 @@ class EnergyJob:
 
 
 def run_energy(
-    job: EnergyJob,
+    request: EnergyRequest,
     library: LibertyFile,
     target: Target,
     *,
@@ -122,48 +122,48 @@ def run_energy(
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Measure; returns JSON data of the schema in docs/energy.md. Raises InputError for what cannot be measured."""
-    engine = job.check()
-    node = node_of(target.cells.name, job.node_nm)
-    memory = MemoryModel(node, target.cells.voltage, job.memory_factor)
+    engine = request.check()
+    node = node_of(target.cells.name, request.node_nm)
+    memory = MemoryModel(node, target.cells.voltage, request.memory_factor)
     check_tables(target)
     on_step("loading the model")
-    subject = open_subject(job.model, job.texts, job.captured, progress)
-    check_k(max(site.channels for site in subject.study.sites), engine.k_max)
-    hardware = build_hardware(engine, target, memory, job.cache, on_step)
+    workload = open_workload(request.model, request.texts, request.captured, progress)
+    check_k(max(site.channels for site in workload.study.sites), engine.k_max)
+    hardware = build_hardware(engine, target, memory, request.cache, on_step)
     rows: list[dict[str, Any]] = []
     base: tuple[np.ndarray, ...] | None = None
-    for name, config in job.formats().items():
+    for name, config in request.formats().items():
         on_step(f"{name}: quantizing")
-        variant = subject.study.variant(config, name, exact=False)
-        on_step(f"{name}: {subject.measure}")
-        own = subject.quality(variant)
+        variant = workload.study.variant(config, name, exact=False)
+        on_step(f"{name}: {workload.measure}")
+        own = workload.quality(variant)
         base = own if base is None else base
-        above = None if own is base else subject.against(own, base)
-        layers = [c for s in subject.samples for c in capture(subject.study.model, subject.study.sites, variant, s)]
+        above = None if own is base else workload.against(own, base)
+        layers = [c for s in workload.samples for c in capture(workload.study.model, workload.study.sites, variant, s)]
         variant.modules.clear()
         on_step(f"{name}: gate simulation")
         row = {
             "name": name,
             "fp4_fraction": config.fp4_weights,
             "activations": config.activations,
-            "quality": asdict(subject.estimate(own)),
+            "quality": asdict(workload.estimate(own)),
             "above_fp8_percent": None if above is None else asdict(above),
             **_stored(variant),
-            **_measure(job, hardware, layers, subject.study.sites, name == FP8),
+            **_measure(request, hardware, layers, workload.study.sites, name == FP8),
         }
         rows.append(row)
         _compare(row, rows[0])
     return {
         "schema": SCHEMA,
-        "model": subject.name,
-        "text": subject.source,
-        "measure": subject.measure,
-        "calibration_samples": job.texts.samples,
-        "evaluated_windows": job.texts.windows,
-        "captured_windows": job.captured,
-        "places": 64 * job.words,
-        "seed": job.seed,
-        "engine": {"preset": job.engine, **parameters(engine)},
+        "model": workload.name,
+        "text": workload.source,
+        "measure": workload.measure,
+        "calibration_samples": request.texts.samples,
+        "evaluated_windows": request.texts.windows,
+        "captured_windows": request.captured,
+        "places": 64 * request.words,
+        "seed": request.seed,
+        "engine": {"preset": request.engine, **parameters(engine)},
         "clock_mhz": 1000 / hardware.period,
         "units": _units(hardware),
         "memory": {
@@ -184,11 +184,11 @@ def run_energy(
 
 
 def _measure(
-    job: EnergyJob, hardware: Hardware, layers: Sequence[Capture], sites: Sequence[Site], fp8_only: bool
+    request: EnergyRequest, hardware: Hardware, layers: Sequence[Capture], sites: Sequence[Site], fp8_only: bool
 ) -> dict[str, Any]:
     """pJ per block pair of one lane and its share of everything else."""
     engine = hardware.engine
-    tile = sample_tile(layers, 64 * job.words, _BLOCKS, engine.rows, job.seed)
+    tile = sample_tile(layers, 64 * request.words, _BLOCKS, engine.rows, request.seed)
     shares = pair_shares(layers)
     units = hardware.fp8 if fp8_only else (hardware.mixed,)
     measured = [lane_energy(hardware, unit, tile, shares) for unit in units]
@@ -221,7 +221,7 @@ def _measure(
     if not fp8_only:
         watched = {name for site in sites for name in site.watched}
         inputs = [layer for layer in layers if layer.name in watched]
-        block, idle = selector_energy(hardware, inputs, max(job.words // 4, 1), job.seed)
+        block, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed)
         others = max((engine.raw_input != "none") + engine.packed_output, 1) - 1
         # What fills the buffer comes through the selector, in a share of the cycles.
         parts["selector"] = (filled * block + (1 - filled + others) * idle) / engine.lanes
@@ -240,7 +240,7 @@ def _measure(
 
 
 def _fills(engine: EngineConfig, layer: Capture) -> int:
-    """How often a linear's job sends its input, through the selector into the buffer: for each N tile if K is long."""
+    """How often a linear sends its input, through the selector into the buffer: for each N tile if K is long."""
     return 1 if layer.x.shape[1] <= engine.resident_k else ceil_div(layer.weight.shape[0], engine.lanes)
 
 

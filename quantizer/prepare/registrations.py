@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 from torch import nn
 
-__all__ = ["Places", "places", "put", "share", "shared_modules", "unshare"]
+__all__ = ["Registrations", "registrations", "replace_registered", "share", "shared_modules", "unshare"]
 
-Places = dict[int, list[tuple[nn.Module, str]]]
+Registrations = dict[int, list[tuple[nn.Module, str]]]
 
 
-def places(model: nn.Module) -> Places:
+def registrations(model: nn.Module) -> Registrations:
     """By id of each module: the modules that hold it, and under which name; one may be held in several places."""
-    found: Places = {}
+    found: Registrations = {}
     for parent in model.modules():
         for name, child in parent._modules.items():
             if child is not None:
@@ -20,7 +20,7 @@ def places(model: nn.Module) -> Places:
     return found
 
 
-def put(held: Places, old: nn.Module, new: nn.Module) -> None:
+def replace_registered(held: Registrations, old: nn.Module, new: nn.Module) -> None:
     """Replace `old` by `new` in all of its places, of which `held` is told."""
     held[id(new)] = held.pop(id(old))
     for parent, name in held[id(new)]:

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...hdl.verilog import build_preset
+from ...hdl.design import build_preset
 from ..asic.flow import characterize
-from ..energy.job import run_energy
+from ..energy.run import run_energy
 from ..fpga.flow import characterize_fpga
 from ..fpga.nextpnr import device
 from ..liberty.find import LibertyFile
-from .plan import Plan, Point
+from .spec import DesignPoint, SweepSpec
 
-__all__ = ["BETTER_HIGH", "Work"]
+__all__ = ["BETTER_HIGH", "Runner"]
 
 BETTER_HIGH = {"clock_mhz", "saving", "saving_of_lane", "saving_without_buffers", "weight_saving"}
 """Metrics of which more is better; of all others less is."""
@@ -21,24 +21,24 @@ _LUTS = ("TRELLIS_COMB", "ICESTORM_LC")
 
 
 @dataclass(frozen=True)
-class Work:
+class Runner:
     """Runs points; travels to other processes and machines whole, library included."""
 
-    plan: Plan
+    spec: SweepSpec
     library: LibertyFile | None
     cache: Path
 
-    def __call__(self, point: Point) -> list[dict[str, Any]]:
+    def __call__(self, point: DesignPoint) -> list[dict[str, Any]]:
         """Rows of metrics: one, or for the flow "energy" one per format."""
-        return getattr(self, f"_{self.plan.flow}")(point)
+        return getattr(self, f"_{self.spec.flow}")(point)
 
-    def _asic(self, point: Point) -> list[dict[str, Any]]:
-        library, options = self.library, self.plan.options
+    def _asic(self, point: DesignPoint) -> list[dict[str, Any]]:
+        library, options = self.library, self.spec.options
         assert library is not None
         result = characterize(
             build_preset(point.unit, point.arguments),
             library,
-            self.plan.target(library.cells),
+            self.spec.target(library.cells),
             words=options["words"],
             seed=options["seed"],
             cache=self.cache,
@@ -53,8 +53,8 @@ class Work:
             row |= {"pj": list(energies.values())[-1], **{f"pj {name}": pj for name, pj in energies.items()}}
         return [row]
 
-    def _fpga(self, point: Point) -> list[dict[str, Any]]:
-        o = self.plan.options
+    def _fpga(self, point: DesignPoint) -> list[dict[str, Any]]:
+        o = self.spec.options
         where = device(o["target"], o["device"] or None, o["package"] or None)
         design = build_preset(point.unit, point.arguments)
         result = characterize_fpga(design, where, seeds=o["seeds"], mhz=o["mhz"], dsp=o["dsp"], cache=self.cache)
@@ -62,11 +62,11 @@ class Work:
         luts = sum(used.get(kind, 0) for kind in _LUTS)
         return [{"luts": luts, "clock_mhz": result["clock_mhz"]["median"], **used}]
 
-    def _energy(self, point: Point) -> list[dict[str, Any]]:
+    def _energy(self, point: DesignPoint) -> list[dict[str, Any]]:
         library = self.library
         assert library is not None
-        job = self.plan.energy_job(point, self.cache)
-        result = run_energy(job, library, self.plan.target(library.cells), progress=False)
+        job = self.spec.energy_request(point, self.cache)
+        result = run_energy(job, library, self.spec.target(library.cells), progress=False)
         keys = ("pj", "saving", "saving_without_buffers", "saving_of_lane", "weight_saving", "bits_per_weight")
         return [
             {

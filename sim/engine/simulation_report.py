@@ -9,7 +9,7 @@ __all__ = ["engine_lines", "model_lines"]
 
 
 def engine_lines(preset: str, summary: dict[str, Any]) -> Iterator[str]:
-    """The campaigns and the performance job of one engine."""
+    """The campaigns and the performance GEMM of one engine."""
     for campaign in summary["campaigns"]:
         yield (
             f"{preset}  {campaign['name']:32} {campaign['compared']:9,} compared"
@@ -21,7 +21,7 @@ def engine_lines(preset: str, summary: dict[str, Any]) -> Iterator[str]:
     if rows:
         yield ""
         yield "M=64, N=256, K=1024, packed in, float32 out, no stalls from outside"
-        yield "  FP4   whole job   first to last pair   cycles   waits: weights  activations  results   cycles/s"
+        yield "  FP4   whole gemm   first to last pair   cycles   waits: weights  activations  results   cycles/s"
         for row in rows:
             yield (
                 f"{row['fp4_fraction']:5.0%}   {row['utilization']:9.2%}   {row['inner_utilization']:18.2%}"

@@ -11,12 +11,12 @@ from typing import Any
 from ...errors import InputError
 from ...hdl.config import EngineConfig, changed, preset
 from ..asic.mapping import DONT_USE, Target
-from ..energy.job import EnergyJob
-from ..energy.subject import Texts
+from ..energy.run import EnergyRequest
+from ..energy.workload import Texts
 from ..fpga.nextpnr import device
 from ..liberty.cells import StandardCells
 
-__all__ = ["FLOWS", "OPTIONS", "Plan", "Point", "read_plan"]
+__all__ = ["FLOWS", "OPTIONS", "DesignPoint", "SweepSpec", "read_spec"]
 
 _MAPPING: dict[str, Any] = {
     "liberty": "",
@@ -59,7 +59,7 @@ _KEYS = {"flow", "unit", "grid", "options", "plot"}
 
 
 @dataclass(frozen=True)
-class Point:
+class DesignPoint:
     """One configuration: a preset and what is changed in it."""
 
     unit: str
@@ -75,11 +75,11 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepSpec:
     """What a sweep's file asks for; `plot` are the metrics along x and y, `chosen` those of them that it names."""
 
     flow: str
-    points: list[Point]
+    points: list[DesignPoint]
     options: dict[str, Any]
     plot: tuple[str, str]
     chosen: frozenset[str] = frozenset()
@@ -90,10 +90,10 @@ class Plan:
         wire_load = cells.wire_load if o["wire_load"] else None
         return Target(cells, wire_load, o["period"], o["optimize"], o["clock_gates"], tuple(o["dont_use"]))
 
-    def energy_job(self, point: Point, cache: Path) -> EnergyJob:
+    def energy_request(self, point: DesignPoint, cache: Path) -> EnergyRequest:
         """What the flow "energy" does at a point."""
         o = self.options
-        return EnergyJob(
+        return EnergyRequest(
             o["model"],
             Texts(o["text"] or None, o["calibration"] or None, o["samples"], o["windows"]),
             tuple(map(float, o["fractions"])),
@@ -109,7 +109,7 @@ class Plan:
         )
 
 
-def read_plan(path: Path) -> Plan:
+def read_spec(path: Path) -> SweepSpec:
     """Read and check a sweep's TOML file, all of its points included.
 
     Raises InputError, naming the file and the key, for what it should not hold or lacks.
@@ -126,7 +126,7 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"sweep {path}: {error}") from None
 
 
-def _plan(content: Mapping[str, Any]) -> Plan:
+def _plan(content: Mapping[str, Any]) -> SweepSpec:
     for key in content:
         if key not in _KEYS:
             raise InputError(f"key {key!r}, expected {', '.join(sorted(_KEYS))}")
@@ -148,7 +148,7 @@ def _plan(content: Mapping[str, Any]) -> Plan:
     if count > _MOST_POINTS:
         raise InputError(f"grid: {count:,} points, expected at most {_MOST_POINTS:,}")
     points = [
-        Point(name, dict(zip(grid, values, strict=True)))
+        DesignPoint(name, dict(zip(grid, values, strict=True)))
         for name in units
         for values in itertools.product(*grid.values())
     ]
@@ -160,29 +160,29 @@ def _plan(content: Mapping[str, Any]) -> Plan:
             raise InputError(f"plot.{key}: unknown, expected x and y")
     x, y = FLOWS[flow]
     axes = (str(plot.get("x", x)), str(plot.get("y", y)))
-    plan = Plan(flow, points, options, axes, frozenset(map(str, plot.values())))
-    _check(plan)
-    return plan
+    spec = SweepSpec(flow, points, options, axes, frozenset(map(str, plot.values())))
+    _check(spec)
+    return spec
 
 
-def _check(plan: Plan) -> None:
-    for point in plan.points:
+def _check(spec: SweepSpec) -> None:
+    for point in spec.points:
         config = changed(preset(str(point.unit)), point.arguments)
-        if plan.flow == "energy" and not isinstance(config, EngineConfig):
+        if spec.flow == "energy" and not isinstance(config, EngineConfig):
             raise InputError(f"unit: {point.unit!r}, expected the preset of an engine")
-    if plan.flow == "fpga":
-        device(plan.options["target"], plan.options["device"] or None, plan.options["package"] or None)
-    if plan.flow == "energy":
-        plan.energy_job(plan.points[0], Path()).check()
-    if plan.options.get("optimize", "speed") not in ("speed", "area"):
-        raise InputError(f"options.optimize: {plan.options['optimize']!r}, expected speed or area")
+    if spec.flow == "fpga":
+        device(spec.options["target"], spec.options["device"] or None, spec.options["package"] or None)
+    if spec.flow == "energy":
+        spec.energy_request(spec.points[0], Path()).check()
+    if spec.options.get("optimize", "speed") not in ("speed", "area"):
+        raise InputError(f"options.optimize: {spec.options['optimize']!r}, expected speed or area")
     for name, low, high in (("words", 1, 1024), ("seeds", 1, 1000), ("seed", 0, 1 << 31)):
-        value = plan.options.get(name, low)
+        value = spec.options.get(name, low)
         if not low <= value <= high:
             raise InputError(f"options.{name}: {value}, expected {low} to {high}")
     for name, least, most in (("period", 1e-3, 1e6), ("mhz", 1.0, 1e4)):
-        if not least <= plan.options.get(name, least) <= most:
-            raise InputError(f"options.{name}: {plan.options[name]}, expected {least:g} to {most:g}")
+        if not least <= spec.options.get(name, least) <= most:
+            raise InputError(f"options.{name}: {spec.options[name]}, expected {least:g} to {most:g}")
 
 
 def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

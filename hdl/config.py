@@ -53,11 +53,11 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "engine-8": (
         "8 lanes, 32 rows, packed input only, float results only",
-        EngineConfig(8, 32, 4, raw_input="none", packed_output=False),
+        EngineConfig(lanes=8, rows=32, slots=4, raw_input="none", packed_output=False),
     ),
     "engine-4": (
         "4 lanes, 8 rows, small buffers, packed input only: for tests and small FPGAs",
-        EngineConfig(4, 8, 2, k_max=1024, raw_input="none", packed_output=False),
+        EngineConfig(lanes=4, rows=8, slots=2, k_max=1024, raw_input="none", packed_output=False),
     ),
     "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
     "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),

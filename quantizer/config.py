@@ -23,7 +23,7 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FGMPConfig:
     """How to quantize a model; the defaults are the paper's method at 70 % FP4.
 

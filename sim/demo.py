@@ -22,6 +22,7 @@ from ..quantizer.model.language_model import load_model, windows
 from ..quantizer.study import Study
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
 from .runner import CampaignResult, Simulator, check_tools
+from .tally import totals
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -29,7 +30,7 @@ WINDOW = FGMPConfig().window
 _POLICIES = ("fisher", "quantization-error", "random")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """What `fgmp demo` can be told; the defaults are the demo.
 
@@ -87,7 +88,9 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     formats = {FP8: uniform(False), NVFP4: uniform(True), NVFP4_CLIPPED: replace(uniform(True), clip=True)}
     for fraction in options.fractions:
         for policy in _POLICIES:
-            formats[_name(fraction, policy)] = FGMPConfig(fraction, fraction, policy, seed=options.seed)
+            formats[_name(fraction, policy)] = FGMPConfig(
+                fp4_weights=fraction, fp4_activations=fraction, policy=policy, seed=options.seed
+            )
     against = {_name(f, p): _name(f, "fisher") for f in options.fractions for p in _POLICIES[1:]}
     comparison, variants = compare(study, formats, whole_windows(held_out), against=against)
     say("")
@@ -98,7 +101,7 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
     layers = capture(study.model, study.sites, chosen, held_out[0], options.rows)
     results, designs = _simulate(options, layers, say)
-    compared, differences = sum(r.compared for r in results), sum(r.differences for r in results)
+    compared, differences = totals(results).values()
     say(f"results compared {compared:,}, differences {differences}")
 
     facts = [
@@ -182,8 +185,7 @@ def _numbers(
         "model": str(options.model),
         "text": source,
         **comparison.as_json(),
-        "compared": sum(r.compared for r in results),
-        "differences": sum(r.differences for r in results),
+        **totals(results),
         "cycles": sum(r.cycles for r in results),
         "out": str(options.out),
     }

@@ -27,6 +27,7 @@ from ..hdl.design import Design
 from ..processes import exhausted, run_tool
 from .campaign import Campaign, write_campaign
 from .runtime import with_runtime
+from .tally import totals
 
 __all__ = [
     "CACHE",
@@ -354,8 +355,7 @@ def _tail(log: Path, lines: int = 30) -> str:
 def summarize(results: Sequence[CampaignResult]) -> dict[str, Any]:
     """Totals and campaigns for `--json`."""
     return {
-        "compared": sum(r.compared for r in results),
-        "differences": sum(r.differences for r in results),
+        **totals(results),
         "cycles": sum(r.cycles for r in results),
         "campaigns": [asdict(r) for r in results],
     }

@@ -1,30 +1,28 @@
 """Compares results exactly and says, in words, what the first difference is."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from ..formats import BLOCK_SIZE, E2M1, E4M3, MiniFloat
 from ..hdl.design import Port
 from .payload import field_values
+from .tally import Tally
 
 __all__ = ["Scoreboard", "describe_block"]
 
 
-class Scoreboard:
-    """Counts comparisons and differences of one campaign and decodes the first difference."""
+class Scoreboard(Tally):
+    """The tally of one campaign; it decodes the first difference."""
 
     def __init__(self, campaign: str, i: Port, o: Port):
-        self.compared = 0
-        self.differences = 0
-        self.first: str | None = None
+        super().__init__()
         self._campaign = campaign
         self._i = i
         self._o = o
 
     def check_result(self, index: int, expected: int, actual: int, last_input: int) -> None:
         """Compare one payload; `last_input` is the input that completed the result."""
-        self.compared += 1
         if expected == actual:
+            self.add(1, 0)
             return
         lines = [f"result {index} of campaign {self._campaign!r} differs"]
         want, got = field_values(self._o, expected), field_values(self._o, actual)
@@ -35,25 +33,16 @@ class Scoreboard:
                     lines += _element_differences(want, got)
         lines.append("  input that completed it:")
         lines += [f"    {line}" for line in describe_input(self._i, last_input)]
-        self._difference(lines)
+        self.add(1, 1, "\n".join(lines))
 
     def check_flag(self, name: str, expected: int, actual: int, group: int) -> None:
         """Compare a sticky flag at the end of a group."""
-        self.compared += 1
-        if expected != actual:
-            self._difference(
-                [f"flag {name} after group {group} of campaign {self._campaign!r}: expected {expected}, got {actual}"]
-            )
+        self.expect(f"flag {name} after group {group} of campaign {self._campaign!r}", actual, expected)
 
     def check_count(self, expected: int, actual: int) -> None:
         """A result too many or too few is a difference too."""
         if expected != actual:
-            self._difference([f"campaign {self._campaign!r} yields {actual} results, expected {expected}"])
-
-    def _difference(self, lines: Sequence[str]) -> None:
-        self.differences += 1
-        if self.first is None:
-            self.first = "\n".join(lines)
+            self.add(0, 1, f"campaign {self._campaign!r} yields {actual} results, expected {expected}")
 
 
 def describe_block(codes: int, scale: int, fp8: bool) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ..processes import end_with_parent
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
 from .export.cli import COMMANDS as _EXPORT_COMMANDS
-from .options import add_library, check_jobs, library_target, stepper, workers
+from .options import add_library, check_workers, library_target, stepper, workers
 from .sweep.cli import COMMANDS as _SWEEP_COMMANDS
 
 __all__ = ["COMMANDS"]
@@ -67,7 +67,13 @@ def _add_units(parser: argparse.ArgumentParser, default: str) -> None:
         help="change parameters, such as pipeline=5 sharing=merged",
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="units (fpga: seeds) at a time, default 1; -1: all cores"
+        "--workers",
+        "--jobs",
+        type=int,
+        dest="workers",
+        default=1,
+        metavar="N",
+        help="units (fpga: seeds) at a time, default 1; -1: all cores",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(default_units=default.split())
@@ -88,8 +94,8 @@ def _designs(args: argparse.Namespace) -> list[Any]:
 
 
 def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
-    """`work` on every item, `--jobs` at a time."""
-    jobs = workers(args.jobs, len(items))
+    """`work` on every item, `--workers` at a time."""
+    jobs = workers(args.workers, len(items))
     if jobs == 1:
         return [work(item) for item in items]
     from joblib import Parallel, delayed
@@ -118,7 +124,7 @@ def _generic(args: argparse.Namespace) -> int:
 
     from .generic import synthesize
 
-    check_jobs(args.jobs)
+    check_workers(args.workers)
     _check_units(args)
     designs = _designs(args)
     counted = _each(args, synthesize, designs)
@@ -145,11 +151,11 @@ def _asic(args: argparse.Namespace) -> int:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
     if not 0 <= args.seed < 1 << 31:
         raise InputError(f"seed: {args.seed}, expected 0 to 2147483647")
-    check_jobs(args.jobs)
+    check_workers(args.workers)
     check_file(args.out)
     _check_units(args)
     library, target = library_target(args)
-    quiet = not sys.stderr.isatty() or args.jobs != 1
+    quiet = not sys.stderr.isatty() or args.workers != 1
 
     def work(design: Any) -> Any:
         step = stepper(quiet, design.name)
@@ -180,14 +186,14 @@ def _fpga(args: argparse.Namespace) -> int:
         raise InputError(f"seeds: {args.seeds}, expected 1 to 1000")
     if not 1 <= args.mhz <= 10_000:
         raise InputError(f"mhz: {args.mhz}, expected 1 to 10000")
-    check_jobs(args.jobs)
+    check_workers(args.workers)
     check_file(args.out)
     check_folder(args.cache or CACHE)
     _check_units(args)
     where = device(args.target, args.device, args.package)
     results = []
     for design in _designs(args):
-        step = stepper(not sys.stderr.isatty() or args.jobs != 1, design.name)
+        step = stepper(not sys.stderr.isatty() or args.workers != 1, design.name)
         results.append(
             characterize_fpga(
                 design,

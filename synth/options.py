@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_library", "check_jobs", "library_target", "stepper", "workers"]
+__all__ = ["add_library", "check_workers", "library_target", "stepper", "workers"]
 
 
 def add_library(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +53,17 @@ def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
     )
 
 
-def check_jobs(jobs: int) -> None:
-    """Raise InputError, before any work, for a number of jobs that means nothing."""
+def check_workers(count: int) -> None:
+    """Raise InputError, before any work, for a number of workers that means nothing."""
     from ..errors import InputError
 
-    if jobs == 0:
+    if count == 0:
         raise InputError("jobs: 0, expected how many at a time, or -1 for all cores")
 
 
-def workers(jobs: int, items: int) -> int:
-    """Processes for so many items: what `--jobs` says, but one for one item, and never more than items."""
-    return min(jobs, items) if items > 1 else 1
+def workers(count: int, items: int) -> int:
+    """Processes for so many items: what `--workers` says, but one for one item, and never more than items."""
+    return min(count, items) if items > 1 else 1
 
 
 def stepper(quiet: bool, name: str) -> Callable[[str], None]:

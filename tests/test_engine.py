@@ -41,7 +41,9 @@ from .conftest import ROOT, build_preset
 ENGINE = pytest.mark.xdist_group("engine")
 SMALL = pytest.mark.xdist_group("engine-4")
 _QUICK = ["every kind of input and output", "registers"]
-ODD = EngineConfig(32, 8, 2, k_max=42_784, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True)
+ODD = EngineConfig(
+    lanes=32, rows=8, slots=2, k_max=42_784, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True
+)
 
 
 def bench(design, cache, seed=1, *, random_state=False):
@@ -90,7 +92,7 @@ def test_other_parameters(cache):
     pattern = torch.rand(-(-columns // 16), generator=generator) > 0.5
     codes = torch.zeros(len(pattern), 16, dtype=torch.uint8)
     site = SiteSettings(0, Threshold(0, 0), "static", static_fp8=pattern, channel_codes=codes)
-    gemm = Gemm(pack(random_mixed(5, columns, 0.7, generator)), x, site)
+    gemm = Gemm(pack(random_mixed(5, columns, 0.7, generator)), x, site=site)
     assert torch.equal(unit.driver.run(gemm).value, gemm.expected())
 
 
@@ -268,7 +270,7 @@ def test_driver_refuses_what_the_engine_cannot_do(cache):
         unit.driver.run(Gemm(packed, blocks))
     site = SiteSettings(0, Threshold(1, 1))
     with pytest.raises(InputError, match="raw activations: float32, expected none"):
-        unit.driver.run(Gemm(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site))
+        unit.driver.run(Gemm(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site=site))
     with pytest.raises(InputError, match="output: packed, expected float32 or bfloat16"):
         unit.driver.run(uniform_like("packed", site))
     with pytest.raises(InputError, match="SHAPE"):
@@ -313,7 +315,7 @@ def test_model_in_the_loop(quantized_model, cache):
     assert run.differences == 0
     assert run.perplexity == run.golden_perplexity
     assert len(run.layers) == 21
-    assert all(layer.compared >= 3 * 32 * layer.shape[0] or layer.calls == 3 for layer in run.layers)
+    assert all(layer.tally.compared >= 3 * 32 * layer.shape[0] or layer.calls == 3 for layer in run.layers)
     totals = run.as_dict()
     assert totals["compared"] == sum((2 * 32 + 1) * layer.shape[0] for layer in run.layers)
     for layer in totals["layers"]:

@@ -169,7 +169,7 @@ def test_no_scheduler_gets_one_line(tmp_path, capsys):
 
 def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
     path = sweep_file(tmp_path)
-    for extra, message in ((["-o", str(path)], "cannot be written"), (["--jobs", "0"], "jobs: 0")):
+    for extra, message in ((["-o", str(path)], "cannot be written"), (["--workers", "0"], "workers: 0")):
         assert main(["sweep", str(path), *extra]) == 2
         assert message in capsys.readouterr().err
     assert main(["synth", "asic", "decoder-e2m1", "--liberty", str(LIBRARY), "--seed", "-1"]) == 2
@@ -177,7 +177,7 @@ def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
     decoder = ["synth", "asic", "decoder-e2m1", "--liberty", str(LIBRARY)]
     for extra, message in (
         (["--cache", str(path)], f"output {path}: cannot be written"),
-        (["--jobs", "0"], "jobs: 0"),
+        (["--workers", "0"], "workers: 0"),
         (["--dont-use", "DFF*", "lane"], "--dont-use: 'lane', expected names of cells in"),
     ):
         assert main([*decoder, *extra]) == 2

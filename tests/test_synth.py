@@ -102,7 +102,12 @@ def test_area_by_hierarchy():
 def test_what_drives_a_clock_gate_belongs_to_its_registers():
     netlist = five_cells()
     netlist.names.update({5: "first", 9: "second"})
-    pins = {n: Pin(n, "input", (0.01, 0.01), 1.0, None, (), ()) for n in ("CLK", "E")}
+    pins = {
+        n: Pin(
+            name=n, direction="input", capacitance=(0.01, 0.01), max_capacitance=1.0, function=None, arcs=(), power=()
+        )
+        for n in ("CLK", "E")
+    }
     gated = Cell("GATE", 3.0, pins, None, (), ClockGate("CLK", ("E",), "GCLK"))
     netlist.instances.append(Instance("gate", gated, {"CLK": 2, "E": 8, "GCLK": 10}))
     netlist.instances[4].nets["CLK"] = 10

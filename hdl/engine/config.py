@@ -50,7 +50,7 @@ class EngineLaneConfig:
         return "1 block pair per cycle"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """The engine: docs/engine.md.
 

@@ -66,7 +66,7 @@ class EvaluateRequest:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The table, and what it was measured on."""
 
@@ -251,7 +251,13 @@ def _evaluation(
     for task, numbers in (tasks or {}).items():
         footer = [*footer, f"{task}: " + ", ".join(f"{k} {v:.4f}" for k, v in numbers.items())]
     return Evaluation(
-        comparison, window, window if request.stride is None else request.stride, len(parts), header, footer, tasks
+        comparison=comparison,
+        window=window,
+        stride=window if request.stride is None else request.stride,
+        windows=len(parts),
+        header=header,
+        footer=footer,
+        tasks=tasks,
     )
 
 

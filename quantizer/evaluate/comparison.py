@@ -21,7 +21,7 @@ NVFP4_CLIPPED = "NVFP4 clip"
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table. Estimates carry standard errors; what does not apply to a line is None."""
 
@@ -120,7 +120,16 @@ def summarize(
     bits = 8.0 * _BYTES.get(reference, 4)
     rows = [
         Row(
-            reference, None, None, _perplexity(own), None, None, None, int(parameters * bits / 8), bits, bits / FP8_BITS
+            name=reference,
+            weight_fp4_share=None,
+            activation_fp4_share=None,
+            perplexity=_perplexity(own),
+            degradation_percent=None,
+            kl=None,
+            recovered=None,
+            weight_bytes=int(parameters * bits / 8),
+            bits_per_weight=bits,
+            weight_bytes_vs_fp8=bits / FP8_BITS,
         )
     ]
     for variant in variants:
@@ -132,16 +141,18 @@ def summarize(
         size = sum(p.bytes for p in variant.weights.values())
         rows.append(
             Row(
-                variant.name,
-                variant.weight_fp4_share,
-                variant.activation_fp4_share,
-                _perplexity(mine),
-                jackknife(lambda a, b, t: 100 * (np.exp((a - b) / t) - 1), mine.nll, base.nll, mine.tokens),
-                jackknife(lambda k, t: k / t, mine.kl, mine.tokens),
-                recovered,
-                size,
-                8 * size / parameters,
-                size / fp8_bytes,
+                name=variant.name,
+                weight_fp4_share=variant.weight_fp4_share,
+                activation_fp4_share=variant.activation_fp4_share,
+                perplexity=_perplexity(mine),
+                degradation_percent=jackknife(
+                    lambda a, b, t: 100 * (np.exp((a - b) / t) - 1), mine.nll, base.nll, mine.tokens
+                ),
+                kl=jackknife(lambda k, t: k / t, mine.kl, mine.tokens),
+                recovered=recovered,
+                weight_bytes=size,
+                bits_per_weight=8 * size / parameters,
+                weight_bytes_vs_fp8=size / fp8_bytes,
             )
         )
     above = {

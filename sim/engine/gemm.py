@@ -1,6 +1,6 @@
 """One linear layer for the engine: its operands, its registers, and what the golden model says must come out."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Gemm:
 
     weight: Packed
     activations: MixedTensor | Tensor
+    _: KW_ONLY
     site: SiteSettings | None = None
     output: str = "float32"
     output_site: SiteSettings | None = None

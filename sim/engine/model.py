@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...quantizer.model.language_model import is_quantized, load_model
 from ...quantizer.model.layers import FGMPLinear, set_exact
 from ...quantizer.model.text import read_text
 from ..runner import CACHE, check_tools
+from ..tally import Tally, totals
 from .driver import EngineDriver, Result, check_gemm
 from .gemm import Gemm
 from .verilated import VerilatedEngine, build_library
@@ -37,14 +38,14 @@ class LayerTally:
 
     name: str
     shape: tuple[int, int]
+    _: KW_ONLY
     calls: int = 0
     rows: int = 0
-    compared: int = 0
-    differences: int = 0
     cycles: int = 0
     products: int = 0
     weight_bytes: int = 0
     activation_bytes: int = 0
+    tally: Tally = field(default_factory=Tally)
     precision_modes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRECISION_MODES, 0))
 
     def add(self, gemm: Gemm, result: Result, golden: Tensor) -> None:
@@ -54,8 +55,7 @@ class LayerTally:
         same = (result.value.view(bits) == golden.view(bits)) | (result.value.isnan() & golden.isnan())
         self.calls += 1
         self.rows += gemm.rows
-        self.compared += golden.numel()
-        self.differences += int((~same).sum())
+        self.tally.add(golden.numel(), int((~same).sum()))
         self.cycles += result.counters["cycles"]
         self.products += result.counters["products"]
         self.weight_bytes += result.weight_bytes
@@ -67,13 +67,14 @@ class LayerTally:
         """Plain values, with shares of the precision modes."""
         pairs = max(sum(self.precision_modes.values()), 1)
         return {
-            **{k: v for k, v in vars(self).items() if k != "precision_modes"},
+            **{k: v for k, v in vars(self).items() if k not in ("tally", "precision_modes")},
+            **totals([self.tally]),
             "utilization": self.products / max(self.cycles, 1),
             "precision_modes": {mode: count / pairs for mode, count in self.precision_modes.items()},
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelRun:
     """What `run_model` found. Perplexities are over `tokens` - 1 predictions; `generated` is greedy."""
 
@@ -90,7 +91,7 @@ class ModelRun:
     def differences(self) -> int:
         """Results that differ, and perplexity or text if they do."""
         return (
-            sum(layer.differences for layer in self.layers)
+            totals(layer.tally for layer in self.layers)["differences"]
             + (self.perplexity != self.golden_perplexity)
             + (self.generated != self.golden_generated)
         )
@@ -99,7 +100,7 @@ class ModelRun:
         """Plain values for machines."""
         return {
             **{k: v for k, v in vars(self).items() if k != "layers"},
-            "compared": sum(layer.compared for layer in self.layers),
+            **totals(layer.tally for layer in self.layers),
             "differences": self.differences,
             "cycles_per_second": self.cycles / self.seconds,
             "layers": [layer.as_dict() for layer in self.layers],
@@ -156,7 +157,14 @@ def run_model(
             generated = _generate(language_model, ids, generate)
         seconds = time.perf_counter() - begin
     return ModelRun(
-        tokens, perplexity, golden, generated, golden_text, list(tallies.values()), simulated.cycles - cycles, seconds
+        tokens=tokens,
+        perplexity=perplexity,
+        golden_perplexity=golden,
+        generated=generated,
+        golden_generated=golden_text,
+        layers=list(tallies.values()),
+        cycles=simulated.cycles - cycles,
+        seconds=seconds,
     )
 
 
@@ -218,8 +226,8 @@ def _gemm(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Gemm:
         if config.channel_codes and settings.channel_codes is None:
             codes = torch.zeros(ceil_div(x.shape[1], BLOCK_SIZE), BLOCK_SIZE, dtype=torch.uint8)
             settings = replace(settings, channel_codes=codes)
-        gemm = Gemm(layer.packed, x.float(), settings, output)
+        gemm = Gemm(layer.packed, x.float(), site=settings, output=output)
     else:
-        gemm = Gemm(layer.packed, layer.site.tensor(x), None, output)
+        gemm = Gemm(layer.packed, layer.site.tensor(x), site=None, output=output)
     check_gemm(gemm, config)
     return gemm

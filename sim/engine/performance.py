@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import InputError
+from ..tally import Tally, totals
 from .driver import EngineDriver
 from .random_gemms import uniform_gemm
 from .verilated import VerilatedEngine
@@ -41,7 +42,8 @@ def measure(
         result = driver.finish(gemm, sent)
         seconds = time.perf_counter() - begin
         expected = result_bytes(gemm, driver.config)
-        different = sum(a != b for a, b in zip(result.data, expected, strict=False))
+        tally = Tally()
+        tally.expect_bytes(f"{fraction:.0%} FP4", result.data, expected, sizes[0] * sizes[1])
         rows.append(
             {
                 "fp4_fraction": fraction,
@@ -50,8 +52,7 @@ def measure(
                 **result.counters,
                 "weight_bytes": result.weight_bytes,
                 "activation_bytes": result.activation_bytes,
-                "compared": sizes[0] * sizes[1],
-                "differences": different + abs(len(result.data) - len(expected)),
+                **totals([tally]),
                 "cycles_per_second": (engine.cycles - cycles) / seconds,
             }
         )

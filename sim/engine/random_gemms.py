@@ -59,9 +59,16 @@ def random_gemm(
     else:
         activations = random_mixed(rows, columns, chance.choice((0, 0.5, 0.7, 1)), generator)
     if output != "packed":
-        return Gemm(weight, activations, site, output, relu=relu)
-    plain = Gemm(weight, activations, site, relu=relu).expected()
-    return Gemm(weight, activations, site, output, random_site(plain, chance, config, generator), relu)
+        return Gemm(weight, activations, site=site, output=output, relu=relu)
+    plain = Gemm(weight, activations, site=site, relu=relu).expected()
+    return Gemm(
+        weight,
+        activations,
+        site=site,
+        output=output,
+        output_site=random_site(plain, chance, config, generator),
+        relu=relu,
+    )
 
 
 def uniform_gemm(rows: int, outputs: int, columns: int, fp4_fraction: float, seed: int) -> Gemm:

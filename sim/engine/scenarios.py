@@ -12,6 +12,7 @@ from ...formats import ceil_div
 from ...golden.packing import Packed, pack
 from ...hdl.engine.registers import register
 from ..runner import CampaignResult, SimulationError
+from ..tally import Tally
 from .driver import EngineDriver, Result, cycle_limit
 from .gemm import Gemm, field_value
 from .random_gemms import corner_sizes, random_gemm, random_mixed
@@ -31,16 +32,11 @@ class Bench:
         self.driver = driver
         self.config = driver.config
         self.chance = random.Random(seed)
-        self.compared = 0
-        self.differences = 0
-        self.first: str | None = None
+        self.tally = Tally()
 
     def expect(self, what: str, found: object, expected: object) -> None:
-        """Count a comparison, and keep the first difference."""
-        self.compared += 1
-        if found != expected:
-            self.differences += 1
-            self.first = self.first or f"{what}: {found}, expected {expected}"
+        """Count a comparison."""
+        self.tally.expect(what, found, expected)
 
     def small_gemm(self) -> Gemm:
         """A GEMM of two tiles or fewer in each direction."""
@@ -77,16 +73,8 @@ def expect_gemm(bench: Bench, what: str, gemm: Gemm, result: Result) -> None:
     """Compare what a GEMM left with the golden model, value by value; poisoned ones are in `gemm`'s expectation."""
     name = f"{what} M={gemm.rows} N={gemm.outputs} K={gemm.columns} {'raw' if gemm.raw else 'packed'} to {gemm.output}"
     expected = result_bytes(gemm, bench.config)
-    found = np.frombuffer(result.data, np.uint8)
-    wanted = np.frombuffer(expected, np.uint8)
-    bench.expect(f"{name}: result bytes", len(found), len(wanted))
-    size = min(len(found), len(wanted))
-    different = np.flatnonzero(found[:size] != wanted[:size])
-    bench.compared += gemm.rows * gemm.outputs
-    if len(different):
-        at = int(different[0])
-        bench.differences += len(different)
-        bench.first = bench.first or f"{name}: byte {at}: {found[at]:#04x}, expected {wanted[at]:#04x}"
+    bench.expect(f"{name}: result bytes", len(result.data), len(expected))
+    bench.tally.expect_bytes(f"{name}: results", result.data, expected, gemm.rows * gemm.outputs)
     bench.expect(f"{name}: events", sorted(result.events), ["done"])
     beats = {
         "weight_beats": ceil_div(len(weight_bytes(gemm.weight, bench.config, gemm.rows)), 16),
@@ -414,7 +402,7 @@ def _poison(bench: Bench) -> None:
         gemm = random_gemm((5, 7, 100), bench.chance, bench.config, kind=(True, "float32"))
         values = gemm.activations.clone()  # type: ignore[union-attr]
         values[2, 33] = float("nan")
-        gemm = Gemm(gemm.weight, values, gemm.site, relu=gemm.relu)
+        gemm = Gemm(gemm.weight, values, site=gemm.site, relu=gemm.relu)
         result = bench.driver.run(gemm)
         bench.expect("raw NaN", result.data == result_bytes(gemm, bench.config), True)
         bench.expect("raw NaN: events", result.events, {"done", "nan"})
@@ -511,19 +499,11 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
 
 
 def run_scenarios(bench: Bench, names: Iterable[str]) -> list[CampaignResult]:
-    """Run the named checks and return a result for each."""
+    """Run the named scenarios and return a result for each."""
     results = []
     for name in names:
-        compared, differences, cycles = bench.compared, bench.differences, bench.engine.cycles
-        bench.first = None
+        cycles = bench.engine.cycles
+        bench.tally = Tally()
         SCENARIOS[name](bench)
-        results.append(
-            CampaignResult(
-                name,
-                bench.compared - compared,
-                bench.differences - differences,
-                bench.first,
-                bench.engine.cycles - cycles,
-            )
-        )
+        results.append(CampaignResult(name, **vars(bench.tally), cycles=bench.engine.cycles - cycles))
     return results

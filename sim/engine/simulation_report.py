@@ -44,7 +44,7 @@ def model_lines(run: ModelRun) -> Iterator[str]:
         yield (
             f"{layer.name:{width}}  {layer.shape[0]:5}x{layer.shape[1]:<5}  {layer.rows:5}  {layer.cycles:9,}"
             f"  {values['utilization']:11.1%}  {layer.weight_bytes:12,}  {shares}"
-            f"  {layer.compared:9,}  {layer.differences:9,}"
+            f"  {layer.tally.compared:9,}  {layer.tally.differences:9,}"
         )
     totals = run.as_dict()
     yield ""

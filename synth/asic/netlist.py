@@ -29,7 +29,7 @@ class Instance:
     nets: dict[str, int]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Netlist:
     """Nets are numbered from 2; 0 and 1 are the constants.
 
@@ -91,7 +91,7 @@ def read_netlist(module: dict[str, Any], cells: StandardCells, *, clock: str | N
         for i, bit in enumerate(net["bits"]):
             if isinstance(bit, int) and (bit not in names or not net.get("hide_name")):
                 names.setdefault(bit, f"{name}[{i}]" if len(net["bits"]) > 1 else name)
-    netlist = Netlist(ports, inputs, outputs, [], names, 2)
+    netlist = Netlist(ports=ports, inputs=inputs, outputs=outputs, instances=[], names=names, count=2)
     for name, item in module["cells"].items():
         kind = item["type"]
         if kind == "$scopeinfo":

@@ -33,7 +33,7 @@ _ZERO = np.uint64(0)
 _ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Energy:
     """Energies in pJ per clock cycle; leakage in nW.
 
@@ -296,15 +296,15 @@ class PowerMeter:
         gates = float((rate * self._pulse_internal).sum())
         every = by_number + internal + clock_pins
         return Energy(
-            float(internal.sum()),
-            float(switching[driven].sum()),
-            float(switching[~driven].sum()),
-            float(clock_pins.sum()) + gates,
-            clock_net,
-            self._leak / max(self._leak_samples, 1),
-            cycles,
-            float(self._toggles[CONSTANT_1 + 1 :].mean() / cycles),
-            {i.name: float(e) for i, e in zip(netlist.instances, every, strict=True)},
+            internal=float(internal.sum()),
+            switching=float(switching[driven].sum()),
+            inputs=float(switching[~driven].sum()),
+            clock_pins=float(clock_pins.sum()) + gates,
+            clock_net=clock_net,
+            leakage_nw=self._leak / max(self._leak_samples, 1),
+            cycles=cycles,
+            toggles=float(self._toggles[CONSTANT_1 + 1 :].mean() / cycles),
+            by_instance={i.name: float(e) for i, e in zip(netlist.instances, every, strict=True)},
         )
 
 

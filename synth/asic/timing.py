@@ -22,7 +22,7 @@ _EDGES = ("rise", "fall")
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PathPoint:
     """One step of a path: the pin reached, its net's name, edge, arrival in ns, and the cell that drives it."""
 
@@ -264,7 +264,18 @@ def _trace(
         name = netlist.names.get(net, f"net {net}")
         who, pin = driver.get(net, (None, ""))
         label, cell = (who.name, who.cell.name) if who else ("input", "")
-        points.append(PathPoint(label, cell, pin, name, _EDGES[edge], at, since, float(load[net, edge])))
+        points.append(
+            PathPoint(
+                instance=label,
+                cell=cell,
+                pin=pin,
+                net=name,
+                edge=_EDGES[edge],
+                arrival=at,
+                delay=since,
+                load=float(load[net, edge]),
+            )
+        )
         if before is None:
             return tuple(reversed(points))
         net, edge = before

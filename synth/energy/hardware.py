@@ -42,7 +42,7 @@ _METHOD = 2
 """Changes with whatever changes the energy of the same gates: simulator, meter, buffers, timing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hardware:
     """One engine's units and those of its FP8-only counterparts.
 
@@ -103,7 +103,16 @@ def build_hardware(
     on_step("mapping the selector")
     selector = implement(build(engine.input_selector or engine.selector("float32"), "selector"), target, cache)
     period = max(map(_period, (mixed, *fp8)))
-    return Hardware(engine, mixed, fp8, accumulators, selector, memory, period, cache)
+    return Hardware(
+        engine=engine,
+        mixed=mixed,
+        fp8=fp8,
+        accumulators=accumulators,
+        selector=selector,
+        memory=memory,
+        period=period,
+        cache=cache,
+    )
 
 
 def lane_energy(hardware: Hardware, unit: Implementation, tile: Tile, shares: Mapping[str, float]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _BLOCKS = 4
 _META_BITS, _BANK_BITS = 9, 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnergyRequest:
     """What `fgmp energy` was asked to do.
 
@@ -108,7 +108,7 @@ class EnergyRequest:
                 # At 1 every block is FP4 whoever decides.
                 if fraction < 1 or kind == self.activations[0]:
                     formats[f"FGMP {fraction:g} {kind}" if fraction < 1 else "FGMP 1"] = FGMPConfig(
-                        fraction, fraction, activations=kind
+                        fp4_weights=fraction, fp4_activations=fraction, activations=kind
                     )
         return formats
 

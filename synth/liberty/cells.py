@@ -105,7 +105,7 @@ class Leakage:
     power: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pin:
     """A pin; `capacitance` of a rising and of a falling edge in pF, `function` of an output."""
 
@@ -317,13 +317,13 @@ class StandardCells:
         edges = [_finite(group.attributes.get(f"{e}_capacitance", capacitance)) for e in ("rise", "fall")]
         limit = group.attributes.get("max_capacitance", "inf")
         return Pin(
-            name,
-            group.attributes.get("direction", "internal"),
-            (edges[0] * self._capacitance, edges[1] * self._capacitance),
-            float(limit) * self._capacitance,
-            function,
-            tuple(arcs),
-            tuple(power),
+            name=name,
+            direction=group.attributes.get("direction", "internal"),
+            capacitance=(edges[0] * self._capacitance, edges[1] * self._capacitance),
+            max_capacitance=float(limit) * self._capacitance,
+            function=function,
+            arcs=tuple(arcs),
+            power=tuple(power),
         )
 
     def _arcs(self, group: Group) -> list[Arc]:

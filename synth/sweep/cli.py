@@ -14,7 +14,15 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="TOML: flow, units, grid, options")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/sweep"), metavar="DIR", help="for results and "
                         "plot; points that it holds are not run again; default out/sweep")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="points at a time, default 1; -1: all cores")
+    parser.add_argument(
+        "--workers",
+        "--jobs",
+        type=int,
+        dest="workers",
+        default=1,
+        metavar="N",
+        help="points at a time, default 1; -1: all cores",
+    )
     parser.add_argument("--dask", metavar="ADDRESS", help="run on the workers of a dask scheduler (tcp://host:8786)")
     parser.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where flows keep what they computed, "
                         "default out/synth")  # fmt: skip
@@ -28,7 +36,7 @@ def _sweep(args: argparse.Namespace) -> int:
     from ...errors import InputError
     from ...files import check_folder, staged, write_json, write_text
     from ..liberty.find import read_liberty
-    from ..options import check_jobs
+    from ..options import check_workers
     from .run import run_sweep
     from .runner import Runner
     from .spec import read_spec
@@ -36,7 +44,7 @@ def _sweep(args: argparse.Namespace) -> int:
 
     spec = read_spec(args.file)
     check_folder(args.out)
-    check_jobs(args.jobs)
+    check_workers(args.workers)
     library = None
     if "liberty" in spec.options:
         library = read_liberty(Path(spec.options["liberty"]) if spec.options["liberty"] else None)
@@ -47,7 +55,7 @@ def _sweep(args: argparse.Namespace) -> int:
             bar.update()
 
         runner = Runner(spec, library, args.cache or CACHE)
-        result = run_sweep(runner, args.out, jobs=args.jobs, dask=args.dask, on_point=count)
+        result = run_sweep(runner, args.out, jobs=args.workers, dask=args.dask, on_point=count)
     with staged(args.out) as folder:
         write_json(folder / "sweep.json", result)
         write_text(folder / "sweep.csv", sweep_csv(result))

@@ -94,18 +94,18 @@ class SweepSpec:
         """What the flow "energy" does at a point."""
         o = self.options
         return EnergyRequest(
-            o["model"],
-            Texts(o["text"] or None, o["calibration"] or None, o["samples"], o["windows"]),
-            tuple(map(float, o["fractions"])),
-            tuple(o["activations"]),
-            point.unit,
-            tuple(point.arguments),
-            float(o["node"]) or None,
-            float(o["memory_factor"]),
-            o["words"],
-            o["captured"],
-            o["seed"],
-            cache,
+            model=o["model"],
+            texts=Texts(o["text"] or None, o["calibration"] or None, o["samples"], o["windows"]),
+            fractions=tuple(map(float, o["fractions"])),
+            activations=tuple(o["activations"]),
+            engine=point.unit,
+            changes=tuple(point.arguments),
+            node_nm=float(o["node"]) or None,
+            memory_factor=float(o["memory_factor"]),
+            words=o["words"],
+            captured=o["captured"],
+            seed=o["seed"],
+            cache=cache,
         )
 
 

@@ -1,1 +1,53 @@
-"""fgmp.hdl: Amaranth modules and the Verilog they become. Submodules are imported by name; nothing is imported here."""
+"""fgmp.hdl: Amaranth modules, and the Verilog that they become.
+
+What is listed here is stable: a change of it stands in CHANGELOG.md. Nothing is imported until it is asked for.
+"""
+
+from ..faces import lazy
+
+__all__ = [
+    "PRESETS",
+    "REGISTERS",
+    "DecoderConfig",
+    "Design",
+    "DotConfig",
+    "EngineConfig",
+    "EngineCore",
+    "EngineLaneConfig",
+    "Lane",
+    "LaneConfig",
+    "Port",
+    "Selector",
+    "SelectorConfig",
+    "build",
+    "build_preset",
+    "c_header",
+    "preset",
+    "register",
+    "write_design",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "PRESETS": "config",
+        "REGISTERS": "engine.registers",
+        "DecoderConfig": "config",
+        "Design": "design",
+        "DotConfig": "config",
+        "EngineConfig": "config",
+        "EngineCore": "engine.core",
+        "EngineLaneConfig": "config",
+        "Lane": "lane",
+        "LaneConfig": "config",
+        "Port": "design",
+        "Selector": "selector",
+        "SelectorConfig": "config",
+        "build": "design",
+        "build_preset": "design",
+        "c_header": "engine.registers",
+        "preset": "config",
+        "register": "engine.registers",
+        "write_design": "design",
+    },
+)

@@ -1,1 +1,53 @@
-"""fgmp.sim: cocotb benches that hold the Verilog against the golden model. Submodules are imported by name."""
+"""fgmp.sim: benches that hold the Verilog against the golden model, and the driver of simulated engines.
+
+What is listed here is stable: a change of it stands in CHANGELOG.md. Nothing is imported until it is asked for.
+"""
+
+from ..faces import lazy
+
+__all__ = [
+    "Campaign",
+    "EngineDriver",
+    "Gemm",
+    "Result",
+    "Simulator",
+    "VerilatedEngine",
+    "activation_bytes",
+    "build_library",
+    "campaigns_of",
+    "float_results",
+    "packed_results",
+    "random_gemm",
+    "regress",
+    "regress_engine",
+    "result_bytes",
+    "run_model",
+    "tools",
+    "uniform_gemm",
+    "weight_bytes",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Campaign": "campaign",
+        "EngineDriver": "engine.driver",
+        "Gemm": "engine.gemm",
+        "Result": "engine.driver",
+        "Simulator": "runner",
+        "VerilatedEngine": "engine.verilated",
+        "activation_bytes": "engine.wire",
+        "build_library": "engine.verilated",
+        "campaigns_of": "regression",
+        "float_results": "engine.wire",
+        "packed_results": "engine.wire",
+        "random_gemm": "engine.random_gemms",
+        "regress": "regression",
+        "regress_engine": "engine.regression",
+        "result_bytes": "engine.wire",
+        "run_model": "engine.model",
+        "tools": "runner",
+        "uniform_gemm": "engine.random_gemms",
+        "weight_bytes": "engine.wire",
+    },
+)

@@ -1,1 +1,39 @@
-"""fgmp.synth: what the units become in silicon. Submodules are imported by name; nothing is imported here."""
+"""fgmp.synth: what the units become in silicon: area, clock rate and energy, on FPGAs and in standard cells.
+
+What is listed here is stable: a change of it stands in CHANGELOG.md. Nothing is imported until it is asked for.
+"""
+
+from ..faces import lazy
+
+__all__ = [
+    "EnergyRequest",
+    "Runner",
+    "SweepSpec",
+    "Target",
+    "characterize_fpga",
+    "combinational_paths",
+    "implement",
+    "measure_energy",
+    "read_liberty",
+    "read_spec",
+    "run_energy",
+    "run_sweep",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "EnergyRequest": "energy.run",
+        "Runner": "sweep.runner",
+        "SweepSpec": "sweep.spec",
+        "Target": "asic.mapping",
+        "characterize_fpga": "fpga.flow",
+        "combinational_paths": "paths",
+        "implement": "asic.flow",
+        "measure_energy": "asic.flow",
+        "read_liberty": "liberty.find",
+        "read_spec": "sweep.spec",
+        "run_energy": "energy.run",
+        "run_sweep": "sweep.run",
+    },
+)

@@ -61,7 +61,7 @@ def imports(path, tree=None):
             yield from {name if (name := f"{module}.{a.name}") in MODULES else module for a in node.names}
 
 
-ROOT = {"arguments", "cache", "errors", "files", "formats", "plots", "processes", "__version__"}
+ROOT = {"arguments", "cache", "errors", "faces", "files", "formats", "plots", "processes", "__version__"}
 ARROWS = {
     "golden": {"golden"},
     "hdl": {"hdl"},

@@ -13,11 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fgmp.hdl.design import build_preset, write_design
-from fgmp.hdl.engine.registers import register
-from fgmp.sim.engine.random_gemms import uniform_gemm
-from fgmp.sim.engine.wire import activation_bytes, result_bytes, weight_bytes
-from fgmp.sim.runner import tools
+from fgmp.hdl import build_preset, register, write_design
+from fgmp.sim import activation_bytes, result_bytes, tools, uniform_gemm, weight_bytes
 
 _MAIN = """\
 #include <cstdio>

@@ -42,20 +42,20 @@ class Register:
 
 
 EVENTS = (
-    ("done", "a job ended, whether it succeeded or not"),
+    ("done", "a GEMM ended, whether it succeeded or not"),
     ("nan", "an element was NaN; rows that it reached read 0x7FC00000"),
     ("format_error", "a block scale was illegal; rows that it reached read 0x7FC00000"),
     ("overflow", "an accumulator overflowed; its row reads 0x7FC00000"),
-    ("weights_short", "TLAST of the weights came too early; the job was ended"),
+    ("weights_short", "TLAST of the weights came too early; the GEMM was ended"),
     ("weights_long", "TLAST of the weights came too late; what was too much is discarded"),
-    ("activations_short", "TLAST of the activations came too early; the job was ended"),
+    ("activations_short", "TLAST of the activations came too early; the GEMM was ended"),
     ("activations_long", "TLAST of the activations came too late; what was too much is discarded"),
-    ("start_rejected", "START while a job was already waiting; the START was ignored"),
-    ("config_error", "START with illegal job registers; the START was ignored"),
+    ("start_rejected", "START while a GEMM was already waiting; the START was ignored"),
+    ("config_error", "START with an illegal size, format or exponent; the START was ignored"),
 )
 
 COUNTERS = (
-    ("cycles", "cycles of the job, from its start to the transfer of its last result"),
+    ("cycles", "cycles of the GEMM, from its start to the transfer of its last result"),
     ("products", "cycles in which all lanes received a block pair"),
     ("span", "cycles from the first to the last block pair, both included"),
     ("stall_weights", "cycles without a block pair for lack of weights"),
@@ -137,12 +137,12 @@ REGISTERS: tuple[Register, ...] = (
         "wo",
         "control",
         (
-            Field("start", 0, 1, "start a job with the job registers as they are; one may wait while another runs"),
+            Field("start", 0, 1, "start a GEMM with the registers as they are; one may wait while another runs"),
             Field(
                 "abort",
                 1,
                 1,
-                "forget the jobs and all data inside; registers stay, an open packet of results is closed",
+                "forget all GEMMs and all data inside; registers stay, an open packet of results is closed",
             ),
         ),
     ),
@@ -152,8 +152,8 @@ REGISTERS: tuple[Register, ...] = (
         "ro",
         "status",
         (
-            Field("busy", 0, 1, "a job is running"),
-            Field("waiting", 1, 1, "a job waits for the running one"),
+            Field("busy", 0, 1, "a GEMM is running"),
+            Field("waiting", 1, 1, "a GEMM waits for the running one"),
             Field("irq", 2, 1, "level of the interrupt output"),
             Field("closing", 3, 1, "after ABORT: the end of the open packet of results was not taken yet"),
         ),
@@ -193,7 +193,7 @@ REGISTERS: tuple[Register, ...] = (
         "JOBS",
         0x048,
         "ro",
-        "jobs ended since reset, with success or not; ABORT is none",
+        "GEMMs ended since reset, with success or not; ABORT is none",
         (Field("ended", 0, 32, "wraps; tells apart ends that EVENTS shows as one DONE"),),
     ),
     Register(
@@ -204,7 +204,7 @@ REGISTERS: tuple[Register, ...] = (
         (Field("ended", 0, 32, "wraps; says after ABORT whether the armed result DMA was used up"),),
     ),
     *(
-        Register(name.upper(), 0x080 + 4 * i, "ro", text, _bits("value", 32, "of the running or last job; wraps"))
+        Register(name.upper(), 0x080 + 4 * i, "ro", text, _bits("value", 32, "of the running or last GEMM; wraps"))
         for i, (name, text) in enumerate(COUNTERS)
     ),
 )

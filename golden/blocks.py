@@ -49,7 +49,7 @@ class Blocks:
         return Blocks(*(torch.cat([getattr(part, name) for part in parts]) for name in ("fp8", "scales", "codes")))
 
     def __getitem__(self, index: Any) -> "Blocks":
-        """The blocks at `index`, as tensors take it."""
+        """The blocks at `index`, which is about the leading dimensions: never `...`, which would reach the elements."""
         return Blocks(self.fp8[index], self.scales[index], self.codes[index])
 
     def tensor(self, shape: tuple[int, int], exponent: int) -> "MixedTensor":

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Campaign", "Group", "read_campaign", "write_campaign"]
+from ..errors import InputError
+
+__all__ = ["Campaign", "Group", "named", "read_campaign", "write_campaign"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Campaign:
     def __post_init__(self) -> None:
         assert sum(g.inputs for g in self.groups) == len(self.inputs)
         assert sum(g.results for g in self.groups) == len(self.results)
+
+
+def named(campaigns: Sequence[Campaign], *names: str) -> list[Campaign]:
+    """The campaigns of these names, in this order. Raises InputError, listing those there are, for any other name."""
+    known = {campaign.name: campaign for campaign in campaigns}
+    for name in names:
+        if name not in known:
+            raise InputError(f"campaign: {name!r}, expected one of {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def write_campaign(campaign: Campaign, folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E4M3, FLOAT32, MAX_BLOCK_SCALE_CODE, ceil_div
 from ..golden.blocks import Blocks
 from ..golden.lane import check_k, expected_rows
+from ..golden.random_blocks import random_blocks, random_codes
 from ..hdl.config import LaneConfig
 from ..hdl.design import Design
 from .campaign import Campaign, Group
@@ -123,7 +124,7 @@ def partial_sums_campaign(design: Design, generator: torch.Generator) -> Campaig
     """Rows in which every block pair is marked last: each partial sum comes out, poison included once it struck."""
     assert isinstance(design.config, LaneConfig)
     blocks = 6
-    a, w = _random_blocks(generator, 8, blocks), _random_blocks(generator, 8, blocks)
+    a, w = random_blocks((8, blocks), generator), random_blocks((8, blocks), generator)
     a.fp8[3, 2] = True
     a.codes[3, 2, 5] = 0x7F
     prefixes = [
@@ -154,11 +155,11 @@ def _legal_scales(generator: torch.Generator) -> Iterator[_Set]:
     pairs = torch.cartesian_prod(codes, codes)
     count = len(pairs)
     # Positive codes: no dot product is zero, so each shows its scales.
-    a = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4) % 7 + 1, pairs[:, :1])
-    w = _blocks(_FP4, _random_codes(generator, (count, 1), _FP4) % 7 + 1, pairs[:, 1:])
+    a = _blocks(_FP4, random_codes((count, 1), generator, fp8=_FP4) % 7 + 1, pairs[:, :1])
+    w = _blocks(_FP4, random_codes((count, 1), generator, fp8=_FP4) % 7 + 1, pairs[:, 1:])
     yield a, w, _same(count, 0)
-    narrow = _blocks(_FP4, _random_codes(generator, (105, 1), _FP4), codes[:, None])
-    wide = _blocks(_FP8, _random_codes(generator, (105, 1), _FP8))
+    narrow = _blocks(_FP4, random_codes((105, 1), generator, fp8=_FP4), codes[:, None])
+    wide = _blocks(_FP8, random_codes((105, 1), generator, fp8=_FP8))
     yield narrow, wide, _same(105, 3)
     yield wide, narrow, _same(105, -3)
 
@@ -170,11 +171,11 @@ def _illegal_scales(generator: torch.Generator) -> Iterator[_Set]:
         for index, code in enumerate(illegal):
             scales = torch.full((2, 3), ONE)
             scales[0, index % 3] = code
-            bad = _blocks(_FP4, _random_codes(generator, (2, 3), _FP4), scales)
-            good = _blocks(partner, _random_codes(generator, (2, 3), partner))
+            bad = _blocks(_FP4, random_codes((2, 3), generator, fp8=_FP4), scales)
+            good = _blocks(partner, random_codes((2, 3), generator, fp8=partner))
             yield bad, good, _same(2, 0)
             yield good, bad, _same(2, 1)
-    ignored = _blocks(_FP8, _random_codes(generator, (256, 1), _FP8), torch.arange(256)[:, None])
+    ignored = _blocks(_FP8, random_codes((256, 1), generator, fp8=_FP8), torch.arange(256)[:, None])
     yield ignored, ignored, _same(256, 0)
 
 
@@ -254,7 +255,7 @@ def _nan_rows(generator: torch.Generator) -> Iterator[_Set]:
     """A NaN code in each position of either operand, as first, middle or last block; each followed by a clean row."""
     for side in (0, 1):
         for position in range(BLOCK_SIZE):
-            operands = [_random_codes(generator, (2, 3), _FP8) for _ in range(2)]
+            operands = [random_codes((2, 3), generator, fp8=_FP8) for _ in range(2)]
             operands[side][0, position % 3, position] = 0x7F | (position % 2) << 7
             yield _blocks(_FP8, operands[0]), _blocks(_FP8, operands[1]), _same(2, 0)
     # 0x7F bytes in an FP4 block are two nibbles, not NaN.
@@ -272,22 +273,8 @@ def _random_rows(generator: torch.Generator, count: int, k: int | None) -> Itera
         rows = min(left, 64)
         blocks = ceil_div(k, BLOCK_SIZE) if k else int(torch.randint(1, 13, (), generator=generator))
         exponent = int(torch.randint(-94, 95, (), generator=generator))
-        yield _random_blocks(generator, rows, blocks), _random_blocks(generator, rows, blocks), _same(rows, exponent)
+        yield random_blocks((rows, blocks), generator), random_blocks((rows, blocks), generator), _same(rows, exponent)
         left -= rows
-
-
-def _random_blocks(generator: torch.Generator, rows: int, blocks: int) -> Blocks:
-    shape = (rows, blocks)
-    fp8 = torch.rand(shape, generator=generator) < 0.5
-    scales = torch.randint(1, MAX_BLOCK_SCALE_CODE + 1, shape, generator=generator, dtype=torch.uint8)
-    codes = torch.where(fp8[..., None], _random_codes(generator, shape, _FP8), _random_codes(generator, shape, _FP4))
-    return Blocks(fp8, scales, codes.to(torch.uint8))
-
-
-def _random_codes(generator: torch.Generator, shape: tuple[int, int], fp8: bool) -> Tensor:
-    """Random element codes without NaN, int64 (*shape, 16)."""
-    codes = torch.randint(0, 256 if fp8 else 16, (*shape, BLOCK_SIZE), generator=generator)
-    return torch.where(codes & 0x7F == E4M3.nan_code, codes - 1, codes) if fp8 else codes
 
 
 def _all_fp8(blocks: Blocks) -> Blocks:

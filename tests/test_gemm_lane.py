@@ -13,6 +13,7 @@ from fgmp.golden import exact, gemm
 from fgmp.golden.blocks import Blocks
 from fgmp.golden.gemm import exact_gemm, raw_gemm, round_raw
 from fgmp.golden.lane import check_k, expected_rows
+from fgmp.golden.random_blocks import random_blocks
 
 
 def random_stored(generator, *shape):
@@ -87,21 +88,14 @@ def test_mismatched_k_is_refused():
         exact_gemm(torch.zeros(1, 3), torch.zeros(1, 4), 0)
 
 
-def random_blocks(generator, rows, blocks):
-    fp8 = torch.rand(rows, blocks, generator=generator) < 0.5
-    scales = torch.randint(0, 256, (rows, blocks), generator=generator, dtype=torch.uint8)
-    legal = torch.rand(rows, blocks, generator=generator) < 0.9
-    scales = torch.where(legal, scales % 105 + 1, scales)
-    codes = torch.randint(0, 256, (rows, blocks, 16), generator=generator, dtype=torch.uint8)
-    nan = (codes & 0x7F == 0x7F) & (torch.rand(rows, blocks, 16, generator=generator) < 0.9)
-    return Blocks(fp8, scales, torch.where(nan, codes - 1, codes))
-
-
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.sampled_from([16, 64, 128]))
 @settings(max_examples=60)
 def test_expected_rows_equal_reference(seed, blocks, k_max):
     generator = torch.Generator().manual_seed(seed)
-    a, w = random_blocks(generator, 4, blocks), random_blocks(generator, 4, blocks)
+    a, w = (
+        random_blocks((4, blocks), generator, illegal=0.1, nan=0.004),
+        random_blocks((4, blocks), generator, illegal=0.1, nan=0.004),
+    )
     exponents = torch.randint(-110, 111, (4,), generator=generator)
     expected = expected_rows(a, w, exponents, k_max)
     for row in range(4):

@@ -13,7 +13,7 @@ from fgmp.hdl.config import LaneConfig, SelectorConfig
 from fgmp.hdl.design import build
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
 from fgmp.sim import bench, runner
-from fgmp.sim.campaign import read_campaign, write_campaign
+from fgmp.sim.campaign import named, read_campaign, write_campaign
 from fgmp.sim.capture import captured_lane_campaign
 from fgmp.sim.lane_campaigns import lane_campaigns, pair_campaigns
 from fgmp.sim.payload import field_values, pack_payloads
@@ -22,6 +22,12 @@ from fgmp.sim.runner import SimulationError, Simulator
 from fgmp.sim.selector_campaigns import selector_campaigns
 
 from .conftest import build_preset
+
+NARROW = "element pairs FP4 x FP4"
+
+
+def one_of(campaigns, name):
+    return named(campaigns, name)[0]
 
 
 def assert_equal(results, at_least):
@@ -84,12 +90,12 @@ def test_other_selectors(name, cache):
     assert_equal(regress(name, count=400, model=False, cache_folder=cache), 15_000)
 
 
-@pytest.mark.parametrize("preset", ["lane", "selector-bf16"])
-def test_reset_from_a_random_state(preset, cache):
+@pytest.mark.parametrize(("preset", "name"), [("lane", "random rows"), ("selector-bf16", "every tensor exponent")])
+def test_reset_from_a_random_state(preset, name, cache):
     """The Verilog has no initial values; whatever the registers hold, one cycle of reset must do."""
     design = build_preset(preset)
     simulator = Simulator(design, random_state=True, cache=cache)
-    campaigns = campaigns_of(design, count=8, share=997, model=False)[5:6]
+    campaigns = named(campaigns_of(design, count=8, share=997, model=False), name)
     for seed in range(1, 16):
         assert_equal(simulator.run(campaigns, seed=seed), 8)
 
@@ -99,7 +105,7 @@ def test_a_missing_reset_is_found(cache):
     design = build_preset("lane")
     broken = wrapped(design, lambda wires: wires, rst="1'h0")
     simulator = Simulator(broken, random_state=True, cache=cache)
-    campaigns = campaigns_of(design, count=8, share=997, model=False)[5:6]
+    campaigns = named(campaigns_of(design, count=8, share=997, model=False), "random rows")
 
     def fails(seed):
         try:
@@ -177,7 +183,7 @@ def test_first_difference_is_decoded(cache):
 
 def test_selector_difference_names_element_and_code(cache):
     design = build_preset("selector")
-    campaign = selector_campaigns(design, count=50)[1]
+    campaign = one_of(selector_campaigns(design, count=50), "E4M3 ties")
     results = campaign.results.copy()
     results[0, 0] ^= 1
     with pytest.raises(SimulationError, match=r"element 0 \(E"):
@@ -187,7 +193,7 @@ def test_selector_difference_names_element_and_code(cache):
 def test_too_many_results_fail(cache):
     """The last expected result taken away: the unit yields one too many."""
     design = build_preset("lane")
-    campaign = pair_campaigns(design, share=64)[0]
+    campaign = one_of(pair_campaigns(design, share=64), NARROW)
     group = dataclasses.replace(campaign.groups[0], results=campaign.groups[0].results - 1)
     fewer = dataclasses.replace(campaign, groups=[group], results=campaign.results[:-1])
     with pytest.raises(SimulationError, match="yields 4 results, expected 3"):
@@ -195,14 +201,14 @@ def test_too_many_results_fail(cache):
 
 
 def test_scale_pairs_all_show(cache):
-    campaign = lane_campaigns(build_preset("lane"), count=4)[0]
+    campaign = one_of(lane_campaigns(build_preset("lane"), count=4), "block scales, all 105 x 105")
     assert (campaign.results[: 105 * 105, :6].any(axis=1)).all()
 
 
 def test_missing_results_fail(cache):
     """A campaign that expects a result that never comes ends with a message, not with a hang."""
     design = build_preset("lane")
-    campaign = pair_campaigns(design, share=64)[0]
+    campaign = one_of(pair_campaigns(design, share=64), NARROW)
     group = dataclasses.replace(campaign.groups[0], results=campaign.groups[0].results + 1)
     longer = np.concatenate([campaign.results, campaign.results[:1]])
     with pytest.raises(SimulationError, match="nothing moved for"):
@@ -218,7 +224,7 @@ def test_zero_tests_are_a_failure(cache, monkeypatch):
     monkeypatch.setattr(runner, "get_results", lambda path: (0, 0))
     design = build_preset("lane")
     with pytest.raises(SimulationError, match="ran no test"):
-        Simulator(design, cache=cache).run(pair_campaigns(design, share=64)[:1])
+        Simulator(design, cache=cache).run(named(pair_campaigns(design, share=64), NARROW))
 
 
 def test_builds_are_cached_by_content(cache, monkeypatch):
@@ -279,7 +285,7 @@ def test_waveforms_on_request(cache, tmp_path):
     wave = tmp_path / "wave.fst"
     design = build_preset("lane-1k")
     simulator = Simulator(design, waves=True, cache=cache)
-    simulator.run(pair_campaigns(design, share=64)[:1], waves_to=wave)
+    simulator.run(named(pair_campaigns(design, share=64), NARROW), waves_to=wave)
     assert wave.stat().st_size > 1000
 
 
@@ -288,7 +294,9 @@ def test_icarus_agrees(cache, machine):
     machine("iverilog", "apt install iverilog")
     design = build_preset("lane-1k")
     simulator = Simulator(design, simulator="icarus", cache=cache)
-    assert_equal(simulator.run(lane_campaigns(design, count=64)[-2:] + pair_campaigns(design, share=61)[:2]), 100)
+    campaigns = named(lane_campaigns(design, count=64), "NaN and illegal scales, stalls", "partial sums")
+    campaigns += named(pair_campaigns(design, share=61), NARROW, "element pairs FP4 x FP8")
+    assert_equal(simulator.run(campaigns), 100)
 
 
 def fields_of(port, payloads):
@@ -335,7 +343,7 @@ def test_what_a_site_holds_reaches_the_bench(cache):
 
 
 def test_campaigns_survive_the_disk(tmp_path):
-    campaign = pair_campaigns(build_preset("lane"), share=64)[0]
+    campaign = one_of(pair_campaigns(build_preset("lane"), share=64), NARROW)
     write_campaign(campaign, tmp_path)
     again = read_campaign(tmp_path)
     assert np.array_equal(again.inputs, campaign.inputs)
@@ -355,9 +363,9 @@ def test_latency_is_what_the_configuration_says(cache):
     for name in ("lane", "lane-flat", "selector"):
         design = build_preset(name)
         if name == "selector":
-            campaign = selector_campaigns(design, count=50)[1]
+            campaign = one_of(selector_campaigns(design, count=50), "E4M3 ties")
         else:
-            campaign = pair_campaigns(design, share=64)[0]
+            campaign = one_of(pair_campaigns(design, share=64), NARROW)
         result = Simulator(design, cache=cache).run([campaign])[0]
         groups = len(campaign.groups)
         assert result.cycles == len(campaign.inputs) + groups * (design.config.latency + 1 + bench._DRAIN)

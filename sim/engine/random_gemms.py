@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ...formats import BLOCK_SIZE, SELECTOR_MODES, TENSOR_EXPONENT_LIMIT, ceil_div
-from ...golden.blocks import Blocks, MixedTensor, tensor_exponent
+from ...golden.blocks import MixedTensor, tensor_exponent
 from ...golden.packing import pack
-from ...golden.selector import SiteSettings, Threshold, select
+from ...golden.random_blocks import blocks_in_precisions
+from ...golden.selector import SiteSettings, Threshold
 from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE
 from .gemm import Gemm
@@ -22,9 +23,9 @@ def random_mixed(rows: int, columns: int, fp4_fraction: float, generator: torch.
     """Heavy-tailed values whose blocks are FP4 with the given probability."""
     x = torch.randn(rows, columns, generator=generator) * torch.randn(rows, 1, generator=generator).exp()
     exponent = tensor_exponent(x)
-    fp4, fp8 = (select(x, SiteSettings(exponent, mode=mode)) for mode in ("all_fp4", "all_fp8"))
-    mask = torch.rand(fp8.fp8.shape, generator=generator, dtype=torch.float64) >= fp4_fraction
-    return Blocks.merge(mask, (fp4.codes, fp4.scales), fp8.codes).tensor((rows, columns), exponent)
+    shape = (rows, ceil_div(columns, BLOCK_SIZE))
+    fp8 = torch.rand(shape, generator=generator, dtype=torch.float64) >= fp4_fraction
+    return blocks_in_precisions(x, fp8, exponent).tensor((rows, columns), exponent)
 
 
 def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generator: torch.Generator) -> SiteSettings:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...formats import BLOCK_SIZE
 from ...golden.blocks import Blocks
-from ...golden.selector import SiteSettings, Threshold, select
+from ...golden.random_blocks import blocks_in_precisions
+from ...golden.selector import SiteSettings, Threshold
 from ...hdl.config import DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
 from ...hdl.design import Design, build
 from ...sim.campaign import Campaign
@@ -22,7 +23,7 @@ from ...sim.selector_campaigns import BlockSet, blocks_campaign
 from .gates import Words, pack_bits
 from .weight_stationary import Tile, quiet_flags, weight_stationary
 
-__all__ = ["Stimulus", "random_blocks", "selector_stimulus", "stimuli"]
+__all__ = ["Stimulus", "normal_blocks", "selector_stimulus", "stimuli"]
 
 _RESET_CYCLES = 2
 _ROW_BLOCKS = 8
@@ -76,14 +77,11 @@ def _pairings(formats: str) -> dict[str, tuple[float, float]]:
     }
 
 
-def random_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Generator) -> Blocks:
+def normal_blocks(shape: tuple[int, ...], fp8_share: float, generator: torch.Generator) -> Blocks:
     """Blocks (*shape, 16) of normally distributed values, quantized by the golden model; each is FP8 at random."""
     x = torch.randn(*shape, BLOCK_SIZE, generator=generator) * _SPREAD
-    flat = x.reshape(-1, BLOCK_SIZE)
-    fp4, fp8 = (select(flat, SiteSettings(0, mode=mode))[:, 0] for mode in ("all_fp4", "all_fp8"))
-    chosen = torch.rand(*shape, generator=generator) < fp8_share
-    parts = (fp4.codes.reshape(*shape, BLOCK_SIZE), fp4.scales.reshape(shape))
-    return Blocks.merge(chosen, parts, fp8.codes.reshape(*shape, BLOCK_SIZE))
+    fp8 = torch.rand(*shape, generator=generator) < fp8_share
+    return blocks_in_precisions(x.flatten(-2), fp8)
 
 
 def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
@@ -91,15 +89,15 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
     streams = 64 * words
     if isinstance(config, EngineLaneConfig):
         rows, blocks = 32, max(cycles // 32, 1)
-        a = random_blocks((streams, blocks, rows), a_fp8, generator)
-        w = random_blocks((streams, blocks), w_fp8, generator)
+        a = normal_blocks((streams, blocks, rows), a_fp8, generator)
+        w = normal_blocks((streams, blocks), w_fp8, generator)
         tile = Tile(a, w, torch.zeros(streams, rows, dtype=torch.int64), torch.ones(streams, dtype=torch.bool))
         text = f"random normal values, weights stationary for {rows} rows"
         return Stimulus(text, *weight_stationary(design, tile))
     assert isinstance(config, LaneConfig | DotConfig)
     blocks = _ROW_BLOCKS if isinstance(config, LaneConfig) else 1
     rows = max(cycles // blocks, 1)
-    a, w = (random_blocks((streams * rows, blocks), share, generator) for share in (a_fp8, w_fp8))
+    a, w = (normal_blocks((streams * rows, blocks), share, generator) for share in (a_fp8, w_fp8))
     text = "random normal values, both operands new in every cycle"
     if isinstance(config, LaneConfig):
         campaign = rows_campaign(design, "", [(a, w, torch.zeros(streams * rows, dtype=torch.int64))])

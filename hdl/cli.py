@@ -4,19 +4,24 @@ import argparse
 import json
 from pathlib import Path
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "add_changes"]
 
 
-def _add_verilog(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", nargs="?", help="what to generate; without it the presets are listed")
+def add_changes(parser: argparse.ArgumentParser, text: str = "such as pipeline=5 sharing=merged") -> None:
+    """`--set`: changes to the parameters of presets."""
     parser.add_argument(
         "--set",
         nargs="+",
         action="collect",
         default=[],
         metavar="NAME=VALUE",
-        help="change parameters, such as pipeline=5",
+        help=f"change parameters, {text}",
     )
+
+
+def _add_verilog(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", nargs="?", help="what to generate; without it the presets are listed")
+    add_changes(parser)
     parser.add_argument("--name", metavar="MODULE", help="the module's name (default: the preset's, and what --set "
                         "changes)")  # fmt: skip
     parser.add_argument("--double-underscores", action="store_true", help="name the ports of streams i__valid and so "

@@ -5,13 +5,22 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from ..errors import InputError
-from .engine.config import EngineConfig, EngineLaneConfig
-from .unit_config import ROUNDING_CYCLES, DecoderConfig, DotConfig, LaneConfig, SelectorConfig
+from .engine.config import EngineConfig
+from .unit_config import (
+    ROUNDING_CYCLES,
+    DatapathConfig,
+    DecoderConfig,
+    DotConfig,
+    EngineLaneConfig,
+    LaneConfig,
+    SelectorConfig,
+)
 
 __all__ = [
     "PRESETS",
     "ROUNDING_CYCLES",
     "Config",
+    "DatapathConfig",
     "DecoderConfig",
     "DotConfig",
     "EngineConfig",

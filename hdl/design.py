@@ -17,6 +17,7 @@ from ..files import write_files
 from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
 from .config import (
     Config,
+    DatapathConfig,
     DecoderConfig,
     DotConfig,
     EngineConfig,
@@ -139,7 +140,7 @@ def sidecar(design: Design) -> dict[str, Any]:
     config = design.config
     clock, reset = _clock(config)
     derived: dict[str, Any] = {"latency_cycles": config.latency, "throughput": config.throughput}
-    if isinstance(config, LaneConfig | EngineLaneConfig):
+    if isinstance(config, DatapathConfig):
         derived["accumulator_bits"] = config.accumulator_bits
         derived["accumulator_unit"] = f"2**-{ACCUMULATOR_FRACTION_BITS}"
     if isinstance(config, EngineConfig):

@@ -5,6 +5,7 @@ sidecars and synthesis read one and the same number.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..formats import (
     BFLOAT16,
@@ -20,7 +21,15 @@ from ..formats import (
 )
 from .validation import check, check_datapath, check_multiple, check_selector_depth
 
-__all__ = ["ROUNDING_CYCLES", "DecoderConfig", "DotConfig", "LaneConfig", "SelectorConfig"]
+__all__ = [
+    "ROUNDING_CYCLES",
+    "DatapathConfig",
+    "DecoderConfig",
+    "DotConfig",
+    "EngineLaneConfig",
+    "LaneConfig",
+    "SelectorConfig",
+]
 
 ROUNDING_CYCLES = 3
 """Registers between an accumulator and its rounded value."""
@@ -30,8 +39,8 @@ _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
 
 
 @dataclass(frozen=True)
-class LaneConfig:
-    """The dual-precision dot-product lane.
+class DatapathConfig:
+    """What every lane has: adder trees and an accumulator.
 
     Attributes:
         k_max: longest row, in values; sets the accumulator's width. A multiple of 16, at most 42,784.
@@ -40,14 +49,17 @@ class LaneConfig:
         sharing: "split" (FP4 pairs have an adder tree of their own: least energy) or "merged" (one tree: least area).
     """
 
+    unit: ClassVar[str]
+    """Its name in error messages."""
+
     k_max: int = 4096
     pipeline: int = 4
     formats: str = "mixed"
     sharing: str = "split"
 
     def __post_init__(self) -> None:
-        check_multiple("lane", "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
-        check_datapath("lane", self.formats, self.sharing, self.pipeline)
+        check_multiple(self.unit, "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
+        check_datapath(self.unit, self.formats, self.sharing, self.pipeline)
 
     @property
     def accumulator_bits(self) -> int:
@@ -55,14 +67,31 @@ class LaneConfig:
         return accumulator_bits(self.k_max)
 
     @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 block pair per cycle"
+
+
+class LaneConfig(DatapathConfig):
+    """The dual-precision dot-product lane, which adds up rows and rounds them."""
+
+    unit = "lane"
+
+    @property
     def latency(self) -> int:
         """Cycles from accepting the last block pair of a row to its result, without stalls."""
         return self.pipeline + 1 + ROUNDING_CYCLES
 
+
+class EngineLaneConfig(DatapathConfig):
+    """A lane of the engine by itself: it holds a weight block, and its accumulators stand in a memory outside."""
+
+    unit = "engine lane"
+
     @property
-    def throughput(self) -> str:
-        """In words, for the sidecar."""
-        return "1 block pair per cycle"
+    def latency(self) -> int:
+        """Cycles from an activation block to the sum it was added to."""
+        return self.pipeline + 1
 
 
 @dataclass(frozen=True)

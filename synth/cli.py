@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..hdl.cli import add_changes
 from ..processes import end_with_parent
 from .energy.cli import COMMANDS as _ENERGY_COMMANDS
 from .export.cli import COMMANDS as _EXPORT_COMMANDS
-from .options import add_library, check_workers, library_target, stepper, workers
+from .options import add_library, add_workers, check_workers, library_target, stepper, worker_count
 from .sweep.cli import COMMANDS as _SWEEP_COMMANDS
 
 __all__ = ["COMMANDS"]
@@ -58,23 +59,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
 
 def _add_units(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("units", nargs="*", metavar="UNIT", help=f"presets of fgmp verilog; default: {default}")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="collect",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change parameters, such as pipeline=5 sharing=merged",
-    )
-    parser.add_argument(
-        "--workers",
-        "--jobs",
-        type=int,
-        dest="workers",
-        default=1,
-        metavar="N",
-        help="units (fpga: seeds) at a time, default 1; -1: all cores",
-    )
+    add_changes(parser)
+    add_workers(parser, "units (fpga: seeds)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(default_units=default.split())
 
@@ -95,8 +81,8 @@ def _designs(args: argparse.Namespace) -> list[Any]:
 
 def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
     """`work` on every item, `--workers` at a time."""
-    jobs = workers(args.workers, len(items))
-    if jobs == 1:
+    processes = worker_count(args.workers, len(items))
+    if processes == 1:
         return [work(item) for item in items]
     from joblib import Parallel, delayed
 
@@ -104,7 +90,7 @@ def _each(args: argparse.Namespace, work: Any, items: list[Any]) -> list[Any]:
         end_with_parent()
         return work(item)
 
-    return list(Parallel(n_jobs=jobs)(delayed(one)(item) for item in items))
+    return list(Parallel(n_jobs=processes)(delayed(one)(item) for item in items))
 
 
 def _finish(args: argparse.Namespace, results: list[Any], table: Any) -> int:

@@ -1,12 +1,9 @@
 """Technology-independent synthesis with yosys: that a unit's Verilog synthesizes, and its size in generic cells."""
 
-import json
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..hdl.design import Design
-from ..hdl.yosys import run_yosys
+from .statistics import statistics
 
 __all__ = ["GenericCells", "synthesize"]
 
@@ -22,14 +19,8 @@ class GenericCells:
 
 def synthesize(design: Design) -> GenericCells:
     """Run yosys' generic `synth` on the unit's Verilog and `check` the result; raises RuntimeError if either fails."""
-    script = (
-        f"read_verilog design.v; synth -flatten -noabc -top {design.name}; check -assert; "
-        "tee -q -o stat.json stat -json"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "design.v").write_text(design.verilog)
-        run_yosys(Path(folder), design.name, "-p", script)
-        cells = json.loads((Path(folder) / "stat.json").read_text())["design"]["num_cells_by_type"]
+    counts = statistics(design, f"synth -flatten -noabc -top {design.name}; check -assert")
+    cells = counts["design"]["num_cells_by_type"]
     return GenericCells(
         sum(cells.values()),
         sum(count for kind, count in cells.items() if "DFF" in kind),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_library", "check_workers", "library_target", "stepper", "workers"]
+__all__ = ["add_library", "add_workers", "check_workers", "library_target", "stepper", "worker_count"]
 
 
 def add_library(parser: argparse.ArgumentParser) -> None:
@@ -53,15 +53,28 @@ def library_target(args: argparse.Namespace) -> tuple[Any, Any]:
     )
 
 
+def add_workers(parser: argparse.ArgumentParser, items: str) -> None:
+    """`--workers`: how many `items` at a time."""
+    parser.add_argument(
+        "--workers",
+        "--jobs",
+        type=int,
+        dest="workers",
+        default=1,
+        metavar="N",
+        help=f"{items} at a time, default 1; -1: all cores",
+    )
+
+
 def check_workers(count: int) -> None:
     """Raise InputError, before any work, for a number of workers that means nothing."""
     from ..errors import InputError
 
     if count == 0:
-        raise InputError("jobs: 0, expected how many at a time, or -1 for all cores")
+        raise InputError("workers: 0, expected how many at a time, or -1 for all cores")
 
 
-def workers(count: int, items: int) -> int:
+def worker_count(count: int, items: int) -> int:
     """Processes for so many items: what `--workers` says, but one for one item, and never more than items."""
     return min(count, items) if items > 1 else 1
 

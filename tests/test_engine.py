@@ -220,7 +220,7 @@ def test_a_step_lasts_as_long_as_the_page_says(small):
     gemm = uniform_gemm(1, small.config.lanes, columns, 0.7, seed=1)
     steps = columns // 16
     span = small.driver.run(gemm).counters["span"]
-    (extra,) = re.findall(r"a step takes at least `lanes \+ (\d+)` cycles", (ROOT / "docs" / "engine.md").read_text())
+    (extra,) = re.findall(r"A step takes at least `lanes \+ (\d+)` cycles", (ROOT / "docs" / "engine.md").read_text())
     assert span - 1 == (steps - 1) * (small.config.lanes + int(extra))
 
 

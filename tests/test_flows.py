@@ -21,9 +21,9 @@ from fgmp.synth.export.projects import memories
 from fgmp.synth.fpga.flow import SCHEMA as FPGA_SCHEMA
 from fgmp.synth.fpga.flow import characterize_fpga
 from fgmp.synth.fpga.nextpnr import device
-from fgmp.synth.fpga.shift_wrapper import HARNESS, harness
+from fgmp.synth.fpga.shift_wrapper import SHIFT_WRAPPER, shift_wrapper
 from fgmp.synth.liberty.find import read_liberty
-from fgmp.synth.options import workers
+from fgmp.synth.options import worker_count
 from fgmp.synth.sweep import run
 from fgmp.synth.sweep.run import SCHEMA as SWEEP_SCHEMA
 from fgmp.synth.sweep.run import pareto, run_sweep
@@ -65,14 +65,14 @@ def test_place_and_route_over_seeds(tmp_path, capsys, family):
 
 
 @pytest.mark.parametrize("name", ["decoder-e2m1", "lane", "engine-4"])
-def test_the_harness_holds_every_port(name, tmp_path):
+def test_the_shift_wrapper_holds_every_port(name, tmp_path):
     design = build_preset(name)
-    around = harness(design)
+    around = shift_wrapper(design)
     widths = {d: sum(p.width for p in design.ports if p.direction == d) for d in ("input", "output")}
     clock = any(p.name in ("clk", "aclk") for p in design.ports)
     assert (around.inputs, around.outputs) == (widths["input"] - clock, widths["output"])
     (tmp_path / "design.v").write_text(design.verilog + around.verilog)
-    lint(tmp_path, HARNESS, "design.v")
+    lint(tmp_path, SHIFT_WRAPPER, "design.v")
 
 
 def test_a_unit_that_does_not_fit_gets_one_line(tmp_path):
@@ -193,7 +193,7 @@ def test_places_that_cannot_be_written_are_refused_at_once(tmp_path, capsys):
     [(1, 5, 1), (3, 5, 3), (100_000, 5, 5), (-1, 5, -1), (-1, 1, 1), (4, 1, 1), (4, 0, 1)],
 )
 def test_workers_for_so_much_work(jobs, items, expected):
-    assert workers(jobs, items) == expected
+    assert worker_count(jobs, items) == expected
 
 
 def test_no_more_workers_than_work(tmp_path, capsys, monkeypatch):

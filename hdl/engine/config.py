@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from ...formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
-from ..unit_config import SelectorConfig
+from ..unit_config import EngineLaneConfig, SelectorConfig
 from ..validation import check, check_datapath, check_multiple, check_selector_depth, whole
 
-__all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig", "EngineLaneConfig"]
+__all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig"]
 
 K_TILE = 256
 """Values of K in one record on the wire (docs/engine.md)."""
@@ -15,39 +15,6 @@ TILE_BLOCKS = K_TILE // BLOCK_SIZE
 STREAM_BYTES = 16
 _DEEPEST = 4
 RAW_INPUTS = ("none", "float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class EngineLaneConfig:
-    """A lane of the engine by itself: it holds a weight block, and its accumulators stand in a memory outside.
-
-    Attributes:
-        k_max, pipeline, formats, sharing: as in LaneConfig.
-    """
-
-    k_max: int = 4096
-    pipeline: int = 4
-    formats: str = "mixed"
-    sharing: str = "split"
-
-    def __post_init__(self) -> None:
-        check_multiple("engine lane", "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
-        check_datapath("engine lane", self.formats, self.sharing, self.pipeline)
-
-    @property
-    def accumulator_bits(self) -> int:
-        """Width of an accumulator."""
-        return accumulator_bits(self.k_max)
-
-    @property
-    def latency(self) -> int:
-        """Cycles from an activation block to the sum it was added to."""
-        return self.pipeline + 1
-
-    @property
-    def throughput(self) -> str:
-        """In words, for the sidecar."""
-        return "1 block pair per cycle"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,24 @@ from .interfaces import BEAT_BITS, BeatStream, GemmSize
 from .loop import extents, loops
 from .memory import ram, site_address_bits
 
-__all__ = ["Drain"]
+__all__ = ["Drain", "result_members"]
 
 _GROUP = 4
 """Lanes that are rounded at once: a beat of float32."""
+
+
+def result_members(config: EngineConfig) -> dict[str, wiring.Member]:
+    """Ports that take rows of sums and say what becomes of them: the first ones of `Drain`."""
+    return {
+        "size": In(GemmSize(config)),
+        "exponent": In(signed(8)),
+        "bfloat16": In(1),
+        "relu": In(1),
+        "credit": Out(1),
+        "credit_taken": In(1),
+        "push": In(1),
+        "sums": In(config.lanes * (config.accumulator_bits + 1)),
+    }
 
 
 class Drain(wiring.Component):
@@ -40,18 +54,7 @@ class Drain(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self._config = config
-        bits = config.accumulator_bits
-        members = {
-            "size": In(GemmSize(config)),
-            "exponent": In(signed(8)),
-            "bfloat16": In(1),
-            "relu": In(1),
-            "credit": Out(1),
-            "credit_taken": In(1),
-            "push": In(1),
-            "sums": In(config.lanes * (bits + 1)),
-            "beats": Out(BeatStream),
-        }
+        members = {**result_members(config), "beats": Out(BeatStream)}
         if config.packed_output:
             members |= {
                 "packed": In(1),

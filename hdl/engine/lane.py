@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..dot import DotProduct, stored_block
 from ..hierarchy import add_part
-from .config import EngineLaneConfig
+from ..unit_config import EngineLaneConfig
 
 __all__ = ["EngineLane"]
 

@@ -1,6 +1,6 @@
 """Results from the lanes to the stream: drain, selector and packer, and the beat that closes a packet."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,8 +9,8 @@ from ..hierarchy import add_part
 from ..pipeline import wire
 from ..selector import SelectorCore, SelectorSettings
 from .config import EngineConfig
-from .drain import Drain
-from .interfaces import BEAT, BEAT_BITS, BeatStream, GemmSize, SiteWrite
+from .drain import Drain, result_members
+from .interfaces import BEAT, BEAT_BITS, BeatStream, SiteWrite
 from .memory import SiteMemory
 from .packer import Packer
 from .stream import Skid
@@ -38,14 +38,7 @@ class Output(wiring.Component):
     def __init__(self, config: EngineConfig):
         self._config = config
         members = {
-            "size": In(GemmSize(config)),
-            "exponent": In(signed(8)),
-            "bfloat16": In(1),
-            "relu": In(1),
-            "credit": Out(1),
-            "credit_taken": In(1),
-            "push": In(1),
-            "sums": In(config.lanes * (config.accumulator_bits + 1)),
+            **result_members(config),
             "kill": In(1),
             "abort": In(1),
             "stream": Out(BeatStream),

@@ -273,7 +273,7 @@ COMMANDS: dict[str, Any] = {
     "quantize": (
         "quantize a language model to mixed NVFP4 and FP8",
         """Calibrates MODEL on text, decides block by block (16 weights or activations) what must stay in FP8, and
-writes the packed model to OUT, which transformers loads after `import fgmp.quantizer.model.transformers_plugin`.
+writes the packed model to OUT. transformers loads it after `fgmp.quantizer.register_transformers()`.
 
   fgmp quantize meta-llama/Llama-2-7b-hf llama-fgmp --calibration train.txt --fp4-fraction 0.7
   fgmp evaluate llama-fgmp --text test.txt

@@ -25,7 +25,7 @@ def load(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> nn.Module:
-    """Load a folder that `fgmp quantize` or `fgmp.golden.save` wrote; everything in it is verified first.
+    """Load a folder that `fgmp quantize` or `fgmp.quantizer.save` wrote; everything in it is verified first.
 
     Args:
         folder: the quantized model.

@@ -59,7 +59,7 @@ class FGMPHfQuantizer(HfQuantizer):
         return True
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
-        """`save_pretrained` would write a folder without checksums; use `fgmp.golden.save`."""
+        """`save_pretrained` would write a folder without checksums; use `fgmp.quantizer.save`."""
         return False
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:

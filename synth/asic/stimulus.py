@@ -15,7 +15,7 @@ from ...formats import BLOCK_SIZE
 from ...golden.blocks import Blocks
 from ...golden.random_blocks import blocks_in_precisions
 from ...golden.selector import SiteSettings, Threshold
-from ...hdl.config import DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
+from ...hdl.config import DatapathConfig, DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
 from ...hdl.design import Design, build
 from ...sim.campaign import Campaign
 from ...sim.lane_campaigns import rows_campaign
@@ -53,7 +53,7 @@ def stimuli(design: Design, words: int = 8, cycles: int = 64, seed: int = 0) -> 
     """The activities of a unit by name, for 64 x `words` streams. Raises InputError for a unit that has none."""
     config = design.config
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(config, LaneConfig | DotConfig | EngineLaneConfig):
+    if isinstance(config, DatapathConfig | DotConfig):
         return {
             name: _pairs(design, a, w, words, cycles, generator) for name, (a, w) in _pairings(config.formats).items()
         }

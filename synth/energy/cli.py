@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from ...hdl.cli import add_changes
 from ..options import add_library, library_target, stepper
 
 __all__ = ["COMMANDS"]
@@ -29,9 +30,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--words", type=int, default=8, metavar="N", help="simulate 64 N places, default 8")
     parser.add_argument("--seed", type=int, default=0, help="of the places, default 0")
     parser.add_argument("--engine", default="engine", metavar="PRESET", help="whose units are measured, default engine")
-    parser.add_argument(
-        "--set", nargs="+", action="collect", default=[], metavar="NAME=VALUE", help="change its parameters"
-    )
+    add_changes(parser, "such as pipeline=3 rows=128")
     parser.add_argument("--node", type=float, metavar="NM", help="the library's feature size, for the memories' energy "
                         "(default: by the library's name)")  # fmt: skip
     parser.add_argument("--memory-factor", type=float, default=1.0, metavar="X", help="scale the memories' energy")

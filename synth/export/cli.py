@@ -4,14 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+from ...hdl.cli import add_changes
+
 __all__ = ["COMMANDS"]
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("unit", metavar="UNIT", help="a preset of fgmp verilog")
-    parser.add_argument(
-        "--set", nargs="+", action="collect", default=[], metavar="NAME=VALUE", help="change parameters"
-    )
+    add_changes(parser)
     parser.add_argument(
         "--tools", nargs="+", action="collect", metavar="TOOL", help="librelane, openroad, vivado; default: all"
     )

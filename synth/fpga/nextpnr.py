@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import InputError
 from ...hdl.design import Design
 from ...hdl.yosys import run_wasm, run_yosys
-from .shift_wrapper import HARNESS, Harness
+from .shift_wrapper import SHIFT_WRAPPER, ShiftWrapper
 
 __all__ = ["FAMILIES", "Device", "device", "place_and_route", "synthesize"]
 
@@ -87,10 +87,10 @@ def device(family: str, name: str | None = None, package: str | None = None) -> 
     return Device(family, name, tools.devices[name] if package is None else package)
 
 
-def synthesize(design: Design, around: Harness, where: Device, dsp: bool) -> str:
-    """yosys' JSON netlist of the unit in its harness."""
+def synthesize(design: Design, around: ShiftWrapper, where: Device, dsp: bool) -> str:
+    """yosys' JSON netlist of the unit in its wrapper."""
     tools = where.tools
-    command = f"{tools.synth} {tools.with_dsp if dsp else tools.without_dsp} -top {HARNESS} -json netlist.json"
+    command = f"{tools.synth} {tools.with_dsp if dsp else tools.without_dsp} -top {SHIFT_WRAPPER} -json netlist.json"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "design.v").write_text(design.verilog + "\n" + around.verilog)

@@ -4,21 +4,21 @@ from dataclasses import dataclass
 
 from ...hdl.design import Design
 
-__all__ = ["HARNESS", "Harness", "harness"]
+__all__ = ["SHIFT_WRAPPER", "ShiftWrapper", "shift_wrapper"]
 
-HARNESS = "fgmp_harness"
+SHIFT_WRAPPER = "fgmp_shift_wrapper"
 
 
 @dataclass(frozen=True)
-class Harness:
-    """Verilog of the module `HARNESS` around a unit, and how many flip-flops it adds at inputs and outputs."""
+class ShiftWrapper:
+    """Verilog of the module `SHIFT_WRAPPER` around a unit, and how many flip-flops it adds at inputs and outputs."""
 
     verilog: str
     inputs: int
     outputs: int
 
 
-def harness(design: Design) -> Harness:
+def shift_wrapper(design: Design) -> ShiftWrapper:
     """Inputs come from a shift register; outputs are loaded into another one and shifted out."""
     clock = next((p.name for p in design.ports if p.name in ("clk", "aclk")), None)
     connections = [f".{clock}(clk)"] if clock else []
@@ -33,7 +33,7 @@ def harness(design: Design) -> Harness:
     inputs, outputs = counts["input"], counts["output"]
     assert min(inputs, outputs) > 1
     verilog = f"""\
-module {HARNESS} (input clk, input serial, input load, output result);
+module {SHIFT_WRAPPER} (input clk, input serial, input load, output result);
   reg [{inputs - 1}:0] feed;
   reg [{outputs - 1}:0] taken;
   wire [{outputs - 1}:0] answer;
@@ -45,4 +45,4 @@ module {HARNESS} (input clk, input serial, input load, output result);
   {design.name} unit ({", ".join(connections)});
 endmodule
 """
-    return Harness(verilog, inputs, outputs)
+    return ShiftWrapper(verilog, inputs, outputs)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..options import add_workers, check_workers
+
 __all__ = ["COMMANDS"]
 
 
@@ -14,15 +16,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="TOML: flow, units, grid, options")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/sweep"), metavar="DIR", help="for results and "
                         "plot; points that it holds are not run again; default out/sweep")  # fmt: skip
-    parser.add_argument(
-        "--workers",
-        "--jobs",
-        type=int,
-        dest="workers",
-        default=1,
-        metavar="N",
-        help="points at a time, default 1; -1: all cores",
-    )
+    add_workers(parser, "points")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on the workers of a dask scheduler (tcp://host:8786)")
     parser.add_argument("--cache", type=Path, default=None, metavar="DIR", help="where flows keep what they computed, "
                         "default out/synth")  # fmt: skip
@@ -36,7 +30,6 @@ def _sweep(args: argparse.Namespace) -> int:
     from ...errors import InputError
     from ...files import check_folder, staged, write_json, write_text
     from ..liberty.find import read_liberty
-    from ..options import check_workers
     from .run import run_sweep
     from .runner import Runner
     from .spec import read_spec
@@ -55,7 +48,7 @@ def _sweep(args: argparse.Namespace) -> int:
             bar.update()
 
         runner = Runner(spec, library, args.cache or CACHE)
-        result = run_sweep(runner, args.out, jobs=args.workers, dask=args.dask, on_point=count)
+        result = run_sweep(runner, args.out, workers=args.workers, dask=args.dask, on_point=count)
     with staged(args.out) as folder:
         write_json(folder / "sweep.json", result)
         write_text(folder / "sweep.csv", sweep_csv(result))

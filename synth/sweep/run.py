@@ -17,7 +17,7 @@ from ...processes import end_with_parent
 from ...quantizer.model.default_text import read_corpus
 from ...quantizer.model.language_model import model_digest
 from ..energy.workload import DEMO
-from ..options import workers
+from ..options import worker_count
 from .runner import BETTER_HIGH, Runner
 from .spec import DesignPoint, SweepSpec
 
@@ -32,13 +32,13 @@ def run_sweep(
     runner: Runner,
     out: Path,
     *,
-    jobs: int = 1,
+    workers: int = 1,
     dask: str | None = None,
     on_point: Callable[[DesignPoint], None] = lambda p: None,
 ) -> dict[str, Any]:
     """All points; JSON data of the schema in docs/sweep.md. Points that `out` holds already are not run again.
 
-    `jobs` processes here, or the workers of the dask scheduler at the address `dask`. Raises InputError if there is
+    `workers` processes here, or those of the dask scheduler at the address `dask`. Raises InputError if there is
     none, or a point cannot be run.
     """
     spec = runner.spec
@@ -53,7 +53,7 @@ def run_sweep(
             done[str(point)] = rows
             on_point(point)
     missing = [point for point in spec.points if str(point) not in done]
-    for point, rows in _run(runner, missing, jobs, dask):
+    for point, rows in _run(runner, missing, workers, dask):
         write_json(files[str(point)], {"point": asdict(point), "rows": rows})
         done[str(point)] = rows
         on_point(point)
@@ -104,19 +104,19 @@ def pareto(rows: Rows, x: str, y: str) -> list[bool]:
 
 
 def _run(
-    runner: Runner, points: list[DesignPoint], jobs: int, address: str | None
+    runner: Runner, points: list[DesignPoint], workers: int, address: str | None
 ) -> Iterator[tuple[DesignPoint, Rows]]:
     def one(point: DesignPoint) -> tuple[DesignPoint, Rows]:
-        if address is None and jobs != 1:
+        if address is None and workers != 1:
             end_with_parent()
         return point, runner(point)
 
     if address is None:
-        jobs = workers(jobs, len(points))
-        if jobs == 1:
+        count = worker_count(workers, len(points))
+        if count == 1:
             yield from map(one, points)
         else:
-            yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(one)(p) for p in points)
+            yield from Parallel(n_jobs=count, return_as="generator_unordered")(delayed(one)(p) for p in points)
         return
     try:
         from distributed import Client

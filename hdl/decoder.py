@@ -49,7 +49,14 @@ def decode_e2m1(code: Value) -> Element:
 
 
 class Decoder(wiring.Component):
-    """A decoder as a unit of its own, combinational."""
+    """A decoder as a unit of its own, combinational.
+
+    Attributes:
+        code: the element.
+        sign, significand, shift: its value is +-significand << shift, in units of 2**-9 (E4M3) or 1/2 (E2M1, which has
+            no shift). The significand of a NaN is 0.
+        nan: it is a NaN (E4M3).
+    """
 
     def __init__(self, config: DecoderConfig):
         self.config = config

@@ -110,3 +110,20 @@ def one_thread():
 def cache():
     """Where compiled simulators are kept between runs."""
     return ROOT / "out" / "simulators"
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Every model, quantized and saved in several shards, and its logits before saving."""
+    import torch
+
+    from fgmp.quantizer import FGMPConfig, quantize, save
+
+    from .small_models import CONFIGS, MODELS, SAMPLES, logits, make
+
+    root = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        model = quantize(make(name), FGMPConfig(**CONFIGS[name]), SAMPLES, progress=False)
+        torch.save((logits(model, False), logits(model, True)), root / f"{name}.pt")
+        save(model, root / name, max_shard_bytes=60_000, base_model="none")
+    return root

@@ -7,11 +7,16 @@ import subprocess
 from itertools import pairwise
 
 import pytest
+from amaranth.hdl import Fragment
+from amaranth.lib import wiring
 
 from fgmp.errors import InputError
 from fgmp.hdl import design as designs
 from fgmp.hdl.config import PRESETS, DecoderConfig, EngineConfig, LaneConfig, SelectorConfig, preset
 from fgmp.hdl.design import build, sidecar, write_design
+from fgmp.hdl.engine.axi_lite import RegisterFile
+from fgmp.hdl.engine.core import EngineCore
+from fgmp.hdl.engine.registers import REGISTERS
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
 from fgmp.sim.runner import verilator_folder
 from fgmp.synth.generic import synthesize
@@ -120,3 +125,39 @@ def test_pipeline_and_accumulator_follow_the_configuration():
     assert [SelectorConfig(pipeline=p).latency for p in range(9)] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert build(LaneConfig(k_max=1024), "narrow").port("o_payload").fields["raw"] == (0, 49)
     assert build(SelectorConfig(channel_codes=True), "weighted").port("o_payload").fields["score"][1] == 53
+
+
+@pytest.mark.parametrize("name", ["lane", "selector", "engine-4"])
+def test_most_names_in_the_verilog_are_those_of_the_source(name):
+    pattern = r"^\s*(?:wire|reg)(?: signed)?(?: \[[^\]]*\])? ([^\s;=\[]+)"
+    declared = re.findall(pattern, build_preset(name).verilog, re.MULTILINE)
+    generated = [word for word in declared if re.fullmatch(r"_\d+_|\\?\$.*", word)]
+    assert len(declared) > 100
+    assert len(generated) <= len(declared) / 2
+
+
+def test_an_engine_has_a_module_for_each_part():
+    modules = re.findall(r"^module (\w+)", build_preset("engine-4").verilog, re.MULTILINE)
+    parts = {name.removeprefix("engine_4_core_") for name in modules}
+    assert len(modules) == len(set(modules))
+    assert parts >= {"control", "sequencer", "output", "drain", "lane", "registers"}, parts
+
+
+def test_every_port_of_every_component_is_described(monkeypatch):
+    described, constructor = {}, wiring.Component.__init__
+
+    def record(self, *arguments, **options):
+        constructor(self, *arguments, **options)
+        described.setdefault(type(self), set()).update(self.signature.members)
+
+    monkeypatch.setattr(wiring.Component, "__init__", record)
+    for name in ("lane", "dot-mixed", "selector", "decoder-e4m3", "engine-lane", "engine"):
+        config = preset(name)
+        unit = EngineCore(config) if isinstance(config, EngineConfig) else designs._UNITS[type(config)](config)
+        Fragment.get(unit, None)
+    assert len(described) > 20
+    described[RegisterFile] -= {item.name.lower() for item in REGISTERS}  # docs/registers.md says what these are
+    for kind, ports in described.items():
+        text = (kind.__doc__ or "").partition("Attributes:")[2]
+        missing = {port for port in ports if not re.search(rf"\b{port}\b", text)}
+        assert not missing, f"{kind.__qualname__}: {missing}"

@@ -33,8 +33,8 @@ class Control(wiring.Component):
         flushing: what an abort left behind was not taken yet.
         short: a packet of operands is too short.
         packet_sent: the last beat of a packet of results was taken.
-        begin: a matrix product begins; its registers are copied.
-        start: a cycle later, with size and settings in place.
+        begin_gemm: a matrix product begins; its registers are copied.
+        start_gemm: a cycle later, with size and settings in place.
         kill: the one that runs is given up.
         abort: everything is.
         size, resident, settings: of the one that runs.

@@ -41,8 +41,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     stats = [(file, (folder / file).stat()) for file in files_of(folder)]
     seen = (str(folder.absolute()), manifest["sha256"], *((f, s.st_size, s.st_mtime_ns) for f, s in stats))
-    found = headers(folder)
     _check_files(folder, manifest)
+    found = headers(folder)
     _check_size(folder, read_settings(folder), len(found))
     if seen not in _checked:  # in this process, and untouched since
         with torch.device("cpu"):  # transformers loads in the context of the meta device

@@ -5,14 +5,16 @@ have no resistance. That is what a netlist before layout can say, and what timin
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..liberty.cells import Table, WireLoad
+from ..liberty.cells import Cell, Table, WireLoad
 from .netlist import CONSTANT_1, Instance, Netlist
 from .tables import TableBank
 
@@ -73,55 +75,94 @@ def loads(netlist: Netlist, wire_load: WireLoad | None) -> Floats:
     return result
 
 
+class _Tables:
+    """The tables of a netlist's arcs, each once; a missing one is number -1."""
+
+    def __init__(self) -> None:
+        self._tables: list[Table] = []
+        self._numbers: dict[int, int] = {}
+
+    def number(self, table: Table | None) -> int:
+        """The table's row in the bank."""
+        if table is None:
+            return -1
+        if id(table) not in self._numbers:
+            self._numbers[id(table)] = len(self._tables)
+            self._tables.append(table)
+        return self._numbers[id(table)]
+
+    def bank(self) -> TableBank:
+        """All of them, to be looked up at once."""
+        return TableBank(self._tables)
+
+
+class _CellArc(NamedTuple):
+    """An arc to a cell's output: from which pin and edge (0: rise) to which edge, with which tables."""
+
+    related: str
+    edge_in: int
+    edge_out: int
+    delay: int
+    slew: int
+
+
+def _cell_arcs(cell: Cell, output: str, tables: _Tables) -> list[_CellArc]:
+    return [
+        _CellArc(arc.related, i, o, tables.number(arc.delay.get(_EDGES[o])), tables.number(arc.slew.get(_EDGES[o])))
+        for arc in cell.pins[output].arcs
+        for o in (0, 1)
+        if _EDGES[o] in arc.delay
+        for i in (0, 1)
+        if arc.kind == "launch" or arc.sense == "non_unate" or (arc.sense == "positive_unate") == (i == o)
+    ]
+
+
 class _Graph:
-    """Combinational arcs sorted by level, as arrays: from net, to net, edge in, edge out, tables."""
+    """What delays are made of.
+
+    Attributes:
+        rows: combinational arcs by level: level, net and edge in, net and edge out, tables of delay and slew.
+        launches: arcs from clock to output: net, edge, tables of delay and slew.
+        checks: data pins of flip-flops: net, instance, pin.
+        bank: the tables.
+    """
 
     def __init__(self, netlist: Netlist):
-        tables: list[Table] = []
-        index: dict[int, int] = {}
-
-        def number(table: Table | None) -> int:
-            if table is None:
-                return -1
-            if id(table) not in index:
-                index[id(table)] = len(tables)
-                tables.append(table)
-            return index[id(table)]
-
-        shapes: dict[tuple[str, str], list[tuple[str, int, int, int, int]]] = {}
-        rows: list[tuple[int, int, int, int, int, int, int]] = []
-        self.launches: list[tuple[int, int, int, int]] = []
+        tables = _Tables()
+        arcs: dict[tuple[str, str], list[_CellArc]] = {}
+        rows: list[tuple[int, ...]] = []
+        launches: list[tuple[int, ...]] = []
         self.checks: list[tuple[int, Instance, str]] = []
         level = levels(netlist)
         for instance in netlist.instances:
-            cell = instance.cell
+            cell, nets = instance.cell, instance.nets
             for name in cell.outputs:
-                if name not in instance.nets:
+                if name not in nets:
                     continue
-                out = instance.nets[name]
-                if (cell.name, name) not in shapes:
-                    shapes[cell.name, name] = [
-                        (arc.related, i, o, number(arc.delay.get(_EDGES[o])), number(arc.slew.get(_EDGES[o])))
-                        for arc in cell.pins[name].arcs
-                        for o in (0, 1)
-                        if _EDGES[o] in arc.delay
-                        for i in (0, 1)
-                        if arc.kind == "launch"
-                        or arc.sense == "non_unate"
-                        or (arc.sense == "positive_unate") == (i == o)
-                    ]
-                for related, i, o, delay, slew in shapes[cell.name, name]:
+                out = nets[name]
+                if (cell.name, name) not in arcs:
+                    arcs[cell.name, name] = _cell_arcs(cell, name, tables)
+                for arc in arcs[cell.name, name]:
                     if cell.flip_flop is not None:
-                        self.launches.append((out, o, delay, slew))
-                    elif instance.nets.get(related, 0) > CONSTANT_1:
-                        rows.append((level[out], instance.nets[related], i, out, o, delay, slew))
+                        launches.append((out, arc.edge_out, arc.delay, arc.slew))
+                    elif nets.get(arc.related, 0) > CONSTANT_1:
+                        rows.append(
+                            (level[out], nets[arc.related], arc.edge_in, out, arc.edge_out, arc.delay, arc.slew)
+                        )
             if cell.clock_pin is not None:
-                for pin in cell.inputs:
-                    if pin != cell.clock_pin and instance.nets.get(pin, 0) > CONSTANT_1:
-                        self.checks.append((instance.nets[pin], instance, pin))
+                data = (pin for pin in cell.inputs if pin != cell.clock_pin and nets.get(pin, 0) > CONSTANT_1)
+                self.checks += [(nets[pin], instance, pin) for pin in data]
         rows.sort()
         self.rows = np.array(rows, dtype=np.int64).reshape(-1, 7)
-        self.bank = TableBank(tables)
+        self.launches = np.array(launches, dtype=np.int64).reshape(-1, 4)
+        self.bank = tables.bank()
+
+    def by_level(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The combinational arcs of one level after another, each with its first row's number."""
+        if len(self.rows):
+            bounds = np.flatnonzero(np.diff(self.rows[:, 0], prepend=-1))
+            for start, end in pairwise([*bounds, len(self.rows)]):
+                yield start, self.rows[start:end]
 
 
 def levels(netlist: Netlist) -> dict[int, int]:
@@ -171,81 +212,97 @@ def analyse(netlist: Netlist, wire_load: WireLoad | None, *, input_slew: float =
     load = loads(netlist, wire_load)
     graph = _Graph(netlist)
     slew = np.zeros((netlist.count, 2))
+    slew[netlist.sources()] = input_slew
     # Arrivals from inputs and from registers are kept apart: a path's kind is where it begins.
-    starts = {"input": netlist.sources(), "register": [row[0] for row in graph.launches]}
-    results = {}
-    launch = np.array(graph.launches, dtype=np.int64).reshape(-1, 4)
-    for kind in starts:
-        arrival = np.full((netlist.count, 2), -np.inf)
-        came = np.full((netlist.count, 2), -1, dtype=np.int64)
-        if kind == "input":
-            arrival[starts["input"]] = 0.0
-            slew[starts["input"]] = input_slew
-        elif len(launch):
-            at = graph.bank.at(launch[:, 2], np.full(len(launch), input_slew), load[launch[:, 0], launch[:, 1]])
-            out_slew = graph.bank.at(launch[:, 3], np.full(len(launch), input_slew), load[launch[:, 0], launch[:, 1]])
-            np.maximum.at(arrival, (launch[:, 0], launch[:, 1]), at)
-            np.maximum.at(slew, (launch[:, 0], launch[:, 1]), out_slew)
-        results[kind] = (arrival, came)
-    # Slews do not depend on where a path begins (the worst one is taken), so they go first, with the arrivals.
-    rows = graph.rows
-    bounds = np.flatnonzero(np.diff(rows[:, 0], prepend=-1)) if len(rows) else np.array([], dtype=np.int64)
-    for start, end in zip(bounds, [*bounds[1:], len(rows)], strict=True):
-        part = rows[start:end]
-        source, edge_in, target, edge_out = part[:, 1], part[:, 2], part[:, 3], part[:, 4]
+    results = {"input": _Arrivals(netlist.count), "register": _Arrivals(netlist.count)}
+    results["input"].time[netlist.sources()] = 0.0
+    if len(graph.launches):
+        net, edge, delay, out_slew = graph.launches.T
+        clock = np.full(len(net), input_slew)
+        np.maximum.at(results["register"].time, (net, edge), graph.bank.at(delay, clock, load[net, edge]))
+        np.maximum.at(slew, (net, edge), graph.bank.at(out_slew, clock, load[net, edge]))
+    for first, (_, source, edge_in, target, edge_out, delay, out_slew) in (
+        (first, rows.T) for first, rows in graph.by_level()
+    ):
         known = slew[source, edge_in]
-        delay = graph.bank.at(part[:, 5], known, load[target, edge_out])
-        np.maximum.at(slew, (target, edge_out), graph.bank.at(part[:, 6], known, load[target, edge_out]))
-        for arrival, came in results.values():
-            at = arrival[source, edge_in] + delay
-            order = np.argsort(at, kind="stable")
-            better = order[at[order] > arrival[target[order], edge_out[order]]]
-            # Ascending order: the last assignment to a place is its largest.
-            arrival[target[better], edge_out[better]] = at[better]
-            came[target[better], edge_out[better]] = start + better
+        delays = graph.bank.at(delay, known, load[target, edge_out])
+        # Slews do not depend on where a path begins: the worst one is taken.
+        np.maximum.at(slew, (target, edge_out), graph.bank.at(out_slew, known, load[target, edge_out]))
+        for arrivals in results.values():
+            arrivals.update(first, (target, edge_out), arrivals.time[source, edge_in] + delays)
     return _worst(netlist, graph, results, slew, load, input_slew)
 
 
+class _Arrivals:
+    """Latest arrival of each net and edge in ns, and the row of the graph that it came by (-1: it begins there)."""
+
+    def __init__(self, nets: int):
+        self.time = np.full((nets, 2), -np.inf)
+        self.came = np.full((nets, 2), -1, dtype=np.int64)
+
+    def update(self, first: int, to: tuple[NDArray[np.int64], NDArray[np.int64]], time: Floats) -> None:
+        """Take what arrives later than known, by the rows from `first` on."""
+        net, edge = to
+        order = np.argsort(time, kind="stable")
+        later = order[time[order] > self.time[net[order], edge[order]]]
+        # Ascending order: the last assignment to a place is its largest.
+        self.time[net[later], edge[later]] = time[later]
+        self.came[net[later], edge[later]] = first + later
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end of a path: when it must arrive (setup included), where the path began, and its last net."""
+
+    total: float
+    start: str
+    net: int
+    edge: int
+    setup: float
+
+
 def _worst(
-    netlist: Netlist, graph: _Graph, results: dict[str, Any], slew: Floats, load: Floats, clock_slew: float
+    netlist: Netlist, graph: _Graph, results: dict[str, _Arrivals], slew: Floats, load: Floats, clock_slew: float
 ) -> Timing:
     groups: dict[str, float] = {}
-    best: tuple[float, str, int, int, float] | None = None
-    outputs = netlist.sinks()
-    for kind, (arrival, _) in results.items():
-        for net, instance, pin in graph.checks:
-            for edge in (0, 1):
-                if arrival[net, edge] == -np.inf:
-                    continue
-                tables = [a.delay.get(_EDGES[edge]) for a in instance.cell.pins[pin].arcs if a.kind == "setup"]
-                setup = max([t.at(clock_slew, slew[net, edge]) for t in tables if t is not None], default=0.0)
-                total = float(arrival[net, edge]) + setup
-                name = f"{kind} to register"
-                groups[name] = max(groups.get(name, 0.0), total)
-                if best is None or total > best[0]:
-                    best = (total, kind, net, edge, setup)
-        for net in outputs:
-            edge = int(np.argmax(arrival[net]))
-            total = float(arrival[net, edge])
-            if total == -np.inf:
-                continue
-            name = f"{kind} to output"
-            groups[name] = max(groups.get(name, 0.0), total)
-            if best is None or total > best[0]:
-                best = (total, kind, net, edge, 0.0)
-    if best is None:
+    worst: _End | None = None
+    for start, arrivals in results.items():
+        for kind, ends in (
+            ("register", _register_ends(graph, start, arrivals.time, slew, clock_slew)),
+            ("output", _output_ends(netlist, start, arrivals.time)),
+        ):
+            for end in ends:
+                name = f"{start} to {kind}"
+                groups[name] = max(groups.get(name, 0.0), end.total)
+                if worst is None or end.total > worst.total:
+                    worst = end
+    if worst is None:
         return Timing(0.0, groups, (), 0.0, slew, load)
-    total, kind, net, edge, setup = best
-    arrival, came = results[kind]
-    path = _trace(netlist, graph.rows, arrival, came, net, edge, load)
-    return Timing(total, groups, path, setup, slew, load)
+    path = _trace(netlist, graph.rows, results[worst.start], worst.net, worst.edge, load)
+    return Timing(worst.total, groups, path, worst.setup, slew, load)
+
+
+def _register_ends(graph: _Graph, start: str, time: Floats, slew: Floats, clock_slew: float) -> Iterator[_End]:
+    for net, instance, pin in graph.checks:
+        for edge in (0, 1):
+            if time[net, edge] == -np.inf:
+                continue
+            tables = [a.delay.get(_EDGES[edge]) for a in instance.cell.pins[pin].arcs if a.kind == "setup"]
+            setup = max([t.at(clock_slew, slew[net, edge]) for t in tables if t is not None], default=0.0)
+            yield _End(float(time[net, edge]) + setup, start, net, edge, setup)
+
+
+def _output_ends(netlist: Netlist, start: str, time: Floats) -> Iterator[_End]:
+    for net in netlist.sinks():
+        edge = int(np.argmax(time[net]))
+        if time[net, edge] != -np.inf:
+            yield _End(float(time[net, edge]), start, net, edge, 0.0)
 
 
 def _trace(
     netlist: Netlist,
     rows: NDArray[np.int64],
-    arrival: Floats,
-    came: NDArray[np.int64],
+    arrivals: _Arrivals,
     net: int,
     edge: int,
     load: Floats,
@@ -257,10 +314,10 @@ def _trace(
                 driver[instance.nets[pin]] = (instance, pin)
     points: list[PathPoint] = []
     while True:
-        row = int(came[net, edge])
+        row = int(arrivals.came[net, edge])
         before = (int(rows[row, 1]), int(rows[row, 2])) if row >= 0 else None
-        at = float(arrival[net, edge])
-        since = at - (float(arrival[before]) if before else 0.0)
+        at = float(arrivals.time[net, edge])
+        since = at - (float(arrivals.time[before]) if before else 0.0)
         name = netlist.names.get(net, f"net {net}")
         who, pin = driver.get(net, (None, ""))
         label, cell = (who.name, who.cell.name) if who else ("input", "")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -193,49 +193,70 @@ def _measure(
     units = hardware.fp8 if fp8_only else (hardware.mixed,)
     measured = [lane_energy(hardware, unit, tile, shares) for unit in units]
     best = min(range(len(units)), key=lambda i: measured[i]["pj"])
-    lane = measured[best]
+    filled = _filled(engine, layers)
+    buffers = _buffer_energy(hardware, shares, filled, fp8_only)
+    parts: dict[str, float] = {
+        "lane": measured[best]["pj"],
+        "accumulators": accumulator_energy(hardware, tile),
+        **buffers,
+    }
+    parts["selector"] = 0.0
+    busy = idle = None
+    if not fp8_only:
+        watched = {name for site in sites for name in site.watched}
+        inputs = [layer for layer in layers if layer.name in watched]
+        busy, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed)
+        # What fills the buffer comes through one selector; another one, of the results, rests.
+        others = max((engine.raw_input != "none") + engine.packed_output, 1) - 1
+        parts["selector"] = (filled.blocks * busy + (1 - filled.blocks + others) * idle) / engine.lanes
+    return {
+        "pairs": shares,
+        "lane": {
+            "pipeline": depth_of(units[best]),
+            "by_pairing_pj": measured[best]["by_pairing"],
+            "changing_share": measured[best]["changing_share"],
+            "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
+        },
+        "selector_pj": {"busy": busy, "idle": idle},
+        "parts_pj": parts,
+        "pj": sum(parts.values()),
+    }
+
+
+class _Filled(NamedTuple):
+    """Blocks written to the activation buffer in a cycle: all, and the FP8 ones among them."""
+
+    blocks: float
+    fp8: float
+
+
+def _filled(engine: EngineConfig, layers: Sequence[Capture]) -> _Filled:
     pairs = sum(layer.activations.fp8.numel() * layer.weight.shape[0] for layer in layers)
     cycles = pairs / engine.lanes
-    fills = [_fills(engine, layer) for layer in layers]
-    filled = sum(n * layer.activations.fp8.numel() for n, layer in zip(fills, layers, strict=True)) / cycles
-    filled_fp8 = sum(n * int(layer.activations.fp8.sum()) for n, layer in zip(fills, layers, strict=True)) / cycles
+    fills = [(_fills(engine, layer), layer.activations.fp8) for layer in layers]
+    return _Filled(
+        sum(n * fp8.numel() for n, fp8 in fills) / cycles, sum(n * int(fp8.sum()) for n, fp8 in fills) / cycles
+    )
+
+
+def _buffer_energy(
+    hardware: Hardware, shares: Mapping[str, float], filled: _Filled, fp8_only: bool
+) -> dict[str, float]:
+    """pJ per block pair of one lane's share of both operand buffers."""
+    engine = hardware.engine
     fp8_a = shares["FP8xFP4"] + shares["FP8xFP8"]
     fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
     words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
     bank = {k: hardware.memory.access(_BANK_BITS, n) for k, n in words.items()}
     # A narrow memory saves less than its capacity promises: scale and mask bit take as much a bit as the bank.
     meta = {k: 0.0 if fp8_only else e * _META_BITS / _BANK_BITS for k, e in bank.items()}
-    parts = {
-        "lane": lane["pj"],
-        "accumulators": accumulator_energy(hardware, tile),
-        # Read once a cycle for all lanes, and written before.
-        "activation_buffer": (
-            (1 + filled) * meta["activation"] + (1 + fp8_a + filled + filled_fp8) * bank["activation"]
-        )
-        / engine.lanes,
+    # Read once a cycle for all lanes, and written before.
+    activation = (1 + filled.blocks) * meta["activation"]
+    activation += (1 + fp8_a + filled.blocks + filled.fp8) * bank["activation"]
+    return {
+        "activation_buffer": activation / engine.lanes,
         # Written and read once for all rows of a row tile.
         "weight_buffer": 2 * (meta["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
-        "selector": 0.0,
-    }
-    block = idle = None
-    if not fp8_only:
-        watched = {name for site in sites for name in site.watched}
-        inputs = [layer for layer in layers if layer.name in watched]
-        block, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed)
-        others = max((engine.raw_input != "none") + engine.packed_output, 1) - 1
-        # What fills the buffer comes through the selector, in a share of the cycles.
-        parts["selector"] = (filled * block + (1 - filled + others) * idle) / engine.lanes
-    return {
-        "pairs": shares,
-        "lane": {
-            "pipeline": depth_of(units[best]),
-            "by_pairing_pj": lane["by_pairing"],
-            "changing_share": lane["changing_share"],
-            "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
-        },
-        "selector_pj": {"busy": block, "idle": idle},
-        "parts_pj": parts,
-        "pj": sum(parts.values()),
     }
 
 

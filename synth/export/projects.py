@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,21 @@ class Memory:
 
 
 def memories(verilog: str) -> list[Memory]:
-    """The memories of a design, from its Verilog."""
-    found = []
-    for parameters, instance in re.findall(rf"{_RAM} #\((.*?)\)\s+(\w+)\s*\(", verilog, re.DOTALL):
-        values = {n: int(v) for n, v in re.findall(r"\.(\w+)\(\s*(?:32'd)?(\d+)\)", parameters)}
-        found.append(Memory(instance, values["WIDTH"], values["DEPTH"]))
-    return found
+    """The memories of a design, from its Verilog; each is named by its path of instances below the top."""
+    bodies = dict(re.findall(r"^module (\w+)(.*?)^endmodule", verilog, re.MULTILINE | re.DOTALL))
+    instance = re.compile(rf"^\s*({'|'.join(bodies)})\s+(?:#\((.*?)\)\s+)?(\w+)\s*\(", re.MULTILINE | re.DOTALL)
+    inside = {name: instance.findall(body) for name, body in bodies.items()}
+    used = {kind for found in inside.values() for kind, _, _ in found}
+
+    def below(module: str, path: tuple[str, ...]) -> Iterator[Memory]:
+        for kind, parameters, name in inside[module]:
+            if kind == _RAM:
+                values = {n: int(v) for n, v in re.findall(r"\.(\w+)\(\s*(?:32'd)?(\d+)\)", parameters)}
+                yield Memory(".".join((*path, name)), values["WIDTH"], values["DEPTH"])
+            else:
+                yield from below(kind, (*path, name))
+
+    return [memory for top in bodies.keys() - used for memory in below(top, ())]
 
 
 def export(

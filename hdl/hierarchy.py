@@ -35,15 +35,19 @@ class Hierarchy:
     def __init__(self, prefix: str, separator: str = "_"):
         self.prefix = prefix
         self.separator = separator
+        self._reset = True
         self.modules: dict[str, ModuleText] = {}
         self._made: dict[str, object] = {}
 
     def convert(self, unit: wiring.Component, name: str, *, reset: bool = True, flat: bool = False) -> None:
-        """Convert a design's top to the module `name`, all its ports included. Without `reset` there is none for that.
+        """Convert a design's top to the module `name`, all its ports included.
+
+        Without `reset` neither it nor its parts have a port for that.
 
         With `flat` its parts are left to Amaranth, as modules that yosys is to flatten.
         """
-        self._add(name, unit, self._rtlil(unit, name, reset, None if flat else self))
+        self._reset = reset
+        self._add(name, unit, self._rtlil(unit, name, None if flat else self))
 
     def convert_part(self, part: wiring.Component, kind: str) -> tuple[str, tuple[str, ...]]:
         """Convert a part to the module PREFIX_`kind`; returns its name and ports. Parts of one kind are alike."""
@@ -51,7 +55,7 @@ class Hierarchy:
         made = _made_from(part)
         if name not in self.modules:
             self._made[name] = made
-            self._add(name, part, self._rtlil(part, name, True, self))
+            self._add(name, part, self._rtlil(part, name, self))
         else:
             part._MustUse__used = True  # Amaranth warns of components that are not elaborated
         assert self._made[name] == made, f"{name}: two components that differ have this module name"
@@ -65,8 +69,8 @@ class Hierarchy:
         purpose = (inspect.getdoc(kind) or "").split("\n\n", maxsplit=1)[0].replace("\n", " ")
         self.modules[name] = ModuleText(text, ports, f"{kind.__module__}.{kind.__qualname__}. {purpose}")
 
-    def _rtlil(self, unit: wiring.Component, name: str, reset: bool, platform: object) -> str:
-        domain = functools.partial(ClockDomain, reset_less=not reset)
+    def _rtlil(self, unit: wiring.Component, name: str, platform: object) -> str:
+        domain = functools.partial(ClockDomain, reset_less=not self._reset)
         text: str = rtlil.convert(unit, name=name, platform=platform, emit_src=False, missing_domain=domain)
         if self.separator != "__":  # by which Amaranth joins them
             for path, _, _ in unit.signature.flatten(unit):
@@ -85,7 +89,7 @@ def _made_from(part: wiring.Component) -> object:
 def _rename(text: str, old: str, new: str) -> str:
     """Call a port of a module `new`; a signal of that name gives way, the port of a part does not."""
     for name, other in ((new, f"{new}$0"), (old, new)):
-        text = re.sub(rf"(?<!    connect )\\{name}(?!\S)", lambda _, other=other: f"\\{other}", text)  # type: ignore[misc]
+        text = re.sub(rf"(?<!    connect )(?<!module )\\{name}(?!\S)", lambda _, other=other: f"\\{other}", text)  # type: ignore[misc]
     return text
 
 

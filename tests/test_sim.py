@@ -112,8 +112,7 @@ def test_a_missing_reset_is_found(cache):
         try:
             return simulator.run(campaigns, seed=seed, only_count=True)[0].differences
         except SimulationError as error:
-            assert "build failed" not in str(error)
-            return True
+            return "build failed" not in str(error)
 
     assert any(fails(seed) for seed in range(1, 6))
 

@@ -12,8 +12,8 @@ from .yosys import run_yosys
 
 __all__ = ["to_verilog"]
 
-# Registers lose their initial values
-# because reset, not configuration, defines the state (docs/decisions/0003-verilog.md).
+# Registers lose their initial values because reset, not configuration, defines the state
+# (docs/decisions/0003-verilog.md).
 _SCRIPT = """\
 read_rtlil design.il
 proc

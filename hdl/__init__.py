@@ -8,6 +8,7 @@ from ..faces import lazy
 __all__ = [
     "PRESETS",
     "REGISTERS",
+    "AccumulatorConfig",
     "DecoderConfig",
     "Design",
     "DotConfig",
@@ -32,6 +33,7 @@ __getattr__ = lazy(
     {
         "PRESETS": "config",
         "REGISTERS": "engine.registers",
+        "AccumulatorConfig": "config",
         "DecoderConfig": "config",
         "Design": "design",
         "DotConfig": "config",

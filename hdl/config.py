@@ -8,6 +8,7 @@ from ..errors import InputError
 from .engine.config import EngineConfig
 from .unit_config import (
     ROUNDING_CYCLES,
+    AccumulatorConfig,
     DatapathConfig,
     DecoderConfig,
     DotConfig,
@@ -19,6 +20,7 @@ from .unit_config import (
 __all__ = [
     "PRESETS",
     "ROUNDING_CYCLES",
+    "AccumulatorConfig",
     "Config",
     "DatapathConfig",
     "DecoderConfig",
@@ -32,7 +34,7 @@ __all__ = [
     "preset",
 ]
 
-Config = LaneConfig | DotConfig | SelectorConfig | DecoderConfig | EngineConfig | EngineLaneConfig
+Config = LaneConfig | DotConfig | SelectorConfig | DecoderConfig | EngineConfig | EngineLaneConfig | AccumulatorConfig
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "lane": ("dot-product lane, K up to 4,096", LaneConfig()),
@@ -62,13 +64,16 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "engine-8": (
         "8 lanes, 32 rows, packed input only, float results only",
-        EngineConfig(lanes=8, rows=32, slots=4, raw_input="none", packed_output=False),
+        EngineConfig(lanes=8, rows=32, slots=4, raw_input="none", packed_output=False, accumulators="memory"),
     ),
     "engine-4": (
         "4 lanes, 8 rows, small buffers, packed input only: for tests and small FPGAs",
-        EngineConfig(lanes=4, rows=8, slots=2, k_max=1024, raw_input="none", packed_output=False),
+        EngineConfig(
+            lanes=4, rows=8, slots=2, k_max=1024, raw_input="none", packed_output=False, accumulators="memory"
+        ),
     ),
     "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
+    "accumulators": ("accumulators of one lane of `engine`: 64 rows", AccumulatorConfig()),
     "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),
     "engine-lane-fp8": (
         "the lane of an engine for FP8 blocks only, to compare with",

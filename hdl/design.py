@@ -15,7 +15,9 @@ from .. import __version__
 from ..errors import InputError
 from ..files import write_files
 from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
+from .accumulators import Accumulators
 from .config import (
+    AccumulatorConfig,
     Config,
     DatapathConfig,
     DecoderConfig,
@@ -33,12 +35,12 @@ from .dot import Dot
 from .emit import to_verilog
 from .engine.axi_top import engine_verilog
 from .engine.lane import EngineLane
-from .engine.memory import RAM_MODULE, RAM_VERILOG
 from .engine.registers import REGISTERS, c_header, markdown
-from .fusesoc import ram_core, unit_core
+from .fusesoc import unit_core, wrapper_core
 from .lane import Lane
 from .names import check_module_name, check_unused, variant_name
 from .selector import Selector
+from .wrappers import WRAPPERS, used_wrappers
 
 __all__ = ["Design", "Port", "build", "build_preset", "port_table", "sidecar", "write_design"]
 
@@ -48,6 +50,7 @@ _UNITS: dict[type, type] = {
     SelectorConfig: Selector,
     DecoderConfig: Decoder,
     EngineLaneConfig: EngineLane,
+    AccumulatorConfig: Accumulators,
 }
 
 
@@ -63,7 +66,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Design:
-    """A generated unit: `verilog` is all of it in one text, the memory wrapper of an engine included."""
+    """A generated unit: `verilog` is all of it in one text, the wrappers that it uses included."""
 
     name: str
     config: Config
@@ -75,13 +78,17 @@ class Design:
         return next(p for p in self.ports if p.name == name)
 
     @property
+    def wrappers(self) -> list[str]:
+        """Modules that the technology may replace: memory, clock gate (`fgmp.hdl.wrappers`)."""
+        return used_wrappers(self.verilog)
+
+    @property
     def sources(self) -> dict[str, str]:
-        """The same by files: the memory wrapper has one of its own, since a design has one for all its engines."""
-        own = self.verilog.replace(RAM_VERILOG, "").rstrip() + "\n"
-        files = {f"{self.name}.v": own}
-        if own != self.verilog:
-            files[f"{RAM_MODULE}.v"] = RAM_VERILOG
-        return files
+        """The same by files: wrappers have files of their own, since a design has one of each for all its units."""
+        own = self.verilog
+        for name in self.wrappers:
+            own = own.replace(WRAPPERS[name], "")
+        return {f"{self.name}.v": own.rstrip() + "\n", **{f"{name}.v": WRAPPERS[name] for name in self.wrappers}}
 
 
 def build_preset(name: str, changes: Sequence[str] = (), module: str | None = None) -> Design:
@@ -101,36 +108,37 @@ def build(config: Config, name: str, *, faults: bool = False, separator: str = "
 
     Ports of a stream are named PREFIX, `separator`, MEMBER; "__" gives the names that version 0.1 had.
     """
-    check_module_name(name, (RAM_MODULE,))
+    check_module_name(name, WRAPPERS)
     if isinstance(config, EngineConfig):
         if faults:
             raise InputError(f"faults: asked for in {name}, expected none in an engine")
         verilog, ports = engine_verilog(config, name)
         check_unused(name, verilog)
-        text = f"{_header(name, config, verilog)}{verilog}\n{RAM_VERILOG}"
-        return Design(name, config, text, tuple(Port(*port, {}) for port in ports))
+        return Design(name, config, _whole(name, config, verilog), tuple(Port(*port, {}) for port in ports))
     kind = _UNITS[type(config)]
     unit = kind(config, faults) if faults else kind(config)
     verilog = to_verilog(unit, name, separator=separator, reset=_clock(config)[1] is not None, flat=faults)
     check_unused(name, verilog)
-    return Design(name, config, _header(name, config, verilog) + verilog, _ports(unit, config, separator))
+    return Design(name, config, _whole(name, config, verilog), _ports(unit, config, separator))
 
 
 def write_design(design: Design, out: Path) -> list[Path]:
     """Write `NAME.v`, `NAME.json`, `NAME.md` and the FuseSoC core file `NAME.core` into `out`.
 
-    For an engine also a C header, and the memory wrapper with its own core file. All are written, or none; returns the
-    paths.
+    Wrappers of memory and clock gate, where it has them, come with core files of their own; an engine also has a C
+    header. All are written, or none; returns the paths.
     """
     contents = {
         **design.sources,
         f"{design.name}.json": json.dumps(sidecar(design), indent=2) + "\n",
         f"{design.name}.md": port_table(design),
-        f"{design.name}.core": unit_core(design.name, str(__version__), engine=isinstance(design.config, EngineConfig)),
+        f"{design.name}.core": unit_core(
+            design.name, str(__version__), design.wrappers, engine=isinstance(design.config, EngineConfig)
+        ),
+        **{f"{name}.core": wrapper_core(name, str(__version__)) for name in design.wrappers},
     }
     if isinstance(design.config, EngineConfig):
         contents[f"{design.name}_registers.h"] = c_header()
-        contents[f"{RAM_MODULE}.core"] = ram_core(str(__version__))
     write_files({out / name: content.encode() for name, content in contents.items()})
     return [out / name for name in contents]
 
@@ -196,8 +204,14 @@ def _clock(config: Config) -> tuple[str | None, str | None]:
         return "aclk", "aresetn (synchronous, active low)"
     if config.latency == 0:
         return None, None
-    # A dot product by itself has registers for data only.
-    return "clk", None if isinstance(config, DotConfig) else "rst (synchronous, active high)"
+    # A dot product by itself and accumulators have registers for data only.
+    return "clk", None if isinstance(config, DotConfig | AccumulatorConfig) else "rst (synchronous, active high)"
+
+
+def _whole(name: str, config: Config, verilog: str) -> str:
+    """A unit's text with a header, and the wrappers that it uses."""
+    wrappers = "".join(f"\n{WRAPPERS[module]}" for module in used_wrappers(verilog))
+    return f"{_header(name, config, verilog)}{verilog}{wrappers}"
 
 
 def _header(name: str, config: Config, verilog: str) -> str:

@@ -1,13 +1,18 @@
 """FuseSoC core descriptions (CAPI2) of generated units."""
 
-from .engine.memory import RAM_MODULE
+from collections.abc import Sequence
 
-__all__ = ["ram_core", "unit_core"]
+from .wrappers import CLOCK_GATE_MODULE, RAM_MODULE
+
+__all__ = ["unit_core", "wrapper_core"]
+
+_PURPOSES = {RAM_MODULE: "memory", CLOCK_GATE_MODULE: "clock gate"}
 
 
-def unit_core(name: str, version: str, *, engine: bool) -> str:
-    """The core of the unit `name`, whose Verilog lies beside it; an engine's memory wrapper is a core of its own."""
-    depend = f'\n    depend: ["fgmp::{RAM_MODULE}"]' if engine else ""
+def unit_core(name: str, version: str, wrappers: Sequence[str], *, engine: bool) -> str:
+    """The core of the unit `name`, whose Verilog lies beside it; the wrappers that it uses are cores of their own."""
+    needed = ", ".join(f'"fgmp::{wrapper}"' for wrapper in wrappers)
+    depend = f"\n    depend: [{needed}]" if wrappers else ""
     software = f"""\
 
   software:
@@ -38,20 +43,21 @@ targets:
 """
 
 
-def ram_core(version: str) -> str:
-    """The core of the memory wrapper, of which a design has one, however many engines it has."""
+def wrapper_core(name: str, version: str) -> str:
+    """The core of a wrapper, of which a design has one, however many units use it."""
+    purpose = _PURPOSES[name]
     return f"""\
 CAPI=2:
-name: fgmp::{RAM_MODULE}:{version}
-description: The memory wrapper of FGMP engines; replace it by your technology's memories
+name: fgmp::{name}:{version}
+description: The {purpose} wrapper of FGMP's units; replace it by your technology's
 
 filesets:
   rtl:
-    files: [{RAM_MODULE}.v]
+    files: [{name}.v]
     file_type: verilogSource
 
 targets:
   default:
     filesets: [rtl]
-    toplevel: {RAM_MODULE}
+    toplevel: {name}
 """

@@ -8,11 +8,24 @@ import functools
 import inspect
 import re
 from dataclasses import dataclass, is_dataclass
+from operator import or_
 from types import NoneType
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, ResetInserter, ResetSignal, Value
+from amaranth.hdl import (
+    ClockDomain,
+    ClockSignal,
+    EnableInserter,
+    Instance,
+    Module,
+    ResetInserter,
+    ResetSignal,
+    Signal,
+    Value,
+)
 from amaranth.lib import wiring
+
+from .wrappers import CLOCK_GATE_MODULE
 
 __all__ = ["Hierarchy", "ModuleText", "add_part"]
 
@@ -101,20 +114,31 @@ def add_part(
     *,
     kind: str | None = None,
     reset: Value | None = None,
+    clock_enable: Value | None = None,
 ) -> None:
     """Add `part` to `m` as its submodule `name`, a Verilog module of its own where a `Hierarchy` is the platform.
 
     The module is called after `kind`, by default the name. `reset` resets the part, beside the clock domain's reset.
+    While `clock_enable` is low its registers keep what they have whatever its inputs say, and its clock may be gated.
     """
     if not isinstance(platform, Hierarchy):
-        m.submodules[name] = part if reset is None else ResetInserter(reset)(part)
+        inserters = [] if reset is None else [ResetInserter(reset)]
+        if clock_enable is not None:
+            inserters.append(EnableInserter(clock_enable if reset is None else clock_enable | reset))
+        m.submodules[name] = functools.reduce(lambda inner, inserter: inserter(inner), inserters, part)
         return
     module, there = platform.convert_part(part, kind or name)
     ports: list[tuple[str, str, object]] = []
+    resets = [ResetSignal() if reset is None else ResetSignal() | reset] if "rst" in there else []
     if "clk" in there:
-        ports.append(("i", "clk", ClockSignal()))
-    if "rst" in there:
-        ports.append(("i", "rst", ResetSignal() if reset is None else ResetSignal() | reset))
+        clock: Value = ClockSignal()
+        if clock_enable is not None:
+            clock = Signal(name=f"{name}_clk")
+            enable = functools.reduce(or_, resets, clock_enable)
+            gate = (("i", "clk", ClockSignal()), ("i", "enable", enable), ("o", "gated_clk", clock))
+            m.submodules[f"{name}_clock_gate"] = Instance(CLOCK_GATE_MODULE, *gate)
+        ports.append(("i", "clk", clock))
+    ports += [("i", "rst", value) for value in resets]
     for path, member, value in part.signature.flatten(part):
         port = platform.separator.join(map(str, path))
         if port in there:

@@ -6,7 +6,7 @@ from operator import and_
 from types import SimpleNamespace
 from typing import Any
 
-from amaranth.hdl import Module, Signal, Value, ValueLike
+from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueLike
 
 __all__ = ["Pipeline", "wire"]
 
@@ -24,6 +24,7 @@ class Pipeline:
 
     A value that skips a cut must still be passed through it, or it would arrive early. Where `valid` says what goes in,
     registers of data move only with it (an idle pipeline's clock can be gated), and `valid` becomes what comes out.
+    `busy` says that something is inside.
     """
 
     def __init__(self, m: Module, advance: Value, cuts: Sequence[str] | range, valid: Value | None = None):
@@ -32,8 +33,11 @@ class Pipeline:
         self._cuts = cuts
         self._moving: dict[object, Value] = {}
         self.valid = valid
+        self.busy: Value = Const(0, 1)
         if valid is not None:
-            *before, self.valid = self._stages("valid", valid)
+            before = self._stages("valid", valid)
+            self.busy = Cat(before[1:]).any()
+            self.valid = before.pop()
             self._moving = dict(zip(cuts, before, strict=True))
 
     def step(

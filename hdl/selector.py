@@ -85,6 +85,8 @@ class SelectorCore(wiring.Component):
         static_fp8: its precision in mode "static".
         channel_codes: the power of two that each channel counts, where the selector is built with them.
         settings: the site's registers; a tensor exponent beyond the legal ones counts as the nearest legal one.
+        busy: there is a block inside, or at the outputs. With neither that nor `valid` no register changes, so that the
+            clock can rest.
         valid_out: a block stands at the outputs.
         block: the quantized block.
         nan_taken: a block that holds a NaN is on its way into the output register.
@@ -104,6 +106,7 @@ class SelectorCore(wiring.Component):
             "static_fp8": In(1),
             **({"channel_codes": In(4 * BLOCK_SIZE)} if config.channel_codes else {}),
             "settings": In(SelectorSettings),
+            "busy": Out(1),
             "valid_out": Out(1),
             "block": Out(STORED_BLOCK),
             "nan_taken": Out(1),
@@ -152,6 +155,7 @@ class SelectorCore(wiring.Component):
         )
         s = pipeline.step("score", s, score=self._score(m, s.leading, s.channel))
         self._choose(m, s, static_fp8, pipeline.valid)
+        m.d.comb += self.busy.eq(pipeline.busy | self.valid_out)
         return m
 
     def _exponent(self) -> Value:
@@ -238,7 +242,7 @@ class Selector(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         core = SelectorCore(self.config, monitored=True, faults=self._faults)
-        add_part(m, platform, "core", core)
+        add_part(m, platform, "core", core, clock_enable=core.valid | core.busy)
         advance = wire(m, "advance", ~self.o.valid | self.o.ready)
         i, o = self.i.payload, self.o.payload
         m.d.comb += [

@@ -19,10 +19,14 @@ from ..formats import (
     MiniFloat,
     accumulator_bits,
 )
-from .validation import check, check_datapath, check_multiple, check_selector_depth
+from .validation import check, check_datapath, check_multiple, check_one_of, check_selector_depth, whole
 
 __all__ = [
+    "BANK_ROWS",
     "ROUNDING_CYCLES",
+    "ROWS",
+    "STORAGES",
+    "AccumulatorConfig",
     "DatapathConfig",
     "DecoderConfig",
     "DotConfig",
@@ -33,6 +37,15 @@ __all__ = [
 
 ROUNDING_CYCLES = 3
 """Registers between an accumulator and its rounded value."""
+
+BANK_ROWS = 8
+"""Rows of a bank of accumulators."""
+
+STORAGES = ("banked", "memory")
+"""How accumulators are built."""
+
+ROWS = (8, 16, 32, 64, 128)
+"""How many rows a row tile may have."""
 
 _INPUT_FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
@@ -92,6 +105,50 @@ class EngineLaneConfig(DatapathConfig):
     def latency(self) -> int:
         """Cycles from an activation block to the sum it was added to."""
         return self.pipeline + 1
+
+
+@dataclass(frozen=True)
+class AccumulatorConfig:
+    """The accumulators of an engine's lanes.
+
+    Attributes:
+        k_max: longest row, in values, as in a lane; sets the width of a sum.
+        rows: how many rows there are: 8, 16, 32, 64 or 128.
+        lanes: how many sums a row has, 1 to 64.
+        storage: "banked" (registers: least energy) or "memory" (one memory: FPGAs, macros).
+    """
+
+    k_max: int = 4096
+    rows: int = 64
+    lanes: int = 1
+    storage: str = "banked"
+
+    def __post_init__(self) -> None:
+        check_multiple("accumulators", "k_max", self.k_max, BLOCK_SIZE, K_LIMIT // BLOCK_SIZE * BLOCK_SIZE)
+        check_one_of("accumulators", "rows", self.rows, ROWS)
+        check(
+            "accumulators",
+            "lanes",
+            self.lanes,
+            whole(self.lanes - 1, 64) if type(self.lanes) is int else False,
+            "1 to 64",
+        )
+        check("accumulators", "storage", self.storage, self.storage in STORAGES, " or ".join(STORAGES))
+
+    @property
+    def width(self) -> int:
+        """Bits of a row: for each lane a sum and its poison bit."""
+        return self.lanes * (accumulator_bits(self.k_max) + 1)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a read to the sums."""
+        return 1
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 row read and 1 row written per cycle"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """What every configuration checks its parameters with."""
 
+from collections.abc import Sequence
+
 from ..errors import InputError
 
-__all__ = ["check", "check_datapath", "check_multiple", "check_selector_depth", "whole"]
+__all__ = ["check", "check_datapath", "check_multiple", "check_one_of", "check_selector_depth", "whole"]
 
 
 def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> None:
@@ -14,6 +16,12 @@ def check(kind: str, name: str, value: object, allowed: bool, expected: str) -> 
 def whole(value: object, limit: int) -> bool:
     """Whether `value` is an integer from 0 to `limit` - 1, and not a bool or a float that looks like one."""
     return type(value) is int and 0 <= value < limit
+
+
+def check_one_of(kind: str, name: str, value: object, allowed: Sequence[int]) -> None:
+    """Check a number that is one of a few, ascending."""
+    expected = ", ".join(map(str, allowed[:-1]))
+    check(kind, name, value, type(value) is int and value in allowed, f"{expected} or {allowed[-1]}")
 
 
 def check_multiple(kind: str, name: str, value: object, of: int, limit: int) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from ...formats import BLOCK_SIZE, K_LIMIT, accumulator_bits
-from ..unit_config import EngineLaneConfig, SelectorConfig
-from ..validation import check, check_datapath, check_multiple, check_selector_depth, whole
+from ..unit_config import ROWS, STORAGES, AccumulatorConfig, EngineLaneConfig, SelectorConfig
+from ..validation import check, check_datapath, check_multiple, check_one_of, check_selector_depth, whole
 
 __all__ = ["K_TILE", "STREAM_BYTES", "TILE_BLOCKS", "EngineConfig"]
 
@@ -14,6 +14,7 @@ K_TILE = 256
 TILE_BLOCKS = K_TILE // BLOCK_SIZE
 STREAM_BYTES = 16
 _DEEPEST = 4
+ROW_ORDERS = ("precision", "ascending")
 RAW_INPUTS = ("none", "float32", "bfloat16")
 
 
@@ -33,6 +34,8 @@ class EngineConfig:
         channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
         sharing: "split" or "merged", how the lanes' adder trees are shared between precision modes (LaneConfig).
         selector_pipeline: registers inside the selectors, 0 to 8 (SelectorConfig).
+        row_order: "precision" (rows of a step are visited FP4 first, then FP8, and the other way round) or "ascending".
+        accumulators: "banked" or "memory", how the sums are kept (AccumulatorConfig).
     """
 
     lanes: int = 16
@@ -46,17 +49,19 @@ class EngineConfig:
     channel_codes: bool = False
     sharing: str = "split"
     selector_pipeline: int = 8
+    row_order: str = "precision"
+    accumulators: str = "banked"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("lanes", (4, 8, 16, 32)), ("rows", (8, 16, 32, 64, 128)), ("slots", (2, 4, 8, 16, 32))):
-            value = getattr(self, name)
-            expected = ", ".join(map(str, allowed[:-1]))
-            check("engine", name, value, type(value) is int and value in allowed, f"{expected} or {allowed[-1]}")
+        for name, allowed in (("lanes", (4, 8, 16, 32)), ("rows", ROWS), ("slots", (2, 4, 8, 16, 32))):
+            check_one_of("engine", name, getattr(self, name), allowed)
         for name, limit in (("k_max", K_LIMIT // BLOCK_SIZE * BLOCK_SIZE), ("n_max", 1 << 16)):
             check_multiple("engine", name, getattr(self, name), BLOCK_SIZE, limit)
         check("engine", "pipeline", self.pipeline, whole(self.pipeline, _DEEPEST + 1), f"0 to {_DEEPEST}")
         check_datapath("engine", "mixed", self.sharing, self.pipeline)
         check_selector_depth("engine", "selector_pipeline", self.selector_pipeline)
+        check("engine", "row_order", self.row_order, self.row_order in ROW_ORDERS, " or ".join(ROW_ORDERS))
+        check("engine", "accumulators", self.accumulators, self.accumulators in STORAGES, " or ".join(STORAGES))
         check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")
         for name in ("packed_output", "channel_codes"):
             value = getattr(self, name)
@@ -77,6 +82,10 @@ class EngineConfig:
     def lane(self) -> EngineLaneConfig:
         """Its lanes."""
         return EngineLaneConfig(self.k_max, self.pipeline, "mixed", self.sharing)
+
+    def accumulators_of(self, lanes: int) -> AccumulatorConfig:
+        """The accumulators of so many of its lanes."""
+        return AccumulatorConfig(self.k_max, self.rows, lanes, self.accumulators)
 
     def selector(self, source: str) -> SelectorConfig:
         """A selector of this engine for values of the format `source`."""

@@ -8,6 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
+from ..accumulators import Accumulators
 from ..dot import STORED_BLOCK
 from ..hierarchy import add_part
 from ..pipeline import wire
@@ -16,10 +17,9 @@ from .config import RAW_INPUTS, TILE_BLOCKS, EngineConfig
 from .control import Control, Counters, queued_registers
 from .interfaces import AxiLite, BeatStream
 from .lane import EngineLane
-from .memory import ram
 from .operand import OperandPath
 from .output import Output
-from .registers import IDENTIFICATION, MAP_VERSION
+from .registers import COUNTERS, IDENTIFICATION, MAP_VERSION
 from .sequencer import Sequencer
 
 __all__ = ["EngineCore"]
@@ -116,6 +116,8 @@ class EngineCore(wiring.Component):
         wiring.connect(m, activations.slots, sequencer.activation_slots)
         wiring.connect(m, sequencer.weight_read, weights.read)
         wiring.connect(m, sequencer.activation_read, activations.read)
+        wiring.connect(m, sequencer.precision_read, activations.precision_read)
+        m.d.comb += sequencer.precisions.eq(activations.precisions)
         for unit in (sequencer, weights, activations):
             m.d.comb += [unit.start.eq(control.start_gemm), unit.resident.eq(control.resident)]
         for path in (weights, activations):
@@ -173,13 +175,15 @@ class EngineCore(wiring.Component):
         ]
         passing = wire(m, "passing", Cat(activations.codes, activations.scale, activations.fp8))
         sums = Signal(config.lanes * (bits + 1))
-        read_back = ram(
-            m,
-            "accumulators",
-            config.rows,
-            (sequencer.sums_write, sequencer.sums_write_row, sums),
-            (sequencer.sums_read, sequencer.sums_read_row),
-        )
+        accumulators = Accumulators(config.accumulators_of(config.lanes))
+        add_part(m, platform, "accumulators", accumulators)
+        m.d.comb += [
+            accumulators.write.eq(sequencer.sums_write),
+            accumulators.write_row.eq(sequencer.sums_write_row),
+            accumulators.write_sums.eq(sums),
+            accumulators.read.eq(sequencer.sums_read),
+            accumulators.read_row.eq(sequencer.sums_read_row),
+        ]
         m.d.comb += self._output.sums.eq(sums)
         lanes = [EngineLane(config.lane) for _ in range(config.lanes)]
         for index, lane in enumerate(lanes):
@@ -191,7 +195,7 @@ class EngineCore(wiring.Component):
                 lane.a.eq(passing),
                 lane.term_valid.eq(sequencer.term_valid),
                 lane.term_first.eq(sequencer.term_first),
-                lane.accumulator.eq(read_back.word_select(index, bits + 1)),
+                lane.accumulator.eq(accumulators.sums.word_select(index, bits + 1)),
                 sums.word_select(index, bits + 1).eq(lane.sum),
             ]
         return {
@@ -228,6 +232,7 @@ class EngineCore(wiring.Component):
             "stall_weights": sequencer.stall_weights,
             "stall_activations": sequencer.stall_activations,
             "stall_results": sequencer.stall_results,
+            "stall_sums": sequencer.stall_sums,
             "activation_fp8_reads": activations.bank_1_read,
             "weight_reads": weights.bank_0_read,
             "weight_fp8_reads": weights.bank_1_read,
@@ -236,7 +241,8 @@ class EngineCore(wiring.Component):
             "result_beats": self._output.sent,
         }
         m.d.comb += [counters.begin_gemm.eq(self._control.begin_gemm), counters.busy.eq(self._control.status_busy)]
-        for name, event in counted.items():
+        for name, _ in COUNTERS:
+            event = counted[name]
             m.d.comb += [
                 getattr(counters.events, name).eq(event),
                 getattr(self._registers, name).value.eq(getattr(counters.values, name)),

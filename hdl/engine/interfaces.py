@@ -8,8 +8,8 @@ from ..selector import SelectorSettings
 from .config import STREAM_BYTES, TILE_BLOCKS, EngineConfig
 
 __all__ = [
-    "ADDRESS_BITS", "BEAT", "BEAT_BITS", "AxiLite", "BeatStream", "BlockRead", "BlockWrite",
-    "GemmSettings", "GemmSize", "SiteWrite", "SlotState", "TileRequest",
+    "ADDRESS_BITS", "BEAT", "BEAT_BITS", "ActivationRead", "AxiLite", "BeatStream", "BlockRead", "BlockWrite",
+    "GemmSettings", "GemmSize", "PrecisionRead", "SiteWrite", "SlotState", "TileRequest",
 ]  # fmt: skip
 
 BEAT_BITS = 8 * STREAM_BYTES
@@ -111,6 +111,20 @@ class SlotState(wiring.Signature):
 
 class BlockRead(wiring.Signature):
     """Sequencer to buffer: the block at `address` is wanted; it is out three cycles later."""
+
+    def __init__(self, depth: int):
+        super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length())})
+
+
+class ActivationRead(wiring.Signature):
+    """Sequencer to activation buffer: the block at `address`, whose precision is known, is wanted."""
+
+    def __init__(self, depth: int):
+        super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length()), "fp8": Out(1)})
+
+
+class PrecisionRead(wiring.Signature):
+    """Sequencer to activation buffer: the precision bits of all rows of a block of K; they are out a cycle later."""
 
     def __init__(self, depth: int):
         super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length())})

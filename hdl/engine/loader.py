@@ -123,7 +123,14 @@ class ValueReader(wiring.Component):
         m = Module()
         config = self._config
         selector = SelectorCore(config)
-        add_part(m, platform, "selector", selector, kind=f"selector_{config.input_format}")
+        add_part(
+            m,
+            platform,
+            "selector",
+            selector,
+            kind=f"selector_{config.input_format}",
+            clock_enable=selector.valid | selector.busy,
+        )
         wiring.connect(m, wiring.flipped(self.settings), selector.settings)
         tile_done = _count(m, self.request, self.write)
         beats = config.format.bits * BLOCK_SIZE // BEAT_BITS

@@ -1,71 +1,19 @@
-"""Memories: the one replaceable wrapper, and what is made of it: block buffers and the site memory."""
+"""Memories, all of them instances of the one replaceable wrapper: block buffers and the site memory."""
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
 from ..dot import STORED_BLOCK
 from ..pipeline import wire
+from ..ram import ram
 from .config import TILE_BLOCKS
-from .interfaces import SiteWrite
+from .interfaces import ActivationRead, PrecisionRead, SiteWrite
 
-__all__ = ["RAM_MODULE", "RAM_VERILOG", "BlockBuffer", "SiteMemory", "ram", "site_address_bits"]
-
-RAM_MODULE = "fgmp_ram_1r1w"
-
-RAM_VERILOG = """\
-// The only memory of all engines: one write port, one synchronous read port that holds its output, empty at first.
-// Replace it by a macro of your technology. A word is never read in the cycle in which it is written.
-`ifndef FGMP_RAM_1R1W
-`define FGMP_RAM_1R1W
-module fgmp_ram_1r1w #(
-  parameter WIDTH = 64,
-  parameter DEPTH = 64,
-  parameter ADDRESS = 6
-) (
-  input clk,
-  input write_enable,
-  input [ADDRESS-1:0] write_address,
-  input [WIDTH-1:0] write_data,
-  input read_enable,
-  input [ADDRESS-1:0] read_address,
-  output reg [WIDTH-1:0] read_data
-);
-  reg [WIDTH-1:0] memory [0:DEPTH-1];
-  always @(posedge clk) begin
-    if (write_enable) memory[write_address] <= write_data;
-    // Unknown on a collision, so that no tool builds logic for one.
-    if (read_enable) read_data <= write_enable && write_address == read_address ? {WIDTH{1'bx}} : memory[read_address];
-  end
-endmodule
-`endif
-"""
-
-
-def ram(
-    m: Module, name: str, depth: int, write: tuple[ValueLike, Value, Value], read: tuple[ValueLike, Value]
-) -> Signal:
-    """A memory: `write` = (enable, address, data), `read` = (enable, address); returns the data read, a cycle later."""
-    data = Value.cast(write[2])
-    address = (depth - 1).bit_length()
-    output = Signal(len(data), name=f"{name}_read_data")
-    m.submodules[name] = Instance(
-        RAM_MODULE,
-        ("p", "WIDTH", len(data)),
-        ("p", "DEPTH", depth),
-        ("p", "ADDRESS", address),
-        ("i", "clk", ClockSignal()),
-        ("i", "write_enable", wire(m, f"{name}_write_enable", write[0])),
-        ("i", "write_address", wire(m, f"{name}_write_address", write[1][:address])),
-        ("i", "write_data", wire(m, f"{name}_write_data", data)),
-        ("i", "read_enable", wire(m, f"{name}_read_enable", read[0])),
-        ("i", "read_address", wire(m, f"{name}_read_address", read[1][:address])),
-        ("o", "read_data", output),
-    )
-    return output
+__all__ = ["ActivationBuffer", "BlockBuffer", "SiteMemory", "site_address_bits"]
 
 
 class BlockBuffer(wiring.Component):
@@ -140,6 +88,71 @@ class BlockBuffer(wiring.Component):
             )
         )
         m.d.comb += self.codes.eq(Cat(low, high))
+        return m
+
+
+class ActivationBuffer(wiring.Component):
+    """Blocks of activations in fixed slots of `rows` rows: precision bits, scales, and the 16 bytes in two banks.
+
+    The precision bits of all rows of a block of K are one word of a memory of their own, so that the order of work and
+    the reads of a step are known before it begins. An FP4 block is read from the scales and the first bank, an FP8
+    block from both banks. What is not read keeps what it shows.
+
+    Attributes:
+        write, slot, row, column, write_block: store a block.
+        precision_read, precisions: precision bits of all rows of a block of K, a cycle later.
+        read: fetch a block.
+        codes, scale, fp8: the block, two cycles later.
+        bank_1_read: the second bank is read in this cycle, for the counters.
+    """
+
+    def __init__(self, slots: int, rows: int):
+        self._slots, self._rows = slots, rows
+        super().__init__(
+            {
+                "write": In(1),
+                "slot": In(range(slots)),
+                "row": In(range(rows)),
+                "column": In(range(TILE_BLOCKS)),
+                "write_block": In(STORED_BLOCK),
+                "precision_read": In(PrecisionRead(slots * TILE_BLOCKS)),
+                "precisions": Out(rows),
+                "read": In(ActivationRead(slots * rows * TILE_BLOCKS)),
+                "codes": Out(8 * BLOCK_SIZE),
+                "scale": Out(8),
+                "fp8": Out(1),
+                "bank_1_read": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        block, depth = self.write_block, self._slots * self._rows * TILE_BLOCKS
+        address = wire(m, "write_address", Cat(self.column, self.row, self.slot))
+        only = wire(m, "written_row", Mux(self.write, 1 << self.row, 0)[: self._rows])
+        bits = block.fp8.replicate(self._rows)
+        precision_read = (self.precision_read.enable, self.precision_read.address)
+        precisions = ram(
+            m, "precision_bits", self._slots * TILE_BLOCKS, (only, Cat(self.column, self.slot), bits), precision_read
+        )
+        reading, fp8 = Signal(), Signal(reset_less=True)
+        read_address = Signal.like(self.read.address, reset_less=True)
+        m.d.sync += reading.eq(self.read.enable)
+        with m.If(self.read.enable):
+            m.d.sync += [read_address.eq(self.read.address), fp8.eq(self.read.fp8)]
+        with m.If(reading):
+            m.d.sync += self.fp8.eq(fp8)
+        m.d.comb += [self.precisions.eq(precisions), self.bank_1_read.eq(reading & fp8)]
+        parts = {
+            "scales": (self.write & ~block.fp8, block.scale, reading & ~fp8),
+            "bank_0": (self.write, block.codes[:64], reading),
+            "bank_1": (self.write & block.fp8, block.codes[64:], self.bank_1_read),
+        }
+        scale, low, high = (
+            ram(m, name, depth, (written, address, value), (read, read_address))
+            for name, (written, value, read) in parts.items()
+        )
+        m.d.comb += [self.scale.eq(scale), self.codes.eq(Cat(low, high))]
         return m
 
 

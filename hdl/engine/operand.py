@@ -8,9 +8,9 @@ from ...formats import BLOCK_SIZE
 from ..hierarchy import add_part
 from ..selector import SelectorSettings
 from .config import TILE_BLOCKS, EngineConfig
-from .interfaces import BeatStream, BlockRead, GemmSize, SiteWrite, SlotState
+from .interfaces import ActivationRead, BeatStream, BlockRead, GemmSize, PrecisionRead, SiteWrite, SlotState
 from .loader import Loader
-from .memory import BlockBuffer, SiteMemory, site_address_bits
+from .memory import ActivationBuffer, BlockBuffer, SiteMemory, site_address_bits
 from .prefetcher import Prefetcher
 
 __all__ = ["OperandPath"]
@@ -27,7 +27,8 @@ class OperandPath(wiring.Component):
         size, resident: of the matrix product.
         slots: the buffer's slots.
         read: fetch a block.
-        codes, scale, fp8: that block, three cycles later.
+        codes, scale, fp8: that block, two cycles later.
+        precision_read, precisions: as of `ActivationBuffer`.
         short, long, behind, beat_taken: as of `Loader`.
         bank_0_read, bank_1_read: the buffer's banks are read, for the counters; weights have both.
         raw, settings, nan: of the selector for raw activations.
@@ -41,6 +42,7 @@ class OperandPath(wiring.Component):
         self._depth = self._slots * self._rows * TILE_BLOCKS
         self._selector = None if weights else config.input_selector
         self._counted = ("bank_0_read", "bank_1_read") if weights else ("bank_1_read",)
+        read = BlockRead(self._depth) if weights else ActivationRead(self._depth)
         self._k_tile_bits = 0
         if self._selector is not None:
             self._k_tile_bits = site_address_bits(config.k_max) - (TILE_BLOCKS - 1).bit_length()
@@ -53,7 +55,7 @@ class OperandPath(wiring.Component):
             "size": In(GemmSize(config)),
             "resident": In(1),
             "slots": Out(SlotState(self._slots)),
-            "read": In(BlockRead(self._depth)),
+            "read": In(read),
             "codes": Out(8 * BLOCK_SIZE),
             "scale": Out(8),
             "fp8": Out(1),
@@ -63,6 +65,11 @@ class OperandPath(wiring.Component):
             "beat_taken": Out(1),
             **{name: Out(1) for name in self._counted},
         }
+        if not weights:
+            members |= {
+                "precision_read": In(PrecisionRead(config.slots * TILE_BLOCKS)),
+                "precisions": Out(config.rows),
+            }
         if self._selector is not None:
             members |= {
                 "raw": In(1),
@@ -77,10 +84,13 @@ class OperandPath(wiring.Component):
         name = "weight" if self._weights else "activation"
         loader = Loader(self._rows, name, self._selector)
         prefetcher = Prefetcher(self._config, self._slots, weights=self._weights, k_tile_bits=self._k_tile_bits)
-        buffer = BlockBuffer(self._depth, counted=self._counted)
         add_part(m, platform, "loader", loader, kind=f"{name}_loader")
         add_part(m, platform, "prefetcher", prefetcher, kind=f"{name}_prefetcher", reset=self.kill | self.abort)
-        add_part(m, platform, "buffer", buffer, kind=f"{name}_buffer")
+        buffer = (
+            self._weight_buffer(m, platform, loader, prefetcher)
+            if self._weights
+            else self._activation_buffer(m, platform, loader, prefetcher)
+        )
 
         wiring.connect(m, wiring.flipped(self.stream), loader.stream)
         wiring.connect(m, wiring.flipped(self.size), prefetcher.size)
@@ -94,16 +104,38 @@ class OperandPath(wiring.Component):
             prefetcher.start.eq(self.start),
             prefetcher.resident.eq(self.resident),
             buffer.write.eq(loader.write.enable),
-            buffer.write_address.eq(Cat(loader.write.column, loader.write.row, prefetcher.newest)),
             buffer.write_block.eq(loader.write.block),
-            buffer.read.eq(self.read.enable),
-            buffer.read_address.eq(self.read.address),
             *(getattr(self, port).eq(getattr(buffer, port)) for port in ("codes", "scale", "fp8", *self._counted)),
             *(getattr(self, port).eq(getattr(loader, port)) for port in ("short", "long", "behind", "beat_taken")),
         ]
         if self._selector is not None:
             self._site(m, platform, loader, prefetcher)
         return m
+
+    def _weight_buffer(self, m: Module, platform: object, loader: Loader, prefetcher: Prefetcher) -> BlockBuffer:
+        buffer = BlockBuffer(self._depth, counted=self._counted)
+        add_part(m, platform, "buffer", buffer, kind="weight_buffer")
+        m.d.comb += [
+            buffer.write_address.eq(Cat(loader.write.column, loader.write.row, prefetcher.newest)),
+            buffer.read.eq(self.read.enable),
+            buffer.read_address.eq(self.read.address),
+        ]
+        return buffer
+
+    def _activation_buffer(
+        self, m: Module, platform: object, loader: Loader, prefetcher: Prefetcher
+    ) -> ActivationBuffer:
+        buffer = ActivationBuffer(self._slots, self._rows)
+        add_part(m, platform, "buffer", buffer, kind="activation_buffer")
+        wiring.connect(m, wiring.flipped(self.read), buffer.read)
+        wiring.connect(m, wiring.flipped(self.precision_read), buffer.precision_read)
+        m.d.comb += [
+            self.precisions.eq(buffer.precisions),
+            buffer.slot.eq(prefetcher.newest),
+            buffer.row.eq(loader.write.row),
+            buffer.column.eq(loader.write.column),
+        ]
+        return buffer
 
     def _site(self, m: Module, platform: object, loader: Loader, prefetcher: Prefetcher) -> None:
         """Raw activations: the selector's settings, and what the site memory holds for the next block."""

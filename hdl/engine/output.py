@@ -88,7 +88,10 @@ class Output(wiring.Component):
         selector = SelectorCore(kind)
         site = SiteMemory(config.n_max, output=True, codes=config.channel_codes)
         add_part(m, platform, "packer", packer, reset=stop)
-        add_part(m, platform, "selector", selector, kind=f"selector_{kind.input_format}", reset=stop)
+        running = selector.valid | selector.busy
+        add_part(
+            m, platform, "selector", selector, kind=f"selector_{kind.input_format}", reset=stop, clock_enable=running
+        )
         add_part(m, platform, "site_memory", site, kind="output_site_memory")
         wiring.connect(m, wiring.flipped(self.settings), selector.settings)
         wiring.connect(m, wiring.flipped(self.site), site.write)

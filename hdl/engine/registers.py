@@ -9,8 +9,8 @@ __all__ = [
 ]  # fmt: skip
 
 IDENTIFICATION = 0x46474D50
-MAP_VERSION = 2
-"""2 adds RESULT_PACKETS and STATUS.closing."""
+MAP_VERSION = 3
+"""2 added RESULT_PACKETS and STATUS.closing, 3 adds STALL_SUMS."""
 OUTPUT_FORMATS = ("float32", "bfloat16", "packed")
 
 INPUT_SITE = 0x10000
@@ -67,6 +67,7 @@ COUNTERS = (
     ("weight_beats", "beats taken from the weight stream"),
     ("activation_beats", "beats taken from the activation stream"),
     ("result_beats", "beats handed to the result stream"),
+    ("stall_sums", "cycles without a block pair because the row's sum of the step before was on its way"),
 )
 
 

@@ -1,31 +1,52 @@
 """The order of work: which weights are fetched when, and which activation block meets them in which cycle."""
 
-from types import SimpleNamespace
-
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from ..hierarchy import add_part
 from ..pipeline import wire
 from .config import TILE_BLOCKS, EngineConfig
-from .interfaces import BlockRead, GemmSize, SlotState
-from .loop import extents, loops
+from .interfaces import ActivationRead, BlockRead, GemmSize, PrecisionRead, SlotState
+from .loop import Loop, extents, loops
+from .row_order import RowOrder
 
 __all__ = ["Sequencer"]
 
 _TILE_BITS = (TILE_BLOCKS - 1).bit_length()
 
 
+class _Step:
+    """What goes with a step.
+
+    `first` and `last` of K, `end` of the matrix product; whether it `frees` its activations' slot; `block` and `slot`.
+    """
+
+    def __init__(self, config: EngineConfig, name: str):
+        self.first, self.last, self.end, self.frees = (
+            Signal(name=f"{name}_{field}") for field in ("first", "last", "end", "frees")
+        )
+        self.block = Signal(_TILE_BITS, name=f"{name}_block")
+        self.slot = Signal(range(config.slots), name=f"{name}_slot")
+
+    def take(self, m: Module, other: "_Step") -> None:
+        """This step becomes `other`."""
+        m.d.sync += [mine.eq(theirs) for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)]
+
+
 class Sequencer(wiring.Component):
     """Fetches the weights of the next step into the lanes while the current step streams a row tile past the held ones.
 
-    A step is one block of K for all lanes. Loops, outermost first: row tile, N tile, K tile, block, row.
+    A step is one block of K for all lanes. Loops, outermost first: row tile, N tile, K tile, block, row. Rows are in
+    the order of `RowOrder`, those of the last step of K ascending, so that results are in order. A row waits until its
+    sum of the step before is written.
 
     Attributes:
         start: begin a matrix product of `size`.
         size, resident: its dimensions, and whether its activations stay for all N tiles.
         weight_slots, weight_read: the weight buffer; a slot is freed with its last read.
         activation_slots, activation_read: the activation buffer; a slot is freed with the last read of its last use.
+        precision_read, precisions: the precision bits of all rows of a block of K, two cycles later at the latest.
         load: which lane takes the weight block that comes out of the buffer.
         load_zero: it lies beyond N and takes zeros.
         swap: all lanes change over to the next weight blocks.
@@ -36,7 +57,7 @@ class Sequencer(wiring.Component):
         sums_write, sums_write_row: write the sums of a row ...
         result_write: ... or hand them to the result buffer.
         spanning: between the first and the last block pair, for the counters.
-        stall_weights, stall_activations, stall_results: why no block pair was issued, for the counters.
+        stall_weights, stall_activations, stall_results, stall_sums: why no block pair was issued, for the counters.
     """
 
     def __init__(self, config: EngineConfig):
@@ -51,7 +72,9 @@ class Sequencer(wiring.Component):
                 "weight_slots": In(SlotState(2)),
                 "weight_read": Out(BlockRead(2 * lanes * TILE_BLOCKS)),
                 "activation_slots": In(SlotState(slots)),
-                "activation_read": Out(BlockRead(slots * rows * TILE_BLOCKS)),
+                "activation_read": Out(ActivationRead(slots * rows * TILE_BLOCKS)),
+                "precision_read": Out(PrecisionRead(slots * TILE_BLOCKS)),
+                "precisions": In(rows),
                 "load": Out(lanes),
                 "load_zero": Out(1),
                 "swap": Out(1),
@@ -68,30 +91,45 @@ class Sequencer(wiring.Component):
                 "stall_weights": Out(1),
                 "stall_activations": Out(1),
                 "stall_results": Out(1),
+                "stall_sums": Out(1),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        swapped = Signal()  # the lanes change over: their next weight blocks may be fetched
-        started = Signal()  # the fetched step becomes the current one
-        step = self._fetch(m, swapped, started)
-        issue = self._stream(m, step, started)
-        self._stages(m, issue)
-        m.d.comb += swapped.eq(self.swap)
-        self._reasons(m, step, issue)
+        # Of the step that is fetched, of the one whose rows are put in order, and of the one whose row is on offer.
+        fetched, ordered, current = (_Step(self._config, name) for name in ("fetched", "ordered", "current"))
+        order = RowOrder(self._config.rows)
+        add_part(m, platform, "row_order", order)
+        begun = Signal()  # the first row of the step goes to the lanes: the next step's weights may be fetched
+        ready = self._fetch(m, fetched, begun, order)
+        slot, known = self._precisions(m, fetched, current, order)
+        m.d.comb += [
+            order.load.eq(ready & known & order.ready),
+            order.fp8.eq(self.precisions),
+            # Results leave in the order of the last step.
+            order.sort.eq(~fetched.last if self._config.row_order == "precision" else 0),
+        ]
+        with m.If(order.load):
+            ordered.take(m, fetched)
+            m.d.sync += ordered.slot.eq(slot)
+        with m.If(order.begins):
+            current.take(m, ordered)
+        issue = self._issue(m, current, order)
+        m.d.comb += begun.eq(issue & order.first)
+        self._reasons(m, current, order, issue, waits_for_weights=~ready)
         return m
 
-    def _fetch(self, m: Module, swapped: Value, started: Value) -> SimpleNamespace:
-        """Weights of the next step, lane by lane, into the lanes' second registers; returns what the step will need."""
+    def _fetch(self, m: Module, step: _Step, begun: Value, order: RowOrder) -> Signal:
+        """Weights of the next step, lane by lane, into the lanes' second registers; high once they are all there."""
         config = self._config
-        rows, lanes, slots = config.rows, config.lanes, config.slots
         m_tiles, n_tiles, k_tiles = extents(config, self.size)
         running = Signal()
         taken = Signal()  # the second registers are being filled, or wait for the change
         fetch = Signal()
         mid_step = Signal()
-        lane_final, block_final = Signal(range(lanes)), Signal(_TILE_BITS)
+        row_final = Signal(range(config.rows))
+        lane_final, block_final = Signal(range(config.lanes)), Signal(_TILE_BITS)
         (m_tile, n_tile, k_tile, block, lane), at_end = loops(
             m,
             fetch,
@@ -105,7 +143,7 @@ class Sequencer(wiring.Component):
         )
         wanted = wire(m, "fetch_wanted", lane.value <= n_tiles.final(n_tile.last))
         m.d.comb += [
-            lane_final.eq(lanes - 1),
+            lane_final.eq(config.lanes - 1),
             block_final.eq(k_tiles.final(k_tile.last)),
             fetch.eq(running & (mid_step | (~taken & self.weight_slots.filled.any()))),
             self.weight_read.enable.eq(fetch & wanted),
@@ -116,20 +154,11 @@ class Sequencer(wiring.Component):
             m.d.sync += running.eq(1)
         with m.Elif(fetch & at_end):
             m.d.sync += running.eq(0)
-
-        step = SimpleNamespace(
-            first=Signal(name="step_first"),
-            last=Signal(name="step_last"),
-            end=Signal(name="step_end"),
-            frees=Signal(name="step_frees"),
-            block=Signal(_TILE_BITS, name="step_block"),
-            slot=Signal(range(slots), name="step_slot"),
-            row_final=Signal(range(rows), name="step_row_final"),
-            ready=Signal(name="step_ready"),
-        )
-        once_more = wire(m, "once_more", self.resident & ~n_tile.last)  # these activations are needed again
         with m.If(fetch):
             m.d.sync += mid_step.eq(~lane.last)
+        once_more = wire(m, "once_more", self.resident & ~n_tile.last)  # these activations are needed again
+        with m.If(begun):
+            m.d.sync += taken.eq(0)
         with m.If(fetch & ~mid_step):
             m.d.sync += [
                 taken.eq(1),
@@ -140,79 +169,79 @@ class Sequencer(wiring.Component):
                 step.block.eq(block.value),
                 # Counted from the oldest slot: what is not needed again is freed as it is used.
                 step.slot.eq(Mux(once_more, k_tile.value, 0)),
-                step.row_final.eq(m_tiles.final(m_tile.last)),
+                row_final.eq(m_tiles.final(m_tile.last)),
             ]
-        with m.If(swapped):
-            m.d.sync += taken.eq(0)
-        # The block is out three cycles after it was asked for, and in the lane's register a cycle later.
-        fetch_1, fetch_2 = Signal(), Signal()
-        lane_1, lane_2 = Signal(range(lanes), reset_less=True), Signal(range(lanes), reset_less=True)
-        wanted_1, wanted_2 = Signal(reset_less=True), Signal(reset_less=True)
+        self._fetching = wire(m, "fetching", fetch & ~mid_step)
+        m.d.comb += order.row_final.eq(row_final)
+        return self._load(m, fetch, lane, wanted, order.load)
+
+    def _load(self, m: Module, fetch: Value, lane: Loop, wanted: Value, started: Value) -> Signal:
+        """Fetched blocks into the lanes: a block is out three cycles after it was asked for."""
+        lanes = self._config.lanes
+        ready = Signal(name="step_ready")
+        fetch_1, fetch_2 = Signal(name="fetch_1"), Signal(name="fetch_2")
+        lane_1, lane_2 = (Signal(range(lanes), reset_less=True, name=f"lane_{n}") for n in (1, 2))
+        wanted_1, wanted_2 = (Signal(reset_less=True, name=f"wanted_{n}") for n in (1, 2))
         m.d.sync += [fetch_1.eq(fetch), fetch_2.eq(fetch_1)]
         m.d.sync += [lane_1.eq(lane.value), lane_2.eq(lane_1), wanted_1.eq(wanted), wanted_2.eq(wanted_1)]
         m.d.comb += [self.load.eq(Mux(fetch_2, 1 << lane_2, 0)), self.load_zero.eq(~wanted_2)]
         with m.If(fetch_2 & (lane_2 == lanes - 1)):
-            m.d.sync += step.ready.eq(1)
+            m.d.sync += ready.eq(1)
         with m.If(started):
-            m.d.sync += step.ready.eq(0)
-        return step
+            m.d.sync += ready.eq(0)
+        return ready
 
-    def _stream(self, m: Module, step: SimpleNamespace, started: Signal) -> SimpleNamespace:
-        """The current step: one row a cycle."""
+    def _precisions(self, m: Module, step: _Step, current: _Step, order: RowOrder) -> tuple[Value, Signal]:
+        """Ask for the precision bits of the fetched step's rows once its activations are there.
+
+        Returns the step's slot, and whether the bits have come.
+        """
         slots = self.activation_slots
-        current = SimpleNamespace(
-            first=Signal(name="current_first"),
-            last=Signal(name="current_last"),
-            end=Signal(name="current_end"),
-            frees=Signal(name="current_frees"),
-            block=Signal.like(step.block, name="current_block"),
-            slot=Signal.like(step.slot, name="current_slot"),
-            row_final=Signal.like(step.row_final, name="current_row_final"),
-            active=Signal(name="current_active"),
-            row=Signal.like(step.row_final, name="current_row"),
-        )
-        current.issue = wire(m, "issue", current.active & (~current.last | self.credit))
-        row_last = wire(m, "row_last", current.row == current.row_final)
-        current.finished = wire(m, "finished", current.issue & row_last)
-        # A slot that is freed in this cycle moves the oldest by one.
-        freed = current.finished & current.frees
-        oldest = (slots.oldest + freed)[: len(slots.oldest)]
-        there = wire(m, "activations_there", slots.filled - freed > step.slot)
-        m.d.comb += [
-            started.eq(step.ready & there & (~current.active | current.finished)),
-            slots.free.eq(freed),
-            self.credit_taken.eq(current.issue & current.last),
-            self.activation_read.enable.eq(current.issue),
-            self.activation_read.address.eq(Cat(current.block, current.row, current.slot)),
-        ]
-        with m.If(current.issue):
-            m.d.sync += current.row.eq(Mux(row_last, 0, current.row + 1))
-        with m.If(started):
-            m.d.sync += [
-                current.active.eq(1),
-                *(getattr(current, n).eq(getattr(step, n)) for n in ("first", "last", "end", "frees")),
-                current.block.eq(step.block),
-                current.row_final.eq(step.row_final),
-                current.slot.eq((oldest + step.slot)[: len(oldest)]),
-            ]
-        with m.Elif(current.finished):
-            m.d.sync += current.active.eq(0)
-        return current
+        wanted = Signal(name="precisions_wanted")
+        known = Signal(name="precisions_known")
+        slot = Signal(range(self._config.slots), name="step_slot", reset_less=True)
+        # The step before this one frees its slot later than this one is fetched.
+        pending = wire(m, "free_pending", order.valid & current.frees)
+        there = wire(m, "activations_there", slots.filled - pending > step.slot)
+        asked = wire(m, "precisions_asked", wanted & there)
+        address = wire(m, "precision_slot", (slots.oldest + pending + step.slot)[: len(slot)])
+        m.d.comb += [self.precision_read.enable.eq(asked), self.precision_read.address.eq(Cat(step.block, address))]
+        with m.If(self._fetching):
+            m.d.sync += wanted.eq(1)
+        with m.Elif(asked):
+            m.d.sync += [wanted.eq(0), known.eq(1), slot.eq(address)]
+        with m.If(order.load):
+            m.d.sync += known.eq(0)
+        return slot, known
 
-    def _stages(self, m: Module, current: SimpleNamespace) -> None:
-        """What a row needs in the cycles after it was issued: the change of weights, its sums, its result."""
-        valids, firsts, lasts, rows = [current.issue], [current.first], [current.last], [current.row]
+    def _issue(self, m: Module, current: _Step, order: RowOrder) -> Value:
+        """The row on offer meets the lanes' weights, unless it must wait; and what it needs in the cycles after."""
+        issue = wire(m, "issue", order.valid & ~self.stall_sums & (~current.last | self.credit))
+        m.d.comb += [
+            order.taken.eq(issue),
+            self.activation_slots.free.eq(issue & order.last & current.frees),
+            self.credit_taken.eq(issue & current.last),
+            self.activation_read.enable.eq(issue),
+            self.activation_read.address.eq(Cat(current.block, order.row, current.slot)),
+            self.activation_read.fp8.eq(order.row_fp8),
+        ]
+        valids, firsts, lasts, rows = [issue], [current.first], [current.last], [order.row]
         for stage in range(1, self._sum_stage + 1):
             valid, first, last = (Signal(name=f"{n}_{stage}") for n in ("valid", "first", "last"))
-            row = Signal.like(current.row, name=f"row_{stage}", reset_less=True)
+            row = Signal.like(order.row, name=f"row_{stage}", reset_less=True)
             m.d.sync += valid.eq(valids[-1])
             with m.If(valids[-1]):
                 m.d.sync += [first.eq(firsts[-1]), last.eq(lasts[-1]), row.eq(rows[-1])]
             for stages, value in zip((valids, firsts, lasts, rows), (valid, first, last, row), strict=True):
                 stages.append(value)
+        # A row must not come again before the sum of its last visit can be read.
+        met = [valids[n] & (rows[n] == order.row) for n in range(1, self._sum_stage - self._read_stage + 1)]
+        begins = Signal(name="begins")
+        m.d.sync += begins.eq(issue & order.first)
         m.d.comb += [
+            self.stall_sums.eq(order.valid & ~current.first & Cat(met).any()),
             # The step's first row goes into the lanes two cycles after it was issued.
-            self.swap.eq(valids[1] & (rows[1] == 0)),
+            self.swap.eq(begins),
             self.sums_read.eq(valids[self._read_stage] & ~firsts[self._read_stage]),
             self.sums_read_row.eq(rows[self._read_stage]),
             self.term_valid.eq(valids[self._term_stage]),
@@ -221,20 +250,21 @@ class Sequencer(wiring.Component):
             self.result_write.eq(valids[self._sum_stage] & lasts[self._sum_stage]),
             self.sums_write_row.eq(rows[self._sum_stage]),
         ]
+        return issue
 
-    def _reasons(self, m: Module, step: SimpleNamespace, current: SimpleNamespace) -> None:
+    def _reasons(self, m: Module, current: _Step, order: RowOrder, issue: Value, *, waits_for_weights: Value) -> None:
         """Why nothing was issued, until the last row of the matrix product was."""
-        begun, over = Signal(), Signal()
+        begun, over = Signal(name="begun"), Signal(name="over")
         with m.If(self.start):
             m.d.sync += [begun.eq(0), over.eq(0)]
-        with m.Elif(current.finished & current.end):
+        with m.Elif(issue & order.last & current.end):
             m.d.sync += over.eq(1)
-        with m.If(current.issue):
+        with m.If(issue):
             m.d.sync += begun.eq(1)
-        idle = wire(m, "idle", ~current.issue & ~over)
+        idle = wire(m, "idle", ~issue & ~over)
         m.d.comb += [
-            self.spanning.eq(current.issue | (begun & ~over)),
-            self.stall_results.eq(idle & current.active),
-            self.stall_weights.eq(idle & ~current.active & ~step.ready),
-            self.stall_activations.eq(idle & ~current.active & step.ready),
+            self.spanning.eq(issue | (begun & ~over)),
+            self.stall_results.eq(idle & order.valid & ~self.stall_sums),
+            self.stall_weights.eq(idle & ~order.valid & waits_for_weights),
+            self.stall_activations.eq(idle & ~order.valid & ~waits_for_weights),
         ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...hdl.config import EngineConfig
 from ...hdl.design import Design
-from ...hdl.engine.memory import RAM_MODULE
+from ...hdl.wrappers import RAM_MODULE
 from ..runner import CACHE, CampaignResult, Simulator
 from .driver import check_gemm, cycle_limit
 from .gemm import Gemm

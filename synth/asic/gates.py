@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ..liberty.cells import Cell
 from ..liberty.expression import compile_expression, variables
-from .netlist import CONSTANT_1, Instance, Netlist
+from .netlist import CONSTANT_0, CONSTANT_1, Instance, Netlist
 from .timing import levels
 
 __all__ = ["GateSimulator", "Words", "pack_bits", "pin_nets", "unpack_bits"]
@@ -37,6 +37,35 @@ def unpack_bits(words: Words) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
+class GateEnables:
+    """Clock gates in front of some cells: a cell's clock runs while each of its gates has an enable pin that is high.
+
+    `levels` are the gates, nearest first; each has an array of nets for each of its pins, one net a cell.
+    """
+
+    levels: tuple[tuple[NDArray[np.int64], ...], ...]
+
+    def high(self, nets: Words) -> Words:
+        """Bits (cells, words): whose clock runs."""
+        return reduce(np.bitwise_and, [reduce(np.bitwise_or, [nets[rows] for rows in pins]) for pins in self.levels])
+
+
+def gate_enables(netlist: Netlist, instances: list[Instance], gates: Mapping[int, Instance]) -> GateEnables | None:
+    """The clock gates in front of cells, or None where there are none; `gates` are the netlist's.
+
+    Where a cell has fewer of them, or a gate has fewer pins than another, the constant that does nothing fills up.
+    """
+    chains = [netlist.gating(instance, gates) for instance in instances]
+    levels = []
+    for level in range(max(map(len, chains), default=0)):
+        pins = [chain[level] if level < len(chain) else [CONSTANT_1] for chain in chains]
+        width = max(map(len, pins))
+        filled = [nets + [CONSTANT_0] * (width - len(nets)) for nets in pins]
+        levels.append(tuple(np.array(column, dtype=np.int64) for column in zip(*filled, strict=True)))
+    return GateEnables(tuple(levels)) if levels else None
+
+
+@dataclass(frozen=True)
 class _Gates:
     """All gates of one type at one level, for one output."""
 
@@ -54,7 +83,7 @@ class _Registers:
     inputs: tuple[tuple[str, NDArray[np.int64]], ...]
     names: tuple[str, str]
     outputs: tuple[tuple[Callable[..., Words], NDArray[np.int64]], ...]
-    enables: tuple[NDArray[np.int64], ...]
+    enables: GateEnables | None
 
 
 class GateSimulator:
@@ -72,13 +101,13 @@ class GateSimulator:
         self._gates = _gate_groups(netlist)
         self._registers = []
         gates = netlist.clock_gates()
-        by_type: dict[tuple[str, bool], list[Instance]] = defaultdict(list)
+        by_type: dict[tuple[str, int], list[Instance]] = defaultdict(list)
         for instance in netlist.flip_flops():
-            by_type[instance.cell.name, _clock_net(instance) in gates].append(instance)
+            by_type[instance.cell.name, len(netlist.gating(instance, gates))].append(instance)
         count = 0
         for instances in by_type.values():
             rows = slice(count, count + len(instances))
-            self._registers.append(_register_group(instances, rows, gates))
+            self._registers.append(_register_group(instances, rows, gate_enables(netlist, instances, gates)))
             count = rows.stop
         rng = np.random.default_rng(seed)
         self._state: Words = rng.integers(0, 1 << 64, (count, words), dtype=np.uint64)
@@ -106,7 +135,7 @@ class GateSimulator:
             values |= {group.names[0]: state, group.names[1]: ~state}
             following = group.next_state(values, _ZERO, _ONES)
             if group.enables:
-                running = reduce(np.bitwise_or, [self.nets[rows] for rows in group.enables])
+                running = group.enables.high(self.nets)
                 following = (following & running) | (state & ~running)
             self._state[group.rows] = following
 
@@ -131,12 +160,7 @@ def _gate_groups(netlist: Netlist) -> list[_Gates]:
     return groups
 
 
-def _clock_net(instance: Instance) -> int:
-    pin = instance.cell.clock_pin
-    return instance.nets.get(pin, 0) if pin else 0
-
-
-def _register_group(instances: list[Instance], rows: slice, gates: Mapping[int, Instance]) -> _Registers:
+def _register_group(instances: list[Instance], rows: slice, enables: GateEnables | None) -> _Registers:
     cell: Cell = instances[0].cell
     flip_flop = cell.flip_flop
     if flip_flop is None:
@@ -161,10 +185,6 @@ def _register_group(instances: list[Instance], rows: slice, gates: Mapping[int, 
             return function({name: value[position] for name, value in values.items()}, zero, ones)
 
         outputs.append((read, np.array([i.nets[pin] for _, i in there])))
-    drivers = [gates[_clock_net(i)] for i in instances if _clock_net(i) in gates]
-    # A gate of another kind of cell may have more enable pins (test); those that are missing count as 0.
-    pins = sorted({pin for g in drivers if g.cell.clock_gate for pin in g.cell.clock_gate.enable_pins})
-    enables = tuple(pin_nets(drivers, pin) for pin in pins)
     next_state = compile_expression(flip_flop.next_state)
     return _Registers(rows, next_state, _rows(instances, inputs), names, tuple(outputs), enables)
 

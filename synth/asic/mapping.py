@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...hdl.engine.memory import RAM_MODULE as _RAM
+from ...hdl.wrappers import CLOCK_GATE_MODULE
+from ...hdl.wrappers import RAM_MODULE as _RAM
 from ...hdl.yosys import run_yosys
 from ..liberty.cells import Cell, StandardCells, WireLoad
 from ..liberty.expression import truth_table, variables
@@ -134,11 +135,13 @@ def check_library(target: Target) -> None:
 def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]) -> list[str]:
     """What yosys and abc are told."""
     abc, genlib = _sizing(target)
+    gate = _gate_rule(target)
     marks = [f"setattr -mod -set keep_hierarchy 1 {name}" for name in keep]
     return [
         "read_verilog design.v",
         *([f"blackbox {_RAM}"] if f"module {_RAM}" in verilog else []),
         f"hierarchy -check -top {top}",
+        *(["read_liberty -lib library.lib", "techmap -map gate.v"] if gate and CLOCK_GATE_MODULE in verilog else []),
         *marks,
         f"synth -flatten -noabc -top {top}",
         *_gating(target),
@@ -154,6 +157,7 @@ def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]
         "write_json netlist.json",
         abc,
         genlib or "",
+        gate or "",
     ]
 
 
@@ -207,19 +211,35 @@ def _gating(target: Target) -> list[str]:
     return [" ".join(["clockgate", ports, f"-min_net_size {_FEWEST_GATED}", *tie]), "opt_clean -purge"]
 
 
+def _gate_rule(target: Target) -> str | None:
+    """The clock gate wrapper as a cell of the library, for yosys' `techmap`."""
+    cell = target.gate_cell()
+    if cell is None or cell.clock_gate is None:
+        return None
+    gate = cell.clock_gate
+    enable, *test = gate.enable_pins
+    pins = {gate.clock_pin: "clk", enable: "enable", gate.output: "gated_clk", **dict.fromkeys(test, "1'b0")}
+    connections = ", ".join(f".{pin}({net})" for pin, net in pins.items())
+    return (
+        f"module {CLOCK_GATE_MODULE} (input clk, input enable, output gated_clk);\n"
+        f"  {cell.name} gate ({connections});\nendmodule\n"
+    )
+
+
 def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = ()) -> Mapped:
     """Map `top`; modules in `keep` are mapped once each and counted. Raises InputError where the library lacks a cell.
 
     Takes seconds for a lane, a minute or two for an engine of 16 lanes.
     """
     check_library(target)
-    *script, abc, genlib = mapping_script(verilog, top, target, keep)
+    *script, abc, genlib, gate = mapping_script(verilog, top, target, keep)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "design.v").write_text(verilog)
         (work / "library.lib").write_text(target.cells.without(target.excluded))
         (work / "abc.script").write_text(abc)
         (work / "library.genlib").write_text(genlib)
+        (work / "gate.v").write_text(gate)
         (work / "script.ys").write_text("\n".join(script))
         try:
             run_yosys(work, top, "-s", "script.ys")

@@ -1,7 +1,7 @@
 """A mapped design as arrays: pins, nets, sinks, levels; and buffer trees on nets that drive too much."""
 
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,19 @@ class Netlist:
     def clock_gates(self) -> dict[int, Instance]:
         """The clock gates by the net that they drive."""
         return {i.nets[i.cell.clock_gate.output]: i for i in self.instances if i.cell.clock_gate is not None}
+
+    def gating(self, instance: Instance, gates: Mapping[int, Instance]) -> list[list[int]]:
+        """For each of the clock gates between the clock and a cell's clock pin, nearest first: nets that open it.
+
+        `gates` are this netlist's.
+        """
+        found = []
+        pin = instance.cell.clock_pin
+        while pin and (gate := gates.get(instance.nets.get(pin, CONSTANT_0))) is not None:
+            assert gate.cell.clock_gate is not None
+            found.append([gate.nets.get(enable, CONSTANT_0) for enable in gate.cell.clock_gate.enable_pins])
+            instance, pin = gate, gate.cell.clock_pin
+        return found
 
     def area(self) -> float:
         """Sum of the cells' areas; black boxes count nothing."""

@@ -13,15 +13,14 @@ The rules (Liberty user guide, and what OpenSTA computes; docs/silicon.md sectio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..liberty.cells import Cell, InternalPower
 from ..liberty.expression import compile_expression, variables
-from .gates import Words, pin_nets
-from .netlist import CONSTANT_1, Netlist
+from .gates import GateEnables, Words, gate_enables, pin_nets
+from .netlist import CONSTANT_0, CONSTANT_1, Netlist
 from .tables import TableBank
 from .timing import Timing
 
@@ -87,9 +86,22 @@ class _Input:
     pin: NDArray[np.int64]
     pins: dict[str, NDArray[np.int64]]
     when: str | None
-    enables: tuple[NDArray[np.int64], ...] | None
+    enables: GateEnables | None
+    clocked: bool
     energy: Floats
     counts: Counts
+
+    def edges(self, nets: Words, changed: Words, kept: Words) -> Counts:
+        """How often each pin moves in this cycle, while the table holds: a clock twice, or not at all."""
+        if not self.clocked:
+            moved = changed[self.pin]
+        elif self.enables is None:
+            moved = np.broadcast_to(kept, (len(self.pin), len(kept)))
+        else:
+            moved = self.enables.high(nets) & kept
+        if self.when is not None:
+            moved = moved & _holds(self.when, self.pins, nets)
+        return (2 if self.clocked else 1) * _ones(moved)
 
 
 class PowerMeter:
@@ -104,7 +116,7 @@ class PowerMeter:
         self._voltage = voltage
         self._slew = timing.slews.mean(axis=1)
         self._gates = netlist.clock_gates()
-        self._pulses: list[list[int]] = []
+        self._pulses: list[GateEnables] = []
         self._pulse_internal: list[float] = []
         self._pulse_load: list[float] = []
         self._add_gates()
@@ -133,30 +145,20 @@ class PowerMeter:
             if groups:
                 self._outputs.append(self._output(numbers, pins, name, cell, groups))
         for name in cell.inputs:
-            enables = self._enables(numbers) if name == cell.clock_pin else None
+            clocked = name == cell.clock_pin
+            enables = gate_enables(self._netlist, [everything[n] for n in numbers], self._gates) if clocked else None
             for group in cell.pins[name].power:
                 tables = [t for t in (group.rise, group.fall) if t is not None]
                 bank = TableBank(tables)
-                slew = self._slew[pins[name]] if enables is None else np.zeros(len(numbers))
+                slew = np.zeros(len(numbers)) if clocked else self._slew[pins[name]]
                 energy = sum(
                     (bank.at(np.full(len(slew), i), slew, np.zeros_like(slew)) for i in range(len(tables))),
                     start=np.zeros_like(slew),
                 )
                 counts = np.zeros(len(numbers), dtype=np.int64)
                 self._inputs.append(
-                    _Input(np.array(numbers), pins[name], pins, group.when, enables, energy / 2, counts)
+                    _Input(np.array(numbers), pins[name], pins, group.when, enables, clocked, energy / 2, counts)
                 )
-
-    def _enables(self, numbers: list[int]) -> tuple[NDArray[np.int64], ...]:
-        """Per enable pin, the nets that open the clock of these instances; the constant 1 where nothing gates it."""
-        drivers = []
-        for number in numbers:
-            instance = self._netlist.instances[number]
-            driver = self._gates.get(instance.nets.get(instance.cell.clock_pin or "", 0))
-            gate = driver.cell.clock_gate if driver else None
-            drivers.append([driver.nets.get(p, 0) for p in gate.enable_pins] if driver and gate else [CONSTANT_1])
-        width = max(map(len, drivers), default=1)
-        return tuple(np.array([(d + [0] * width)[i] for d in drivers], dtype=np.int64) for i in range(width))
 
     def _add_gates(self) -> None:
         """Clock gates' outputs: internal energy of a pulse, and the load that it charges."""
@@ -168,7 +170,9 @@ class PowerMeter:
             tables = instance.cell.pins[gate.output].power
             for group in tables:
                 internal += 2 * group.energy(0.0, load) / len(tables)
-            self._pulses.append([instance.nets.get(pin, 0) for pin in gate.enable_pins])
+            own = [instance.nets.get(pin, CONSTANT_0) for pin in gate.enable_pins]
+            chain = [own, *self._netlist.gating(instance, self._gates)]
+            self._pulses.append(GateEnables(tuple(tuple(np.array([net]) for net in pins) for pins in chain)))
             self._pulse_internal.append(internal)
             self._pulse_load.append(load * self._voltage**2)
         self._pulse_counts = np.zeros(len(self._pulses), dtype=np.int64)
@@ -225,17 +229,9 @@ class PowerMeter:
                     moved = moved & _holds(when, group.pins, nets)
                 group.counts[k] += _ones(moved)
         for item in self._inputs:
-            if item.enables is not None:
-                pulses = reduce(np.bitwise_or, [nets[rows] for rows in item.enables]) & kept
-                if item.when is not None:
-                    pulses = pulses & _holds(item.when, item.pins, nets)
-                item.counts[:] += 2 * _ones(pulses)
-            elif item.when is None:
-                item.counts[:] += _ones(changed[item.pin])
-            else:
-                item.counts[:] += _ones(changed[item.pin] & _holds(item.when, item.pins, nets))
+            item.counts[:] += item.edges(nets, changed, kept)
         for number, enables in enumerate(self._pulses):
-            pulses = reduce(np.bitwise_or, [nets[net] for net in enables]) & kept
+            pulses = enables.high(nets)[0] & kept
             self._pulse_counts[number] += int(np.bitwise_count(pulses).sum())
         self._cycles += int(np.bitwise_count(kept).sum())
 
@@ -286,7 +282,7 @@ class PowerMeter:
             np.add.at(internal, group.instances, (share * group.energy).sum(axis=0) * toggles / cycles)
         clock_pins = np.zeros_like(by_number)
         for item in self._inputs:
-            place = internal if item.enables is None else clock_pins
+            place = clock_pins if item.clocked else internal
             np.add.at(place, item.instances, item.energy * item.counts / cycles)
         clock_net = 0.0
         if netlist.clock is not None:

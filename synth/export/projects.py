@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...files import write_files
 from ...hdl.design import Design
-from ...hdl.engine.memory import RAM_MODULE as _RAM
+from ...hdl.wrappers import RAM_MODULE as _RAM
 from .constraints import constraints
 
 __all__ = ["TOOLS", "Memory", "export", "memories"]

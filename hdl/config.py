@@ -14,6 +14,7 @@ from .unit_config import (
     DotConfig,
     EngineLaneConfig,
     LaneConfig,
+    RowOrderConfig,
     SelectorConfig,
 )
 
@@ -28,13 +29,23 @@ __all__ = [
     "EngineConfig",
     "EngineLaneConfig",
     "LaneConfig",
+    "RowOrderConfig",
     "SelectorConfig",
     "changed",
     "parameters",
     "preset",
 ]
 
-Config = LaneConfig | DotConfig | SelectorConfig | DecoderConfig | EngineConfig | EngineLaneConfig | AccumulatorConfig
+Config = (
+    LaneConfig
+    | DotConfig
+    | SelectorConfig
+    | DecoderConfig
+    | EngineConfig
+    | EngineLaneConfig
+    | AccumulatorConfig
+    | RowOrderConfig
+)
 
 PRESETS: dict[str, tuple[str, Config]] = {
     "lane": ("dot-product lane, K up to 4,096", LaneConfig()),
@@ -74,6 +85,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
     "accumulators": ("accumulators of one lane of `engine`: 64 rows", AccumulatorConfig()),
+    "row-order": ("the generator of the order of rows, for 64 rows", RowOrderConfig()),
     "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),
     "engine-lane-fp8": (
         "the lane of an engine for FP8 blocks only, to compare with",

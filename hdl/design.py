@@ -25,6 +25,7 @@ from .config import (
     EngineConfig,
     EngineLaneConfig,
     LaneConfig,
+    RowOrderConfig,
     SelectorConfig,
     changed,
     parameters,
@@ -36,6 +37,7 @@ from .emit import to_verilog
 from .engine.axi_top import engine_verilog
 from .engine.lane import EngineLane
 from .engine.registers import REGISTERS, c_header, markdown
+from .engine.row_order import RowOrder
 from .fusesoc import unit_core, wrapper_core
 from .lane import Lane
 from .names import check_module_name, check_unused, variant_name
@@ -51,6 +53,7 @@ _UNITS: dict[type, type] = {
     DecoderConfig: Decoder,
     EngineLaneConfig: EngineLane,
     AccumulatorConfig: Accumulators,
+    RowOrderConfig: RowOrder,
 }
 
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from .verilog_text import NAME, VerilogModule
 
@@ -18,6 +19,9 @@ _GENERATED = re.compile(r"_\d+_")
 _MUX = re.compile(r"([^?:]+?) \? ([^?]+) : ([^?]+)")
 _LONGEST = 160
 """Characters of an expression, beyond which a part of it keeps a name."""
+
+_REPEATED = 4
+"""So many of the same in a concatenation are written as a replication."""
 
 _SHORT, _OFTEN = 40, 3
 """Characters of an expression that is written out so many times rather than named."""
@@ -93,7 +97,20 @@ class _Expander:
             value = self(self.values[match[0]])
             return value if re.fullmatch(r"\{[^{}]*\}|\d+'\w+|\w+(\[[\d:]+\])?", value) else f"({value})"
 
-        return NAME.sub(replace, text)
+        return _replicated(NAME.sub(replace, text))
+
+
+def _replicated(text: str) -> str:
+    """`{a, a, a}` as `{3{a}}`, also inside of a longer concatenation."""
+
+    def collapse(match: re.Match[str]) -> str:
+        parts: list[str] = []
+        for item, run in groupby(match[1].split(", ")):
+            count = len(list(run))
+            parts += [item] * count if count < _REPEATED else [f"{{{count}{{{item}}}}}"]
+        return parts[0] if len(parts) == 1 else f"{{ {', '.join(parts)} }}"
+
+    return re.sub(r"\{ ([\w\[\]:' ]+(?:, [\w\[\]:' ]+)+) \}", collapse, text)
 
 
 def _short(value: str, uses: int) -> bool:
@@ -145,7 +162,24 @@ def _together(updates: Sequence[list[str | _Choice]]) -> list[str | _Choice]:
             reset.other += first.other
         else:
             rest += update
-    return [reset, *rest] if reset.then else rest
+    if not reset.then:
+        return _merged(rest)
+    return [_Choice(reset.test, reset.then, _merged(reset.other)), *_merged(rest)]
+
+
+def _merged(statements: Sequence[str | _Choice]) -> list[str | _Choice]:
+    """Neighbours that make the same choice make it together."""
+    merged: list[str | _Choice] = []
+    for statement in statements:
+        last = merged[-1] if merged else ""
+        if isinstance(statement, _Choice) and isinstance(last, _Choice) and statement.test == last.test:
+            merged[-1] = _Choice(last.test, [*last.then, *statement.then], [*last.other, *statement.other])
+        else:
+            merged.append(statement)
+    return [
+        _Choice(item.test, _merged(item.then), _merged(item.other)) if isinstance(item, _Choice) else item
+        for item in merged
+    ]
 
 
 def _lines(statements: Sequence[str | _Choice], space: str, head: str | None = None) -> Iterator[str]:

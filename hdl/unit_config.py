@@ -32,6 +32,7 @@ __all__ = [
     "DotConfig",
     "EngineLaneConfig",
     "LaneConfig",
+    "RowOrderConfig",
     "SelectorConfig",
 ]
 
@@ -149,6 +150,30 @@ class AccumulatorConfig:
     def throughput(self) -> str:
         """In words, for the sidecar."""
         return "1 row read and 1 row written per cycle"
+
+
+@dataclass(frozen=True)
+class RowOrderConfig:
+    """The generator of the order in which an engine visits a step's rows.
+
+    Attributes:
+        rows: how many rows a row tile has: 8, 16, 32, 64 or 128.
+    """
+
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        check_one_of("row order", "rows", self.rows, ROWS)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a step to its first row."""
+        return 2
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 row per cycle"
 
 
 @dataclass(frozen=True)

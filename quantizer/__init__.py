@@ -9,9 +9,11 @@ from ..faces import lazy
 
 __all__ = [
     "SHIPPED_MODEL",
+    "Checkpoint",
     "FGMPConfig",
     "FGMPLinear",
     "Study",
+    "Variant",
     "causal_loss",
     "compare",
     "dequantize",
@@ -29,10 +31,12 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "SHIPPED_MODEL": "model.language_model",
+        "Checkpoint": "calibrate.resume",
         "FGMPConfig": "config",
         "FGMPLinear": "model.layers",
+        "SHIPPED_MODEL": "model.language_model",
         "Study": "study",
+        "Variant": "model.variant",
         "causal_loss": "study",
         "compare": "evaluate.comparison",
         "dequantize": "model.dequantize",

@@ -6,34 +6,46 @@ What is listed here is stable: a change of it stands in CHANGELOG.md. Nothing is
 from ..faces import lazy
 
 __all__ = [
+    "Device",
     "EnergyRequest",
     "Runner",
+    "Stimulus",
     "SweepSpec",
     "Target",
+    "Texts",
+    "characterize",
     "characterize_fpga",
     "combinational_paths",
+    "device",
     "implement",
     "measure_energy",
     "read_liberty",
     "read_spec",
     "run_energy",
     "run_sweep",
+    "stimuli",
 ]
 
 __getattr__ = lazy(
     __name__,
     {
+        "Device": "fpga.nextpnr",
         "EnergyRequest": "energy.run",
         "Runner": "sweep.runner",
+        "Stimulus": "asic.stimulus",
         "SweepSpec": "sweep.spec",
         "Target": "asic.mapping",
+        "Texts": "energy.workload",
+        "characterize": "asic.flow",
         "characterize_fpga": "fpga.flow",
         "combinational_paths": "paths",
+        "device": "fpga.nextpnr",
         "implement": "asic.flow",
         "measure_energy": "asic.flow",
         "read_liberty": "liberty.find",
         "read_spec": "sweep.spec",
         "run_energy": "energy.run",
         "run_sweep": "sweep.run",
+        "stimuli": "asic.stimulus",
     },
 )

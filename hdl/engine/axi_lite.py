@@ -99,8 +99,11 @@ class RegisterFile(wiring.Component):
         input in the same cycle (IHI 0022); the write is done when both are there and no answer is waiting.
         """
         axi = self.axi
-        address, address_there = Signal(ADDRESS_BITS, reset_less=True), Signal()
-        data, strobe, data_there = Signal(32, reset_less=True), Signal(4, reset_less=True), Signal()
+        address = Signal(ADDRESS_BITS, reset_less=True)
+        address_there = Signal()
+        data = Signal(32, reset_less=True)
+        strobe = Signal(4, reset_less=True)
+        data_there = Signal()
         m.d.comb += [axi.awready.eq(awake & ~address_there), axi.wready.eq(awake & ~data_there)]
         with m.If(axi.awvalid & axi.awready):
             m.d.sync += [address.eq(axi.awaddr), address_there.eq(1)]

@@ -88,8 +88,10 @@ class Drain(wiring.Component):
         rows, groups = config.rows, config.lanes // _GROUP
         read = Signal()
         loaded = Signal()
-        newest, oldest = Signal(range(rows)), Signal(range(rows))
-        stored, promised = Signal(range(rows + 1)), Signal(range(rows + 1))
+        newest = Signal(range(rows))
+        oldest = Signal(range(rows))
+        stored = Signal(range(rows + 1))
+        promised = Signal(range(rows + 1))
         sums = ram(m, "results", rows, (self.push, newest, self.sums), (read, oldest))
         m.d.comb += self.credit.eq(promised != rows)
         m.d.sync += [stored.eq(stored + self.push - read), promised.eq(promised + self.credit_taken - read)]
@@ -100,7 +102,8 @@ class Drain(wiring.Component):
 
         step = wire(m, "step", loaded & move)
         m_tiles, n_tiles, _ = extents(config, self.size)
-        row_final, group_final = Signal(range(rows)), Signal(range(max(groups, 2)))
+        row_final = Signal(range(rows))
+        group_final = Signal(range(max(groups, 2)))
         (m_tile, n_tile, _, group), at_end = loops(
             m,
             step,

@@ -135,7 +135,8 @@ class ActivationBuffer(wiring.Component):
         precisions = ram(
             m, "precision_bits", self._slots * TILE_BLOCKS, (only, Cat(self.column, self.slot), bits), precision_read
         )
-        reading, fp8 = Signal(), Signal(reset_less=True)
+        reading = Signal()
+        fp8 = Signal(reset_less=True)
         read_address = Signal.like(self.read.address, reset_less=True)
         m.d.sync += reading.eq(self.read.enable)
         with m.If(self.read.enable):

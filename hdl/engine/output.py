@@ -66,7 +66,9 @@ class Output(wiring.Component):
         m.d.comb += [getattr(drain, name).eq(getattr(self, name)) for name in inputs]
         m.d.comb += self.credit.eq(drain.credit)
         wiring.connect(m, wiring.flipped(self.size), drain.size)
-        beat, beat_valid, beat_ready = Signal(BEAT), Signal(), Signal()
+        beat = Signal(BEAT)
+        beat_valid = Signal()
+        beat_ready = Signal()
         m.d.comb += [
             beat.eq(drain.beats.payload),
             beat_valid.eq(drain.beats.valid),

@@ -111,7 +111,8 @@ class Packer(wiring.Component):
         rows, per_tile = self._config.rows, self._config.lanes // BLOCK_SIZE
         m_tiles, n_tiles, _ = extents(self._config, self.size)
         take = wire(m, "take", self.blocks.valid & self.blocks.ready)
-        row_final, part_final = Signal(range(rows)), Signal(range(max(per_tile, 2)))
+        row_final = Signal(range(rows))
+        part_final = Signal(range(max(per_tile, 2)))
         (m_tile, n_tile, row, part), _ = loops(
             m,
             take,
@@ -161,7 +162,7 @@ class Packer(wiring.Component):
         mask = Signal(TILE_BLOCKS)
         scales = Array(Signal(8, name=f"scale_{i}", reset_less=True) for i in range(TILE_BLOCKS))
         scale_count = Signal(_COUNT_BITS)
-        answer_1, answer_2 = Signal(), Signal()
+        answer_1, answer_2 = Signal(name="answer_1"), Signal(name="answer_2")
         over = [asking.eq(0), block.eq(0), answer_1.eq(0), answer_2.eq(0)]
         m.d.comb += [
             row_final.eq(m_tiles.final(out_m.last)),

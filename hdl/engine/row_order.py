@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..pipeline import wire
+from ..unit_config import RowOrderConfig
 
 __all__ = ["RowOrder"]
 
@@ -23,8 +24,9 @@ class RowOrder(wiring.Component):
         begins: the step's first row is about to be offered; what goes with the step is to be copied.
     """
 
-    def __init__(self, rows: int):
-        self._rows = rows
+    def __init__(self, config: RowOrderConfig):
+        self.config = config
+        rows = config.rows
         super().__init__(
             {
                 "load": In(1),
@@ -44,7 +46,7 @@ class RowOrder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        rows = self._rows
+        rows = self.config.rows
         remaining = Signal(rows)
         fp8 = Signal(rows, reset_less=True)
         sort = Signal(reset_less=True)

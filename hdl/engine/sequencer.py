@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..hierarchy import add_part
 from ..pipeline import wire
+from ..unit_config import RowOrderConfig
 from .config import TILE_BLOCKS, EngineConfig
 from .interfaces import ActivationRead, BlockRead, GemmSize, PrecisionRead, SlotState
 from .loop import Loop, extents, loops
@@ -99,7 +100,7 @@ class Sequencer(wiring.Component):
         m = Module()
         # Of the step that is fetched, of the one whose rows are put in order, and of the one whose row is on offer.
         fetched, ordered, current = (_Step(self._config, name) for name in ("fetched", "ordered", "current"))
-        order = RowOrder(self._config.rows)
+        order = RowOrder(RowOrderConfig(self._config.rows))
         add_part(m, platform, "row_order", order)
         begun = Signal()  # the first row of the step goes to the lanes: the next step's weights may be fetched
         ready = self._fetch(m, fetched, begun, order)
@@ -129,7 +130,8 @@ class Sequencer(wiring.Component):
         fetch = Signal()
         mid_step = Signal()
         row_final = Signal(range(config.rows))
-        lane_final, block_final = Signal(range(config.lanes)), Signal(_TILE_BITS)
+        lane_final = Signal(range(config.lanes))
+        block_final = Signal(_TILE_BITS)
         (m_tile, n_tile, k_tile, block, lane), at_end = loops(
             m,
             fetch,

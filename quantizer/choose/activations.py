@@ -184,6 +184,7 @@ def _unit(site: Site, linears: Mapping[str, nn.Linear], calibration: Calibration
         weight = sum(linears[name].weight.detach().float().square().sum().item() for name in site.linears)
         weight /= site.channels
     else:
+        assert config.policy in ("quantization-error", "random"), config.policy
         weight = 1.0
     return weight * math.ldexp(1.0, 2 * (calibration.exponents[site.name] - STORED_FRACTION_BITS))
 

@@ -15,10 +15,10 @@ from ..runner import SimulationError
 from .gemm import Gemm, field_value
 from .wire import activation_bytes, float_results, packed_results, weight_bytes
 
-__all__ = ["EngineDriver", "Port", "Result", "check_gemm", "cycle_limit"]
+__all__ = ["EngineDriver", "EnginePort", "Result", "check_gemm", "cycle_limit"]
 
 
-class Port(Protocol):
+class EnginePort(Protocol):
     """What the driver needs of a system: registers, two streams to the engine, one from it, and time."""
 
     def write(self, address: int, value: int) -> int:
@@ -68,9 +68,9 @@ class Result:
 
 
 class EngineDriver:
-    """Runs GEMMs on an engine behind a `Port`."""
+    """Runs GEMMs on an engine behind a `EnginePort`."""
 
-    def __init__(self, port: Port, config: EngineConfig):
+    def __init__(self, port: EnginePort, config: EngineConfig):
         """Identify the engine; raises InputError if it is another one than `config` says."""
         self._port = port
         self.config = config

@@ -91,9 +91,15 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
         rows, blocks = 32, max(cycles // 32, 1)
         a = normal_blocks((streams, blocks, rows), a_fp8, generator)
         w = normal_blocks((streams, blocks), w_fp8, generator)
-        tile = Tile(a, w, torch.zeros(streams, rows, dtype=torch.int64), torch.ones(streams, dtype=torch.bool))
-        text = f"random normal values, weights stationary for {rows} rows"
-        return Stimulus(text, *weight_stationary(design, tile))
+        tile = Tile(
+            a=a,
+            w=w,
+            sums=torch.zeros(streams, rows, dtype=torch.int64),
+            first=torch.ones(streams, dtype=torch.bool),
+            last=torch.zeros(streams, dtype=torch.bool),
+        )
+        text = f"random normal values, weights stationary for {rows} rows, which come by precision"
+        return Stimulus(text, *weight_stationary(design, tile, tile.row_order("precision")))
     assert isinstance(config, LaneConfig | DotConfig)
     blocks = _ROW_BLOCKS if isinstance(config, LaneConfig) else 1
     rows = max(cycles // blocks, 1)

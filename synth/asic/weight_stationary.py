@@ -22,7 +22,7 @@ _HALF = 64
 _FLAGS = ("nan", "format_error", "overflow")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tile:
     """What the streams work on.
 
@@ -31,12 +31,50 @@ class Tile:
         w: weight blocks (streams, blocks, 16).
         sums: int64 (streams, rows), what the accumulators hold before.
         first: bool (streams,), whether the first block begins the rows (then `sums` does not count).
+        last: bool (streams,), whether the last block ends them.
     """
 
     a: Blocks
     w: Blocks
     sums: Tensor
     first: Tensor
+    last: Tensor
+
+    def __getitem__(self, streams: slice) -> "Tile":
+        """Some of the streams."""
+        return Tile(
+            a=self.a[streams],
+            w=self.w[streams],
+            sums=self.sums[streams],
+            first=self.first[streams],
+            last=self.last[streams],
+        )
+
+    def row_order(self, kind: str) -> Tensor:
+        """int64 (streams, blocks, rows): which row an engine visits when (docs/engine.md), `kind` as its `row_order`.
+
+        "precision": first the rows of the precision that was visited last, then the others; a step that ends the rows
+        takes them ascending.
+        """
+        fp8 = self.a.fp8
+        ascending = torch.arange(fp8.shape[2]).expand(fp8.shape)
+        if kind == "ascending":
+            return ascending
+        order = []
+        latest = torch.zeros(len(fp8), dtype=torch.bool)
+        for block in range(fp8.shape[1]):  # steps, which depend on each other
+            bits = fp8[:, block]
+            rows = torch.sort((bits != latest[:, None]).int(), dim=1, stable=True).indices
+            if block == fp8.shape[1] - 1:
+                rows = torch.where(self.last[:, None], ascending[:, block], rows)
+            latest = bits.gather(1, rows[:, -1:])[:, 0]
+            order.append(rows)
+        return torch.stack(order, 1)
+
+    def visited(self, order: Tensor) -> Blocks:
+        """The activation blocks in an order of their rows."""
+        streams, blocks = (torch.arange(n) for n in order.shape[:2])
+        return self.a[streams[:, None, None], blocks[None, :, None], order]
 
     def growing_sums(self) -> tuple[Tensor, Tensor]:
         """int64 sums, exact: (streams, rows) before the first block, and (streams, blocks, rows) after each."""
@@ -46,9 +84,9 @@ class Tile:
 
 
 def weight_stationary(
-    design: Design, tile: Tile
+    design: Design, tile: Tile, order: Tensor
 ) -> tuple[dict[str, Words], dict[str, tuple[NDArray[np.int64], Words]], int, int]:
-    """Inputs, expected results, cycles and warmup of an engine's lane that works through the tile.
+    """Inputs, expected results, cycles and warmup of an engine's lane that works through the tile, its rows in `order`.
 
     The expected sums are the golden model's, exact in int64; flags stay low.
     """
@@ -58,9 +96,10 @@ def weight_stationary(
     steps = blocks * rows
     total = PROLOGUE + steps + config.latency
     begin, after = tile.growing_sums()
-    before = torch.cat([begin[:, None], after[:, :-1]], 1)
+    before = torch.cat([begin[:, None], after[:, :-1]], 1).gather(2, order)
+    after = after.gather(2, order)
 
-    a = _held(_port_bits(tile.a, config.formats).reshape(streams, steps, -1))
+    a = _held(_port_bits(tile.visited(order), config.formats).reshape(streams, steps, -1))
     w = _held(_port_bits(tile.w, config.formats))
     inputs = {
         "rst": flag_words(total, streams, range(2)),

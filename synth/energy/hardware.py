@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ... import __version__
 from ...cache import cached
 from ...errors import InputError
 from ...formats import PRECISION_MODES
 from ...golden.blocks import to_blocks
-from ...hdl.config import EngineConfig, EngineLaneConfig
-from ...hdl.design import build
+from ...hdl.config import EngineConfig, EngineLaneConfig, RowOrderConfig
+from ...hdl.design import Design, build
+from ...hdl.wrappers import RAM_MODULE
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
 from ..asic.flow import Implementation, cells_without_power, implement, simulate
@@ -22,7 +24,8 @@ from ..asic.gates import Words
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
-from .memory_model import MemoryModel, accumulator_memory, accumulator_stimulus
+from .around_lane import accumulator_stimulus, row_order_stimulus
+from .memory_model import MemoryModel
 from .tiles import CHANGES, pairing_streams
 
 __all__ = [
@@ -34,11 +37,14 @@ __all__ = [
     "lane_energy",
     "lane_name",
     "measured_total",
+    "row_order_energy",
     "selector_energy",
 ]
 
 _SELECTOR_CYCLES = 64
-_METHOD = 2
+_SOME = slice(64)
+"""Streams that are enough for what surrounds a lane."""
+_METHOD = 3
 """Changes with whatever changes the energy of the same gates: simulator, meter, buffers, timing."""
 
 
@@ -51,9 +57,10 @@ class Hardware:
         mixed: its lane.
         fp8: lanes for FP8 only that reach the clock of `mixed` (the fastest one, where none does).
         accumulators: of one lane.
+        row_order: the generator of the order of rows, where the engine has one.
         selector: for the engine's input.
         memory: the block buffers.
-        period: in ns, of the slowest lane; all leak for as long.
+        period: in ns, of the slowest of lanes and whole engine; all leak for as long.
         cache: where measurements are kept.
     """
 
@@ -61,6 +68,7 @@ class Hardware:
     mixed: Implementation
     fp8: tuple[Implementation, ...]
     accumulators: Implementation
+    row_order: Implementation | None
     selector: Implementation
     memory: MemoryModel
     period: float
@@ -99,15 +107,22 @@ def build_hardware(
     reach = [unit for unit in others if _period(unit) <= _period(mixed)]
     fp8 = tuple(reach) or (min(others, key=_period),)
     on_step("mapping the accumulators")
-    accumulators = implement(accumulator_memory(lane, engine.rows), target, cache)
+    accumulators = implement(_accumulators(engine), target, cache)
+    row_order = None
+    if engine.row_order != "ascending":
+        on_step("mapping the order of rows")
+        row_order = implement(build(RowOrderConfig(engine.rows), "row_order"), target, cache)
     on_step("mapping the selector")
     selector = implement(build(engine.input_selector or engine.selector("float32"), "selector"), target, cache)
-    period = max(map(_period, (mixed, *fp8)))
+    on_step("mapping the engine, whose clock counts")
+    whole = implement(build(engine, "engine"), target, cache)
+    period = max(map(_period, (mixed, *fp8, whole)))
     return Hardware(
         engine=engine,
         mixed=mixed,
         fp8=fp8,
         accumulators=accumulators,
+        row_order=row_order,
         selector=selector,
         memory=memory,
         period=period,
@@ -115,13 +130,21 @@ def build_hardware(
     )
 
 
-def lane_energy(hardware: Hardware, unit: Implementation, tile: Tile, shares: Mapping[str, float]) -> dict[str, Any]:
+def _accumulators(engine: EngineConfig) -> Design:
+    """One lane's; a memory is built of flip-flops, as there is no macro."""
+    design = build(engine.accumulators_of(1), "accumulators")
+    return replace(design, verilog=design.verilog.replace(RAM_MODULE, "registers"))
+
+
+def lane_energy(
+    hardware: Hardware, unit: Implementation, tile: Tile, order: Tensor, shares: Mapping[str, float]
+) -> dict[str, Any]:
     """pJ of a lane per block pair: `by_pairing` (steady and, under "changes", in between) and `pj`, weighted by
-    `shares`, those of the model's pairs, with changes as often as they are in the tile.
+    `shares`, those of the model's pairs, with changes as often as they are in the tile, whose rows come in `order`.
     """
     design = unit.design
-    stimulus = Stimulus("model data", *weight_stationary(design, tile))
-    streams = pairing_streams(tile, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
+    stimulus = Stimulus("model data", *weight_stationary(design, tile, order))
+    streams = pairing_streams(tile, order, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
     measured = measured_total(hardware, unit, stimulus, "model data", streams.steady)
     total = 0.0
     for name in PRECISION_MODES:
@@ -132,11 +155,20 @@ def lane_energy(hardware: Hardware, unit: Implementation, tile: Tile, shares: Ma
     return {"pj": total, "by_pairing": measured, "changing_share": changing}
 
 
-def accumulator_energy(hardware: Hardware, tile: Tile) -> float:
+def accumulator_energy(hardware: Hardware, tile: Tile, order: Tensor) -> float:
     """pJ of a lane's accumulators per block pair."""
     unit = hardware.accumulators
-    part = Tile(tile.a[:64], tile.w[:64], tile.sums[:64], tile.first[:64])
-    return measured_total(hardware, unit, accumulator_stimulus(unit.design, part), "sums")[""]
+    stimulus = accumulator_stimulus(unit.design, tile[_SOME], order[_SOME])
+    return measured_total(hardware, unit, stimulus, "sums")[""]
+
+
+def row_order_energy(hardware: Hardware, tile: Tile, order: Tensor) -> float:
+    """pJ of the generator of the order of rows, per cycle."""
+    unit = hardware.row_order
+    if unit is None:
+        return 0.0
+    stimulus = row_order_stimulus(unit.design, tile[_SOME], order[_SOME], hardware.engine.row_order)
+    return measured_total(hardware, unit, stimulus, "order of rows")[""]
 
 
 def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, seed: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from ...formats import ceil_div
 from ...golden.lane import check_k
 from ...golden.packing import FP8_BITS
 from ...hdl.config import EngineConfig, changed, parameters, preset
+from ...hdl.engine.config import TILE_BLOCKS
 from ...quantizer.config import FGMPConfig, check_choice, check_fraction
 from ...quantizer.evaluate.comparison import FP8, uniform
 from ...quantizer.model.variant import Variant
@@ -31,6 +32,7 @@ from .hardware import (
     depth_of,
     lane_energy,
     lane_name,
+    row_order_energy,
     selector_energy,
 )
 from .memory_model import MemoryModel, node_of
@@ -46,7 +48,7 @@ PAPER = {"energy_saving": 0.14, "weight_saving": 0.30, "selector_share": 0.01, "
 
 _ACTIVATIONS = ("dynamic", "static")
 _BLOCKS = 4
-_META_BITS, _BANK_BITS = 9, 64
+_SCALE_BITS, _BANK_BITS = 8, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,26 +193,31 @@ def _measure(
     tile = sample_tile(layers, 64 * request.words, _BLOCKS, engine.rows, request.seed)
     shares = pair_shares(layers)
     units = hardware.fp8 if fp8_only else (hardware.mixed,)
-    measured = [lane_energy(hardware, unit, tile, shares) for unit in units]
+    order = tile.row_order("ascending" if fp8_only else engine.row_order)
+    measured = [lane_energy(hardware, unit, tile, order, shares) for unit in units]
     best = min(range(len(units)), key=lambda i: measured[i]["pj"])
     filled = _filled(engine, layers)
     buffers = _buffer_energy(hardware, shares, filled, fp8_only)
     parts: dict[str, float] = {
         "lane": measured[best]["pj"],
-        "accumulators": accumulator_energy(hardware, tile),
+        "accumulators": accumulator_energy(hardware, tile, order),
         **buffers,
+        "row_order": 0.0 if fp8_only else row_order_energy(hardware, tile, order) / engine.lanes,
+        "selector": 0.0,
     }
-    parts["selector"] = 0.0
     busy = idle = None
     if not fp8_only:
         watched = {name for site in sites for name in site.watched}
         inputs = [layer for layer in layers if layer.name in watched]
         busy, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed)
-        # What fills the buffer comes through one selector; another one, of the results, rests.
-        others = max((engine.raw_input != "none") + engine.packed_output, 1) - 1
-        parts["selector"] = (filled.blocks * busy + (1 - filled.blocks + others) * idle) / engine.lanes
+        # What fills the buffer comes through one selector. That of the results belongs to the next layer's input.
+        parts["selector"] = (filled.blocks * busy + (1 - filled.blocks) * idle) / engine.lanes
     return {
         "pairs": shares,
+        "fp4_shares_by_work": {
+            "activations": shares["FP4xFP4"] + shares["FP4xFP8"],
+            "weights": shares["FP4xFP4"] + shares["FP8xFP4"],
+        },
         "lane": {
             "pipeline": depth_of(units[best]),
             "by_pairing_pj": measured[best]["by_pairing"],
@@ -248,15 +255,21 @@ def _buffer_energy(
     fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
     words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
     bank = {k: hardware.memory.access(_BANK_BITS, n) for k, n in words.items()}
-    # A narrow memory saves less than its capacity promises: scale and mask bit take as much a bit as the bank.
-    meta = {k: 0.0 if fp8_only else e * _META_BITS / _BANK_BITS for k, e in bank.items()}
-    # Read once a cycle for all lanes, and written before.
-    activation = (1 + filled.blocks) * meta["activation"]
-    activation += (1 + fp8_a + filled.blocks + filled.fp8) * bank["activation"]
+    # A narrow memory saves less than its capacity promises: scale and precision bit take as much a bit as the bank.
+    bit = {k: 0.0 if fp8_only else e / _BANK_BITS for k, e in bank.items()}
+    # Read once a cycle for all lanes, and written before; the scale of FP4 blocks only.
+    narrow = 1 - fp8_a + filled.blocks - filled.fp8
+    activation = (1 + fp8_a + filled.blocks + filled.fp8) * bank["activation"] + _SCALE_BITS * narrow * bit[
+        "activation"
+    ]
+    if not fp8_only:
+        # A word has the precision bits of all rows: read once a step, and written for each block as a whole.
+        word = hardware.memory.access(engine.rows, engine.slots * TILE_BLOCKS)
+        activation += (1 / engine.rows + filled.blocks) * word
     return {
         "activation_buffer": activation / engine.lanes,
         # Written and read once for all rows of a row tile.
-        "weight_buffer": 2 * (meta["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
+        "weight_buffer": 2 * ((_SCALE_BITS + 1) * bit["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
     }
 
 
@@ -293,6 +306,8 @@ def _stored(variant: Variant) -> dict[str, Any]:
 
 def _units(hardware: Hardware) -> list[dict[str, Any]]:
     units = {"lane": hardware.mixed, "accumulators": hardware.accumulators, "selector": hardware.selector}
+    if hardware.row_order is not None:
+        units["row order"] = hardware.row_order
     units |= {f"FP8-only lane, {lane_name(u)}": u for u in hardware.fp8}
     return [
         {"unit": name, "area_um2": unit.netlist.area(), "clock_mhz": 1000 / unit.timing.period}

@@ -48,7 +48,8 @@ def sample_tile(layers: Sequence[Capture], streams: int, blocks: int, rows: int,
     parts = [_places(usable[i], int((chosen == i).sum()), blocks, rows, rng) for i in np.unique(chosen)]
     mixed = torch.from_numpy(rng.permutation(streams))  # so that a part of the streams is a sample, too
     a, w = (Blocks.concatenate([part[k] for part in parts])[mixed] for k in (0, 1))
-    return Tile(a, w, torch.cat([part[2] for part in parts])[mixed], torch.cat([part[3] for part in parts])[mixed])
+    sums, first, last = (torch.cat([part[k] for part in parts])[mixed] for k in (2, 3, 4))
+    return Tile(a=a, w=w, sums=sums, first=first, last=last)
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ class PairingStreams:
     changing: dict[str, float]
 
 
-def pairing_streams(tile: Tile, cycles: int, first: int, depth: int, warmup: int) -> PairingStreams:
+def pairing_streams(tile: Tile, order: Tensor, cycles: int, first: int, depth: int, warmup: int) -> PairingStreams:
     """Tell streams apart by the pairing of their last `depth` + 1 block pairs; the first enters in cycle `first`.
+
+    Rows come in `order`.
 
     Only cycles after `warmup` count for `changing`.
     """
-    fp8 = tile.a.fp8.int() * 2 + tile.w.fp8[:, :, None].int()
+    fp8 = tile.a.fp8.gather(2, order).int() * 2 + tile.w.fp8[:, :, None].int()
     pairing = fp8.flatten(1).numpy().T
     step = np.clip(np.arange(cycles) - first, 0, len(pairing) - 1)
     steady = np.ones((cycles, pairing.shape[1]), dtype=np.bool_)
@@ -87,7 +90,7 @@ def pairing_streams(tile: Tile, cycles: int, first: int, depth: int, warmup: int
 
 def _places(
     layer: Capture, count: int, blocks: int, rows: int, rng: np.random.Generator
-) -> tuple[Blocks, Blocks, Tensor, Tensor]:
+) -> tuple[Blocks, Blocks, Tensor, Tensor, Tensor]:
     total = layer.weight.fp8.shape[1]
     n = torch.from_numpy(rng.integers(0, layer.weight.shape[0], count))
     start = torch.from_numpy(rng.integers(0, total - blocks + 1, count))
@@ -101,4 +104,4 @@ def _places(
     for i in range(count):  # places, not elements: each has a row tile of its own
         before = int(start[i]) * BLOCK_SIZE
         sums[i] = va[r[i], :before] @ vw[n[i], :before]
-    return a, w, (sums * 2.0**ACCUMULATOR_FRACTION_BITS).to(torch.int64), start == 0
+    return a, w, (sums * 2.0**ACCUMULATOR_FRACTION_BITS).to(torch.int64), start == 0, start + blocks == total

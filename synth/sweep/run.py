@@ -159,5 +159,10 @@ def _corpus_digest() -> str:
 @cache
 def _code_digest() -> str:
     root = Path(__file__).parents[2]
-    folders = (root / name for name in ("golden", "hdl", "sim", "synth"))
-    return digest({str(p.relative_to(root)): p.read_text("utf-8") for f in folders for p in sorted(f.rglob("*.py"))})
+    return digest({str(p.relative_to(root)): p.read_text("utf-8") for p in code_files(root)})
+
+
+def code_files(root: Path) -> list[Path]:
+    """The modules that a point's figures may depend on: all packages, and what lies below them."""
+    folders = (root / name for name in ("golden", "hdl", "quantizer", "sim", "synth"))
+    return sorted([*root.glob("*.py"), *(p for folder in folders for p in folder.rglob("*.py"))])

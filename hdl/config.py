@@ -9,6 +9,7 @@ from .engine.config import EngineConfig
 from .unit_config import (
     ROUNDING_CYCLES,
     AccumulatorConfig,
+    ActivationDecoderConfig,
     DatapathConfig,
     DecoderConfig,
     DotConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "PRESETS",
     "ROUNDING_CYCLES",
     "AccumulatorConfig",
+    "ActivationDecoderConfig",
     "Config",
     "DatapathConfig",
     "DecoderConfig",
@@ -45,6 +47,7 @@ Config = (
     | EngineLaneConfig
     | AccumulatorConfig
     | RowOrderConfig
+    | ActivationDecoderConfig
 )
 
 PRESETS: dict[str, tuple[str, Config]] = {
@@ -85,6 +88,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
     ),
     "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
     "accumulators": ("accumulators of one lane of `engine`: 64 rows", AccumulatorConfig()),
+    "activation-decoder": ("what decodes activations for all lanes of `engine`", ActivationDecoderConfig()),
     "row-order": ("the generator of the order of rows, for 64 rows", RowOrderConfig()),
     "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),
     "engine-lane-fp8": (

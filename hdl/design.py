@@ -18,6 +18,7 @@ from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E2M1, E4M3
 from .accumulators import Accumulators
 from .config import (
     AccumulatorConfig,
+    ActivationDecoderConfig,
     Config,
     DatapathConfig,
     DecoderConfig,
@@ -41,6 +42,7 @@ from .engine.row_order import RowOrder
 from .fusesoc import unit_core, wrapper_core
 from .lane import Lane
 from .names import check_module_name, check_unused, variant_name
+from .operands import ActivationDecoder
 from .selector import Selector
 from .wrappers import WRAPPERS, used_wrappers
 
@@ -54,6 +56,7 @@ _UNITS: dict[type, type] = {
     EngineLaneConfig: EngineLane,
     AccumulatorConfig: Accumulators,
     RowOrderConfig: RowOrder,
+    ActivationDecoderConfig: ActivationDecoder,
 }
 
 
@@ -207,8 +210,10 @@ def _clock(config: Config) -> tuple[str | None, str | None]:
         return "aclk", "aresetn (synchronous, active low)"
     if config.latency == 0:
         return None, None
-    # A dot product by itself and accumulators have registers for data only.
-    return "clk", None if isinstance(config, DotConfig | AccumulatorConfig) else "rst (synchronous, active high)"
+    # Dot product, accumulators and decoder by themselves have registers for data only.
+    return "clk", None if isinstance(
+        config, DotConfig | AccumulatorConfig | ActivationDecoderConfig
+    ) else "rst (synchronous, active high)"
 
 
 def _whole(name: str, config: Config, verilog: str) -> str:

@@ -1,36 +1,36 @@
 """The dot product of one block pair, exact, in units of 2**-20: what a lane does before it accumulates.
 
-Pairs with an FP8 block share sixteen 4x4-bit multipliers. FP4 pairs have small ones and an adder tree of their own,
-unless sharing is "merged". Operands are isolated: what a precision mode does not need keeps its registers (without
-registers, it is held at zero). A product's sign reaches no further than the twelve bits of the digits it is placed in.
-So little toggles in vain (docs/decisions/0007-silicon.md, 0008-energy.md).
+Pairs with an FP8 block share sixteen multipliers and an adder tree. FP4 pairs have small ones of their own, unless
+sharing is "merged". Operands are isolated: a register that a precision mode does not need keeps what it has, and a
+product's sign reaches no further than the bits that the product can fill (docs/decisions/0007-silicon.md).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from types import SimpleNamespace
 
-from amaranth.hdl import Cat, Const, Module, Mux, Value, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..formats import BLOCK_SIZE, E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
+from ..formats import BLOCK_SIZE, MAX_STORED
 from .config import DotConfig
-from .decoder import decode_e2m1, decode_e4m3
 from .faults import NO_FAULTS, Faults
 from .hierarchy import add_part
+from .operands import (
+    FP8_SCALE,
+    FP8_SHIFT,
+    TRIPLE_BITS,
+    DecodedActivations,
+    DecodedWeights,
+    decode_activations,
+    decode_weights,
+    stored_block,
+)
 from .pipeline import Pipeline, wire
 from .rows import Rows, ones
 
-__all__ = ["STORED_BLOCK", "TERM_BITS", "Dot", "DotProduct", "stored_block", "tree_sum"]
-
-STORED_BLOCK = data.StructLayout({"codes": 8 * BLOCK_SIZE, "scale": 8, "fp8": 1})
-"""A block in a fixed slot: FP8 uses 16 bytes, FP4 the low 8 (even element in the low nibble)."""
-
-FP8_BLOCK = data.StructLayout({"codes": 8 * BLOCK_SIZE})
-"""What is left of it where every block is FP8."""
+__all__ = ["TERM_BITS", "Dot", "DotProduct", "connect_blocks", "tree_sum"]
 
 TERM_BITS = 1 + (BLOCK_SIZE * MAX_STORED**2 << 20).bit_length()
 
@@ -38,17 +38,20 @@ _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
     0: (),
     1: ("sum",),
     2: ("product", "sum"),
-    3: ("product", "sum", "scale"),
+    3: ("product", "rows", "sum"),
     4: ("product", "rows", "sum", "scale"),
     5: ("product", "rows", "sum", "scale", "align"),
 }
-_FP8_CUTS_BY_DEPTH = {**_CUTS_BY_DEPTH, 3: ("product", "rows", "sum"), 4: ("product", "rows", "sum", "align")}
+_FP8_CUTS_BY_DEPTH = {**_CUTS_BY_DEPTH, 4: ("product", "rows", "sum", "align")}
 """Without block scales there is nothing to do between the sum and the accumulator."""
 
 _DIGIT = 4
 _PLACES = 8
 _PLACED_BITS = 3 * _DIGIT
 """A product of 8 bits shifted by 0..3 fills three digits of 4 bits; it is then placed at one of 8 digits."""
+
+_SMALL_BITS = 9
+"""With an FP4 weight, which is 1 or 3, the product has 6 bits, and 9 when it is shifted."""
 
 _OFFSET = 2
 """Exponents count from 1, so that a pair's shift begins at 2: the tree's unit is a quarter of the products'."""
@@ -58,33 +61,21 @@ _SUM_BITS = 8 + 28 + 4 + 1
 _MIXED_BITS = 8 + 14 + 4 + 1
 _NARROW_BITS = 8 + 4 + 1
 
+_SCALED_BITS = _MIXED_BITS + 4
+"""A mixed sum times the one significand of a scale, or an FP4 sum times two."""
 
-_FP8_SHIFT = 2
+_TO_TERM = 2
 """From products of E4M3 elements, whose unit is 2**-18, to terms."""
-
-
-def stored_block(formats: str) -> data.StructLayout:
-    """The layout of a block for formats "mixed" or "fp8"."""
-    return STORED_BLOCK if formats == "mixed" else FP8_BLOCK
-
-
-@dataclass(frozen=True)
-class _Operand:
-    """Sixteen elements of one operand: significand, and shift counted from 1; the block's NaN and scale."""
-
-    signs: list[Value]
-    significands: list[Value]
-    shifts: list[Value]
-    nan: Value
 
 
 class DotProduct(wiring.Component):
     """The exact dot product of one pair of blocks, `depth` cycles later.
 
-    With formats "fp8" blocks are sixteen E4M3 codes and nothing else, and nothing of FP4 is built.
+    With formats "fp8" nothing of FP4 is built.
 
     Attributes:
-        a, w: blocks of activations and weights (`stored_block`).
+        a, w: decoded activations and weights.
+        w_still: the weights are those of the cycle before.
         advance: move all stages.
         term: the dot product, in units of 2**-20.
         nan: an element was NaN; it counts 0.
@@ -96,10 +87,10 @@ class DotProduct(wiring.Component):
         self._split = sharing == "split"
         self._cuts = (_CUTS_BY_DEPTH if self._mixed else _FP8_CUTS_BY_DEPTH)[depth]
         self._faults = faults
-        block = stored_block(formats)
         members = {
-            "a": In(block),
-            "w": In(block),
+            "a": In(DecodedActivations(formats)),
+            "w": In(DecodedWeights(formats)),
+            "w_still": In(1),
             "advance": In(1),
             "term": Out(signed(TERM_BITS)),
             "nan": Out(1),
@@ -124,123 +115,171 @@ class DotProduct(wiring.Component):
             self._fp8_pairs(m)
         return m
 
-    def _products(self, m: Module, a: _Operand, w: _Operand) -> dict[str, list[Value]]:
-        pairs = zip(a.signs, w.signs, strict=True)
-        return {
-            "products": [wire(m, "product", x * y) for x, y in zip(a.significands, w.significands, strict=True)],
-            "shifts": [wire(m, "shift", x + y) for x, y in zip(a.shifts, w.shifts, strict=True)],
-            "signs": [self._faults.pick("product sign dropped", x ^ y, x) for x, y in pairs],
-        }
-
     def _fp8_pairs(self, m: Module) -> None:
+        a, w = self.a, self.w
         pipeline = Pipeline(m, self.advance, self._cuts)
-        a, w = (_elements(m, name, port.codes, None, self._faults) for name, port in (("a", self.a), ("w", self.w)))
-        s = pipeline.step("product", **self._products(m, a, w), nan=a.nan | w.nan)
-        tree = _wide_tree(m, s.products, s.shifts, s.signs, {})
+        products = self._products(m, a.significands, a.triples, a.exponents, a.positives, a.negatives)
+        s = pipeline.step("product", **products, nan=a.nan | w.nan)
+        tree = _wide_tree(m, s.products, s.shifts, s.signs)
         first, second = tree.two()
         s = pipeline.step("rows", first=first, second=second, nan=s.nan)
         s = pipeline.step("sum", total=tree.join(s.first, s.second).as_signed(), nan=s.nan)
-        s = pipeline.step("align", term=s.total << _FP8_SHIFT, nan=s.nan)
+        s = pipeline.step("align", term=s.total << _TO_TERM, nan=s.nan)
         m.d.comb += [self.term.eq(s.term), self.nan.eq(s.nan)]
 
-    def _mixed_pairs(self, m: Module) -> None:
-        """Decode and multiply, add in the tree of the precision mode, scale, and align to the accumulator.
+    def _products(
+        self, m: Module, significands: Value, triples: Value, exponents: Value, positives: Value, negatives: Value
+    ) -> dict[str, list[Value]]:
+        """Magnitudes, shifts and signs of the sixteen products of the weights with given activations.
 
-        Registers that a precision mode does not need keep what they hold: their clock can be gated, and nothing behind
-        them moves. Where there are no registers, what it does not need is held at zero.
+        The weight stays, so its two digits of two bits each select what is added; a zero product has no sign.
         """
+        w, products, shifts, signs = self.w, [], [], []
+        for i in range(BLOCK_SIZE):
+            significand, triple = significands.word_select(i, 4), triples.word_select(i, TRIPLE_BITS)
+            digits = w.significands.word_select(i, 4)
+            low = _times_digit(m, f"low_{i}", significand, triple, digits[:2])
+            high = _times_digit(m, f"high_{i}", significand, triple, digits[2:])
+            products.append(wire(m, f"product_{i}", (low + (high << 2))[:8]))
+            shifts.append(wire(m, f"shift_{i}", exponents.word_select(i, 4) + w.exponents.word_select(i, 4)))
+            sign = w.nonzeros[i] & Mux(w.signs[i], positives[i], negatives[i])
+            signs.append(wire(m, f"sign_{i}", self._faults.pick("product sign dropped", sign, negatives[i])))
+        return {"products": products, "shifts": shifts, "signs": signs}
+
+    def _mixed_pairs(self, m: Module) -> None:
+        """Multiply, add in the tree of the precision mode, scale, and align to the accumulator.
+
+        `fp4` marks pairs that have a tree of their own, `mixed` the others that have a block scale. Registers that a
+        precision mode does not need keep what they hold: their clock can be gated, and nothing behind them moves.
+        """
+        a, w = self.a, self.w
         pipeline = Pipeline(m, self.advance, self._cuts)
-        a, w, control = self._operands(m)
-        s = (self._split_sums if self._split else self._merged_sums)(m, pipeline, a, w, control)
-
-        plain = wire(m, "plain", ~(s.fp4 | s.mixed))
-        narrow = pipeline.step("sum", narrow=s.narrow.as_signed(), narrow_scale=s.scale, enable=s.fp4)
-        middle = pipeline.step(
-            "sum", middle=s.total[:_MIXED_BITS].as_signed(), middle_scale=s.scale[:4], enable=s.mixed
+        fp4 = wire(m, "fp4", ~(a.fp8 | w.fp8)) if self._split else Const(0, 1)
+        illegal = wire(m, "illegal", a.illegal | w.illegal)
+        inputs = SimpleNamespace(
+            fp4=fp4,
+            mixed=wire(m, "mixed", ~(a.fp8 & w.fp8) & ~fp4),
+            nan=a.nan | w.nan,
+            illegal=illegal,
+            scale=wire(m, "scale", Mux(illegal, 0, (Mux(a.fp8, FP8_SCALE, a.scale) * w.scale)[:8])),
+            shift=wire(m, "shift", (Mux(a.fp8, FP8_SHIFT, a.shift) + w.shift)[:5]),
         )
-        wide = pipeline.step("sum", wide=s.total.as_signed(), enable=plain)
-        s = pipeline.step("sum", fp4=s.fp4, mixed=s.mixed, shift=s.shift, nan=s.nan, illegal=s.illegal)
-        narrow_sum, middle_sum = narrow.narrow, middle.middle
-        if "sum" not in self._cuts:
-            narrow_sum = wire(m, "narrow_sum", (narrow_sum[:_NARROW_BITS] & s.fp4.replicate(_NARROW_BITS)).as_signed())
-            middle_sum = wire(m, "middle_sum", (middle_sum[:_MIXED_BITS] & s.mixed.replicate(_MIXED_BITS)).as_signed())
-
-        scaling = wire(m, "scaling", s.fp4 | s.mixed)
-        product = Mux(s.fp4, narrow_sum * narrow.narrow_scale, middle_sum * middle.middle_scale)
-        scaled = pipeline.step("scale", product=product, shift=s.shift, enable=scaling)
-        wide = pipeline.step("scale", wide, enable=~scaling)
-        s = pipeline.step("scale", scaling=scaling, nan=s.nan, illegal=s.illegal)
-        term = Mux(s.scaling, scaled.product << scaled.shift, wide.wide << _FP8_SHIFT)
+        multiplied = self._control(pipeline, "product", inputs)
+        # What is left to scale has one factor, unless FP4 pairs go the same way.
+        factor = multiplied.scale[:4] if self._split else multiplied.scale
+        added = self._control(pipeline, "rows", SimpleNamespace(**{**vars(multiplied), "scale": factor}))
+        narrow = self._narrow_scaled(m, pipeline, inputs, multiplied)
+        total = self._wide_total(m, pipeline, inputs, multiplied)
+        s, product, wide = self._scaled(m, pipeline, added, narrow, total)
+        term = Mux(s.fp4 | s.mixed, product << s.shift, wide << _TO_TERM)
         s = pipeline.step("align", term=term[:TERM_BITS], nan=s.nan, illegal=s.illegal)
         m.d.comb += [self.term.eq(s.term.as_signed()), self.nan.eq(s.nan), self.format_error.eq(s.illegal)]
 
-    def _operands(self, m: Module) -> tuple[_Operand, _Operand, SimpleNamespace]:
-        """Both blocks' elements, and what goes beside them: precision mode, product of the block scales, errors."""
-        faults = self._faults
-        a_fp8, w_fp8 = self.a.fp8, faults.pick("mask bit inverted", self.w.fp8, ~self.w.fp8)
-        a, w = _elements(m, "a", self.a.codes, a_fp8, faults), _elements(m, "w", self.w.codes, w_fp8, faults)
-        scale_a, shift_a, illegal_a = _block_scale(self.a.scale, a_fp8, faults)
-        scale_w, shift_w, illegal_w = _block_scale(self.w.scale, w_fp8, faults)
-        illegal = illegal_a | illegal_w
-        scale_w = faults.pick("weight block scale missing", scale_w, 8)
-        control = SimpleNamespace(
-            fp4=~(a_fp8 | w_fp8),
-            mixed=a_fp8 ^ w_fp8,
-            scale=Mux(illegal, 0, (scale_a * scale_w)[:8]),
-            shift=(shift_a + shift_w)[:5],
-            nan=a.nan | w.nan,
-            illegal=illegal,
+    def _control(self, pipeline: Pipeline, cut: str, s: SimpleNamespace) -> SimpleNamespace:
+        """Precision mode, errors and scale behind a cut."""
+        scaled = s.fp4 | s.mixed
+        modes = {"mixed": s.mixed, **({"fp4": s.fp4} if self._split else {})}
+        behind = pipeline.step(cut, **modes, nan=s.nan, illegal=s.illegal)
+        numbers = pipeline.step(cut, scale=s.scale, shift=s.shift, enable=scaled)
+        return SimpleNamespace(**{"fp4": Const(0, 1), **vars(behind), **vars(numbers)})
+
+    def _narrow_scaled(
+        self, m: Module, pipeline: Pipeline, inputs: SimpleNamespace, multiplied: SimpleNamespace
+    ) -> Value:
+        """The scaled sum of FP4 pairs behind "rows"; so few bits that it is complete at "product"."""
+        if not self._split:
+            return Const(0, 1)
+        total = pipeline.step("product", narrow=self._narrow_sum(m), enable=inputs.fp4).narrow
+        scaled = wire(m, "narrow_scaled", (total.as_signed() * multiplied.scale)[: _NARROW_BITS + 8])
+        return pipeline.step("rows", narrow_scaled=scaled, enable=multiplied.fp4).narrow_scaled.as_signed()
+
+    def _narrow_sum(self, m: Module) -> Value:
+        """The sum of the products of FP4 elements, in quarters; 0 where the weights are FP8."""
+        a, w = self.a, self.w
+        rows = Rows(m, "narrow", _NARROW_BITS)
+        on = wire(m, "narrow_weights", ~w.fp8)
+        signs = []
+        for i in range(BLOCK_SIZE):
+            # A weight is 1 or 3, shifted by its exponent - 1.
+            digits, exponent = w.significands.word_select(i, 4), w.exponents.word_select(i, 4)
+            one = wire(m, f"narrow_one_{i}", on & digits[0] & ~digits[1])
+            three = wire(m, f"narrow_three_{i}", on & digits[1])
+            triple = a.narrow_triples.word_select(i, TRIPLE_BITS)
+            single = a.narrow_significands.word_select(i, 4)
+            base = wire(m, f"narrow_base_{i}", _selected(one, single) | _selected(three, triple))
+            twice = Mux(exponent[0], base, base << 1)[: TRIPLE_BITS + 1]
+            product = wire(
+                m, f"narrow_product_{i}", Mux(exponent[2] | exponent[1] & exponent[0], twice << 2, twice)[:8]
+            )
+            sign = (one | three) & Mux(w.signs[i], a.narrow_positives[i], a.narrow_negatives[i])
+            signs.append(wire(m, f"narrow_sign_{i}", sign))
+            rows.add(wire(m, f"narrow_placed_{i}", product ^ signs[-1].replicate(8)))
+        count = wire(m, "narrow_count", Cat(ones(m, "narrow_count", signs)))
+        rows.add(count, ready=8)
+        rows.add(~count, 8, ready=8)
+        rows.add(Const(-(((1 << len(count)) - 1) << 8), _NARROW_BITS))
+        return rows.join(*rows.two())
+
+    def _wide_total(self, m: Module, pipeline: Pipeline, inputs: SimpleNamespace, multiplied: SimpleNamespace) -> Value:
+        """The sum of all other pairs behind "rows"; above the bits of mixed pairs, of FP8 pairs only."""
+        a, w = self.a, self.w
+        used = ~inputs.fp4
+        # FP4 activations join FP8 weights here, as significands without an exponent.
+        narrow = wire(m, "narrow_activations", ~a.fp8 & (w.fp8 if self._split else 1))
+        products = self._products(
+            m,
+            *(
+                wire(m, f"wide_{name}", Mux(narrow, other, getattr(a, name)))
+                for name, other in (
+                    ("significands", a.narrow_significands),
+                    ("triples", a.narrow_triples),
+                    ("exponents", Const(int("0001" * BLOCK_SIZE, 2), 4 * BLOCK_SIZE)),
+                    ("positives", a.narrow_positives),
+                    ("negatives", a.narrow_negatives),
+                )
+            ),
         )
-        return a, w, control
+        # Without exponents of activations the shifts are the weights', which stay.
+        before = Signal(name="narrow_activations_before")
+        with m.If(self.advance):
+            m.d.sync += before.eq(narrow)
+        shifts = pipeline.step(
+            "product", shifts=products.pop("shifts"), enable=used & ~(narrow & before & self.w_still)
+        ).shifts
+        s = pipeline.step("product", **products, open=~inputs.mixed, small=~w.fp8, enable=used)
+        tree = _wide_tree(m, s.products, shifts, s.signs, s.open, s.small)
+        first, second = tree.two()
+        s = pipeline.step("rows", first=first, second=second, open=s.open, enable=~multiplied.fp4)
+        return tree.join(s.first, s.second, [s.open])
 
-    def _split_sums(
-        self, m: Module, pipeline: Pipeline, a: _Operand, w: _Operand, control: SimpleNamespace
-    ) -> SimpleNamespace:
-        """Behind the cut "rows": `control`, the sum of FP4 pairs (`narrow`), and that of all others (`total`).
-
-        So few registers hold an FP4 pair that its sixteen products are added, to two rows, in front of them.
+    def _scaled(
+        self, m: Module, pipeline: Pipeline, s: SimpleNamespace, narrow: Value, total: Value
+    ) -> tuple[SimpleNamespace, Value, Value]:
+        """Control, the scaled sum, and the sum of FP8 pairs behind "scale"; the last multiplication is in front of it,
+        or in front of "sum" where there is no such cut.
         """
-        fp4 = control.fp4
-        w = replace(w, significands=[wire(m, "wide_w", x & (~fp4).replicate(len(x))) for x in w.significands])
-        small = _narrow_tree(m, *_narrow_products(m, self.a.codes, self.w.codes, fp4))
-        first, second = small.two()
-        rows = pipeline.step("product", narrow_first=first, narrow_second=second, enable=fp4)
-        wide = pipeline.step("product", **self._products(m, a, w), open_above=~control.mixed, enable=~fp4)
-        s = pipeline.step("product", control)
-        wide_on = Const(1) if "product" in self._cuts else ~s.fp4
-        products, signs = (
-            [wire(m, "wide", value & wide_on.replicate(len(value))) for value in values]
-            for values in (wide.products, wide.signs)
-        )
-        tree = _wide_tree(m, products, wide.shifts, signs, {_MIXED_BITS: wide.open_above})
-        narrow = pipeline.step("rows", narrow=small.join(rows.narrow_first, rows.narrow_second), enable=s.fp4)
-        first, second = tree.two()
-        rows = pipeline.step("rows", first=first, second=second, open_above=wide.open_above, enable=~s.fp4)
-        s = pipeline.step("rows", s)
-        # A barrier belongs to the sum that passes it, wherever the registers stand.
-        s.narrow, s.total = narrow.narrow, tree.join(rows.first, rows.second, [rows.open_above])
-        return s
-
-    def _merged_sums(
-        self, m: Module, pipeline: Pipeline, a: _Operand, w: _Operand, control: SimpleNamespace
-    ) -> SimpleNamespace:
-        """The same from one tree, in which the bits above what a precision mode needs stand still."""
-        s = pipeline.step("product", control, **self._products(m, a, w))
-        barriers = {_NARROW_BITS: ~s.fp4, _MIXED_BITS: ~(s.fp4 | s.mixed)}
-        tree = _wide_tree(m, s.products, s.shifts, s.signs, barriers)
-        first, second = tree.two()
-        kept = {name: value for name, value in vars(s).items() if name in vars(control)}
-        s = pipeline.step("rows", **kept, first=first, second=second)
-        s.total = tree.join(s.first, s.second, [~s.fp4, ~(s.fp4 | s.mixed)])
-        s.narrow = s.total[:_NARROW_BITS]
-        return s
+        middle, wide = total[:_MIXED_BITS], total.as_signed()
+        if "scale" in self._cuts:
+            plain = ~(s.fp4 | s.mixed)
+            narrow = pipeline.step("sum", narrow=narrow, enable=s.fp4).narrow if self._split else narrow
+            middle = pipeline.step("sum", middle=middle, enable=s.mixed).middle
+            wide = pipeline.step("sum", wide=wide, enable=plain).wide
+            s = self._control(pipeline, "sum", s)
+        cut = "scale" if "scale" in self._cuts else "sum"
+        scale = wire(m, "middle_scale", _selected(s.mixed, s.scale))
+        product = wire(m, "middle_scaled", (middle.as_signed() * scale)[:_SCALED_BITS]).as_signed()
+        scaled = s.fp4 | s.mixed
+        product = pipeline.step(cut, product=Mux(s.fp4, narrow, product), enable=scaled).product
+        wide = pipeline.step(cut, wide=wide, enable=~scaled).wide
+        return self._control(pipeline, cut, s), product, wide
 
 
 class Dot(wiring.Component):
     """The dot product as a unit of its own.
 
     Attributes:
-        a, w, term, nan: as in `DotProduct`.
+        a, w: blocks of activations and weights (`stored_block`).
+        term, nan: as in `DotProduct`.
         format_error: the same, with mixed formats.
     """
 
@@ -252,101 +291,83 @@ class Dot(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        dot = DotProduct(self.config.pipeline, self.config.formats, self.config.sharing)
+        config = self.config
+        dot = DotProduct(config.pipeline, config.formats, config.sharing)
         add_part(m, platform, "dot_product", dot)
-        m.d.comb += [dot.a.eq(self.a), dot.w.eq(self.w), dot.advance.eq(1), self.term.eq(dot.term)]
-        m.d.comb += self.nan.eq(dot.nan)
-        if self.config.formats == "mixed":
+        connect_blocks(m, dot, self.a, self.w, config.formats)
+        m.d.comb += [dot.advance.eq(1), self.term.eq(dot.term), self.nan.eq(dot.nan)]
+        if config.formats == "mixed":
             m.d.comb += self.format_error.eq(dot.format_error)
         return m
 
 
-def _elements(m: Module, name: str, codes: Value, fp8: Value | None, faults: Faults) -> _Operand:
-    """The elements of a block of either format, or of FP8 where there is no choice."""
-    signs, significands, shifts, nans = [], [], [], []
-    for i in range(BLOCK_SIZE):
-        wide = decode_e4m3(codes.word_select(i, E4M3.bits), faults)
-        sign, significand, shift = wide.sign, wide.significand, wide.exponent
-        if fp8 is not None:
-            narrow = decode_e2m1(codes.word_select(i, E2M1.bits))
-            sign = Mux(fp8, sign, narrow.sign)
-            significand, shift = Mux(fp8, significand, narrow.significand), Mux(fp8, shift, 1)
-        signs.append(wire(m, f"{name}_sign", sign))
-        significands.append(wire(m, f"{name}_significand", significand))
-        shifts.append(wire(m, f"{name}_shift", shift))
-        nans.append(wide.nan)
-    nan = Cat(nans).any()
-    return _Operand(signs, significands, shifts, nan if fp8 is None else nan & fp8)
+def connect_blocks(m: Module, dot: DotProduct, a: Value, w: Value, formats: str, faults: Faults = NO_FAULTS) -> None:
+    """Decode a pair of blocks that is new in every cycle. The bus that the activations do not use is held at zero."""
+    values = decode_activations(m, a, formats, faults)
+    for name, value in values.items():
+        on = Const(1, 1)
+        if formats == "mixed" and name not in ("fp8", "nan", "illegal", "scale", "shift"):
+            on = ~a.fp8 if name.startswith("narrow_") else a.fp8
+        m.d.comb += getattr(dot.a, name).eq(_selected(on, value))
+    for name, value in decode_weights(m, w, formats, faults).items():
+        m.d.comb += getattr(dot.w, name).eq(value)
 
 
-def _block_scale(scale: Value, fp8: Value, faults: Faults) -> tuple[Value, Value, Value]:
-    """Significand and shift that lead from the elements' unit to 2**-10, and whether the scale is illegal.
+def _selected(on: Value, value: Value) -> Value:
+    """`value`, or 0."""
+    return value & on.replicate(len(value))
 
-    An E4M3 element is in units of 2**-9, hence the shift of one without a scale.
-    """
-    decoded = decode_e4m3(scale)
-    limit = faults.pick("block scale limit off by one", MAX_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE + 1)
-    illegal = ~fp8 & ((scale < MIN_BLOCK_SCALE_CODE) | (scale > limit))
-    return Mux(fp8, 1, decoded.significand)[:4], Mux(fp8, 1, decoded.shift)[:4], illegal
+
+def _times_digit(m: Module, name: str, value: Value, triple: Value, digit: Value) -> Value:
+    """`value` times a digit of 0 to 3."""
+    low, high = digit[0], digit[1]
+    one, two, three = (wire(m, f"{name}_{n}", on) for n, on in enumerate((low & ~high, ~low & high, low & high), 1))
+    return wire(m, name, _selected(one, value) | _selected(two, value) << 1 | _selected(three, triple))
 
 
 def _wide_tree(
-    m: Module, products: list[Value], shifts: list[Value], signs: list[Value], barriers: Mapping[int, Value]
+    m: Module,
+    products: list[Value],
+    shifts: list[Value],
+    signs: list[Value],
+    open_above: Value | None = None,
+    small: Value | None = None,
 ) -> Rows:
-    """Sum of products, each shifted and signed, in units of the products; bits above a barrier that is low stand still.
+    """Sum of products, each shifted and signed, in units of the products.
 
     A shifted product f is placed as f, or as 4095 - f where it is negative: only its own three digits change. What that
-    adds, 4095 for each negative product at its place, is counted by place and taken off again.
+    adds, 4095 for each negative product at its place, is counted by place and taken off again. While `small` is high
+    products have nine bits and it is 511 - f. While `open_above` is low no product goes beyond the bits of mixed pairs,
+    and those above stand still.
     """
-    rows = Rows(m, "tree", _SUM_BITS, barriers)
+    rows = Rows(m, "tree", _SUM_BITS, {} if open_above is None else {_MIXED_BITS: open_above})
     negative: list[Value] = []
-    for product, shift, sign in zip(products, shifts, signs, strict=True):
-        fine = wire(m, "fine", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ sign.replicate(_PLACED_BITS))
-        at = [wire(m, f"at_{k}", shift[_OFFSET:] == k) for k in range(_PLACES)]
+    for i, (product, shift, sign) in enumerate(zip(products, shifts, signs, strict=True)):
+        upper = sign if small is None else wire(m, f"upper_sign_{i}", sign & ~small)
+        turned = Cat(sign.replicate(_SMALL_BITS), upper.replicate(_PLACED_BITS - _SMALL_BITS))
+        fine = wire(m, f"fine_{i}", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ turned)
+        at = [wire(m, f"at_{i}_{k}", shift[_OFFSET:] == k) for k in range(_PLACES)]
         placed = []
         for digit in range(_PLACES + 2):
             # The lowest two bits of a product are zero at place 0, whose shift is at least 2.
             low = _OFFSET if digit == 0 else 0
             sources = [(fine.word_select(j, _DIGIT)[low:], digit - j) for j in range(3) if 0 <= digit - j < _PLACES]
-            placed.append(reduce(or_, [bits & at[k].replicate(_DIGIT - low) for bits, k in sources]))
-        rows.add(wire(m, "placed", Cat(placed)), ready=4)
-        negative.append(wire(m, "negative", Cat(at) & sign.replicate(_PLACES)))
+            placed.append(reduce(or_, [_selected(at[k], bits) for bits, k in sources]))
+        rows.add(wire(m, f"placed_{i}", Cat(placed)), ready=4)
+        negative.append(wire(m, f"negative_{i}", Cat(at) & sign.replicate(_PLACES)))
     counts = [Cat(bits) for bits in zip(*ones(m, "count", negative), strict=True)]
-    # 4095 = 2**12 - 1: the counts come off 12 bits higher, and go on where they stand. At place 0 the two dropped bits
-    # of each negative product stood for 3; with the count's own 1 that is the count, two bits higher.
+    # 4095 = 2**12 - 1: the counts come off 12 bits higher (9 with small products), and go on where they stand. At place
+    # 0 the two dropped bits of each negative product stood for 3; with the count's own 1 that is the count, two bits
+    # higher.
     offset = wire(m, "offset", _digits(counts))
     rows.add(counts[0], ready=12)
     rows.add(_digits(counts[1:]), _DIGIT - _OFFSET, ready=12)
-    rows.add(~offset, _PLACED_BITS - _OFFSET, ready=12)
-    rows.add(Const(-(((1 << len(offset)) - 1) << (_PLACED_BITS - _OFFSET)), _SUM_BITS))
-    return rows
-
-
-def _narrow_products(m: Module, a: Value, w: Value, on: Value) -> tuple[list[Value], list[Value]]:
-    """Magnitudes, in quarters, and signs of the products of E2M1 codes; 0 while `on` is low."""
-    products, signs = [], []
-    for i in range(BLOCK_SIZE):
-        x, code = decode_e2m1(a.word_select(i, E2M1.bits)), w.word_select(i, E2M1.bits)
-        # The one that stays put selects how the other is multiplied and shifted.
-        mantissa, exponent = code[0], code[1:3]
-        significand = wire(m, "narrow_w", Cat(mantissa, exponent.any()) & on.replicate(2))
-        partial = wire(m, "narrow_partial", (x.significand * significand)[:6])
-        product = Mux(exponent == 3, partial << 2, Mux(exponent == 2, partial << 1, partial))
-        products.append(wire(m, "narrow_product", product[:8]))
-        signs.append((x.sign ^ code[3]) & on)
-    return products, signs
-
-
-def _narrow_tree(m: Module, products: list[Value], signs: list[Value]) -> Rows:
-    """The same for FP4 pairs, whose products have no shift."""
-    rows = Rows(m, "narrow", _NARROW_BITS)
-    signs = [wire(m, "narrow_sign", sign) for sign in signs]
-    for product, sign in zip(products, signs, strict=True):
-        rows.add(wire(m, "narrow_placed", product ^ sign.replicate(8)))
-    count = wire(m, "count", Cat(ones(m, "count", signs)))
-    rows.add(count, ready=8)
-    rows.add(~count, 8, ready=8)
-    rows.add(Const(-(((1 << len(count)) - 1) << 8), _NARROW_BITS))
+    taken_off = Cat(Const(0, _PLACED_BITS - _OFFSET), offset)
+    if small is not None:
+        taken_off = Mux(small, Cat(Const(0, _SMALL_BITS - _OFFSET), offset), taken_off)
+    missing = max(_SUM_BITS - len(taken_off), 0)
+    rows.add(wire(m, "taken_off", ~Cat(taken_off, Const(0, missing))[:_SUM_BITS]), ready=12)
+    rows.add(Const(1, _SUM_BITS))
     return rows
 
 

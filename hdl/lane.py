@@ -6,9 +6,10 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import BFLOAT16, FLOAT32
 from .config import LaneConfig
-from .dot import DotProduct, stored_block
+from .dot import DotProduct, connect_blocks
 from .faults import LANE_FAULTS, NO_FAULTS, Faults
 from .hierarchy import add_part
+from .operands import stored_block
 from .pipeline import Pipeline
 from .rounding import Rounder
 
@@ -68,7 +69,8 @@ class Lane(wiring.Component):
         dot = DotProduct(self.config.pipeline, self.config.formats, self.config.sharing, self._faults)
         add_part(m, platform, "dot_product", dot)
         pair = self.i.payload
-        m.d.comb += [dot.a.eq(pair.a), dot.w.eq(pair.w), dot.advance.eq(advance)]
+        connect_blocks(m, dot, pair.a, pair.w, self.config.formats, self._faults)
+        m.d.comb += dot.advance.eq(advance)
         control = Pipeline(m, advance, range(self.config.pipeline))
         valid, first, last = (control.delayed(bit) for bit in (self.i.valid, pair.first, pair.last))
 

@@ -19,10 +19,11 @@ from ..formats import (
 )
 from .config import SelectorConfig
 from .decoder import decode_e2m1, decode_e4m3
-from .dot import STORED_BLOCK, tree_sum
+from .dot import tree_sum
 from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
 from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, to_fixed
 from .hierarchy import add_part
+from .operands import STORED_BLOCK
 from .pipeline import Pipeline, wire
 
 __all__ = ["THRESHOLD", "Selector", "SelectorCore", "SelectorSettings", "selector_input", "selector_output"]

@@ -23,10 +23,12 @@ from .validation import check, check_datapath, check_multiple, check_one_of, che
 
 __all__ = [
     "BANK_ROWS",
+    "FORMATS",
     "ROUNDING_CYCLES",
     "ROWS",
     "STORAGES",
     "AccumulatorConfig",
+    "ActivationDecoderConfig",
     "DatapathConfig",
     "DecoderConfig",
     "DotConfig",
@@ -41,6 +43,9 @@ ROUNDING_CYCLES = 3
 
 BANK_ROWS = 8
 """Rows of a bank of accumulators."""
+
+FORMATS = ("mixed", "fp8")
+"""Which blocks a datapath takes."""
 
 STORAGES = ("banked", "memory")
 """How accumulators are built."""
@@ -150,6 +155,30 @@ class AccumulatorConfig:
     def throughput(self) -> str:
         """In words, for the sidecar."""
         return "1 row read and 1 row written per cycle"
+
+
+@dataclass(frozen=True)
+class ActivationDecoderConfig:
+    """What decodes activations for all lanes of an engine.
+
+    Attributes:
+        formats: "mixed", or "fp8" for E4M3 blocks only.
+    """
+
+    formats: str = "mixed"
+
+    def __post_init__(self) -> None:
+        check("activation decoder", "formats", self.formats, self.formats in FORMATS, " or ".join(FORMATS))
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a block to its elements."""
+        return 1
+
+    @property
+    def throughput(self) -> str:
+        """In words, for the sidecar."""
+        return "1 block per cycle"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class EngineConfig:
     slots: int = 8
     k_max: int = 4096
     n_max: int = 4096
-    pipeline: int = 4
+    pipeline: int = 3
     raw_input: str = "float32"
     packed_output: bool = True
     channel_codes: bool = False

@@ -3,15 +3,16 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
 from ..accumulators import Accumulators
-from ..dot import STORED_BLOCK
 from ..hierarchy import add_part
+from ..operands import STORED_BLOCK, ActivationDecoder
 from ..pipeline import wire
+from ..unit_config import ActivationDecoderConfig
 from .axi_lite import RegisterFile
 from .config import RAW_INPUTS, TILE_BLOCKS, EngineConfig
 from .control import Control, Counters, queued_registers
@@ -173,7 +174,12 @@ class EngineCore(wiring.Component):
             arriving.scale.eq(Mux(zero, 0, weights.scale)),
             arriving.fp8.eq(zero | weights.fp8),
         ]
-        passing = wire(m, "passing", Cat(activations.codes, activations.scale, activations.fp8))
+        decoder = ActivationDecoder(ActivationDecoderConfig())
+        add_part(m, platform, "activation_decoder", decoder)
+        m.d.comb += [
+            decoder.valid.eq(activations.valid),
+            *(getattr(decoder.block, name).eq(getattr(activations, name)) for name in ("codes", "scale", "fp8")),
+        ]
         sums = Signal(config.lanes * (bits + 1))
         accumulators = Accumulators(config.accumulators_of(config.lanes))
         add_part(m, platform, "accumulators", accumulators)
@@ -188,11 +194,11 @@ class EngineCore(wiring.Component):
         lanes = [EngineLane(config.lane) for _ in range(config.lanes)]
         for index, lane in enumerate(lanes):
             add_part(m, platform, f"lane_{index}", lane, kind="lane")
+            wiring.connect(m, decoder.decoded, lane.a)
             m.d.comb += [
                 lane.load.eq(sequencer.load[index]),
                 lane.swap.eq(sequencer.swap),
                 lane.w.eq(arriving),
-                lane.a.eq(passing),
                 lane.term_valid.eq(sequencer.term_valid),
                 lane.term_first.eq(sequencer.term_first),
                 lane.accumulator.eq(accumulators.sums.word_select(index, bits + 1)),

@@ -3,7 +3,7 @@
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..dot import STORED_BLOCK
+from ..operands import STORED_BLOCK
 from ..selector import SelectorSettings
 from .config import STREAM_BYTES, TILE_BLOCKS, EngineConfig
 

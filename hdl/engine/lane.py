@@ -4,8 +4,9 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..dot import DotProduct, stored_block
+from ..dot import DotProduct
 from ..hierarchy import add_part
+from ..operands import DecodedActivations, decode_weights, stored_block
 from ..unit_config import EngineLaneConfig
 
 __all__ = ["EngineLane"]
@@ -14,12 +15,13 @@ __all__ = ["EngineLane"]
 class EngineLane(wiring.Component):
     """One output channel: holds a weight block while activations stream past, `pipeline` + 1 cycles from `a` to `sum`.
 
-    The upper half of an FP4 block is not registered, so that it does not toggle.
+    The block is held decoded. The upper half of an FP4 block is not registered, so that it does not toggle.
 
     Attributes:
         load: take `w` as the next weight block.
         swap: hold the next weight block from now on.
-        w, a: blocks of weights and activations (`stored_block`).
+        w: a block of weights (`stored_block`).
+        a: decoded activations.
         term_valid: a term comes out of the dot product.
         term_first: it begins a row, so that the accumulator does not count.
         accumulator: the row's sum so far, with its poison bit above; it must be there together with the term.
@@ -36,7 +38,7 @@ class EngineLane(wiring.Component):
                 "load": In(1),
                 "swap": In(1),
                 "w": In(block),
-                "a": In(block),
+                "a": In(DecodedActivations(config.formats)),
                 "term_valid": In(1),
                 "term_first": In(1),
                 "accumulator": In(bits + 1),
@@ -50,24 +52,31 @@ class EngineLane(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = self._config.accumulator_bits
+        formats = self._config.formats
         following = Signal(self._block, reset_less=True)
-        held = Signal(self._block, reset_less=True)
-        for target, source, enable in ((following, self.w, self.load), (held, following, self.swap)):
-            if self._config.formats == "fp8":
-                with m.If(enable):
-                    m.d.sync += target.eq(source)
-                continue
-            with m.If(enable):
+        with m.If(self.load):
+            if formats == "fp8":
+                m.d.sync += following.eq(self.w)
+            else:
+                half = len(following.codes) // 2
                 m.d.sync += [
-                    target.codes[:64].eq(source.codes[:64]),
-                    target.scale.eq(source.scale),
-                    target.fp8.eq(source.fp8),
+                    following.codes[:half].eq(self.w.codes[:half]),
+                    following.scale.eq(self.w.scale),
+                    following.fp8.eq(self.w.fp8),
                 ]
-                with m.If(source.fp8):
-                    m.d.sync += target.codes[64:].eq(source.codes[64:])
-        dot = DotProduct(self._config.pipeline, self._config.formats, self._config.sharing)
+                with m.If(self.w.fp8):
+                    m.d.sync += following.codes[half:].eq(self.w.codes[half:])
+        dot = DotProduct(self._config.pipeline, formats, self._config.sharing)
         add_part(m, platform, "dot_product", dot)
-        m.d.comb += [dot.advance.eq(1), dot.a.eq(self.a), dot.w.eq(held)]
+        for name, value in decode_weights(m, following, formats).items():
+            held = Signal(len(value), name=f"held_{name}", reset_less=True)
+            with m.If(self.swap):
+                m.d.sync += held.eq(value)
+            m.d.comb += getattr(dot.w, name).eq(held)
+        w_still = Signal()
+        m.d.sync += w_still.eq(~self.swap)
+        wiring.connect(m, wiring.flipped(self.a), dot.a)
+        m.d.comb += [dot.advance.eq(1), dot.w_still.eq(w_still)]
 
         accumulator = self.accumulator[:bits].as_signed()
         total = Signal(signed(bits + 1))

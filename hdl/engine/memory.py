@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
-from ..dot import STORED_BLOCK
+from ..operands import STORED_BLOCK
 from ..pipeline import wire
 from ..ram import ram
 from .config import TILE_BLOCKS
@@ -102,7 +102,7 @@ class ActivationBuffer(wiring.Component):
         write, slot, row, column, write_block: store a block.
         precision_read, precisions: precision bits of all rows of a block of K, a cycle later.
         read: fetch a block.
-        codes, scale, fp8: the block, two cycles later.
+        valid, codes, scale, fp8: the block, a cycle later.
         bank_1_read: the second bank is read in this cycle, for the counters.
     """
 
@@ -118,6 +118,7 @@ class ActivationBuffer(wiring.Component):
                 "precision_read": In(PrecisionRead(slots * TILE_BLOCKS)),
                 "precisions": Out(rows),
                 "read": In(ActivationRead(slots * rows * TILE_BLOCKS)),
+                "valid": Out(1),
                 "codes": Out(8 * BLOCK_SIZE),
                 "scale": Out(8),
                 "fp8": Out(1),
@@ -135,23 +136,19 @@ class ActivationBuffer(wiring.Component):
         precisions = ram(
             m, "precision_bits", self._slots * TILE_BLOCKS, (only, Cat(self.column, self.slot), bits), precision_read
         )
-        reading = Signal()
-        fp8 = Signal(reset_less=True)
-        read_address = Signal.like(self.read.address, reset_less=True)
-        m.d.sync += reading.eq(self.read.enable)
-        with m.If(self.read.enable):
-            m.d.sync += [read_address.eq(self.read.address), fp8.eq(self.read.fp8)]
-        with m.If(reading):
-            m.d.sync += self.fp8.eq(fp8)
-        m.d.comb += [self.precisions.eq(precisions), self.bank_1_read.eq(reading & fp8)]
+        read = self.read
+        m.d.sync += self.valid.eq(read.enable)
+        with m.If(read.enable):
+            m.d.sync += self.fp8.eq(read.fp8)
+        m.d.comb += [self.precisions.eq(precisions), self.bank_1_read.eq(read.enable & read.fp8)]
         parts = {
-            "scales": (self.write & ~block.fp8, block.scale, reading & ~fp8),
-            "bank_0": (self.write, block.codes[:64], reading),
+            "scales": (self.write & ~block.fp8, block.scale, read.enable & ~read.fp8),
+            "bank_0": (self.write, block.codes[:64], read.enable),
             "bank_1": (self.write & block.fp8, block.codes[64:], self.bank_1_read),
         }
         scale, low, high = (
-            ram(m, name, depth, (written, address, value), (read, read_address))
-            for name, (written, value, read) in parts.items()
+            ram(m, name, depth, (written, address, value), (enable, read.address))
+            for name, (written, value, enable) in parts.items()
         )
         m.d.comb += [self.scale.eq(scale), self.codes.eq(Cat(low, high))]
         return m

@@ -27,7 +27,7 @@ class OperandPath(wiring.Component):
         size, resident: of the matrix product.
         slots: the buffer's slots.
         read: fetch a block.
-        codes, scale, fp8: that block, two cycles later.
+        codes, scale, fp8: that block, two cycles later; of activations one, with `valid`.
         precision_read, precisions: as of `ActivationBuffer`.
         short, long, behind, beat_taken: as of `Loader`.
         bank_0_read, bank_1_read: the buffer's banks are read, for the counters; weights have both.
@@ -69,6 +69,7 @@ class OperandPath(wiring.Component):
             members |= {
                 "precision_read": In(PrecisionRead(config.slots * TILE_BLOCKS)),
                 "precisions": Out(config.rows),
+                "valid": Out(1),
             }
         if self._selector is not None:
             members |= {
@@ -131,6 +132,7 @@ class OperandPath(wiring.Component):
         wiring.connect(m, wiring.flipped(self.precision_read), buffer.precision_read)
         m.d.comb += [
             self.precisions.eq(buffer.precisions),
+            self.valid.eq(buffer.valid),
             buffer.slot.eq(prefetcher.newest),
             buffer.row.eq(loader.write.row),
             buffer.column.eq(loader.write.column),

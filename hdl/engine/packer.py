@@ -5,8 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
-from ..dot import STORED_BLOCK
 from ..hierarchy import add_part
+from ..operands import STORED_BLOCK
 from ..pipeline import wire
 from .config import STREAM_BYTES, TILE_BLOCKS, EngineConfig
 from .interfaces import BEAT_BITS, BeatStream, GemmSize

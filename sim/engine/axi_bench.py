@@ -104,8 +104,8 @@ async def _only_fp4(dut: Any) -> None:
         for bank in banks:
             assert not int(bank.value), f"cycle {cycle}: {bank._path} reads for an FP4 block"
         upper = {
-            "held weight": int(lane.held.value) >> 64 & (1 << 64) - 1,
-            "activation": int(lane.a.value) >> 64 & (1 << 64) - 1,
+            "held weight": int(lane.following.value) >> 64 & (1 << 64) - 1,
+            "activation": int(lane.a_significands.value),
         }
         # The first weight of all may find anything there.
         for name, value in upper.items():

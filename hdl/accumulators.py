@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Array, Module, Signal, Value
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,13 +42,16 @@ class _Bank(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         rows = [Signal(self._width, name=f"row_{index}", reset_less=True) for index in range(BANK_ROWS)]
-        # What goes to another bank does not reach these registers, nor does another bank's row select among them.
+        # What goes to another bank does not reach these registers.
         arriving = wire(m, "arriving", self.write_sums & self.write.replicate(self._width))
-        row = wire(m, "row", self.read_row & self.selected.replicate(len(self.read_row)))
+        parts = []
         for index, register in enumerate(rows):
             with m.If(self.write & (self.write_row == index)):
                 m.d.sync += register.eq(arriving)
-        m.d.comb += self.sums.eq(Array(rows)[row] & self.selected.replicate(self._width))
+            chosen = wire(m, f"read_{index}", self.selected & (self.read_row == index))
+            parts.append(register & chosen.replicate(self._width))
+        # AND and OR, not a tree of multiplexers: only the row that was read and the one that is read turn anything.
+        m.d.comb += self.sums.eq(reduce(or_, parts))
         return m
 
 

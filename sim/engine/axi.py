@@ -33,7 +33,9 @@ def axi_gemms(config: EngineConfig, count: int, seed: int) -> dict[str, Gemm]:
 def axi_simulator(design: Design, cache: Path = CACHE) -> Simulator:
     """The engine compiled for the bench, which also looks at what FP4 must leave still."""
     lane = f"{design.name}_core_lane"
-    return Simulator(design, watched=[(lane, "following"), (lane, "a_significands"), (RAM_MODULE, "read_enable")], cache=cache)
+    return Simulator(
+        design, watched=[(lane, "following"), (lane, "a_significands"), (RAM_MODULE, "read_enable")], cache=cache
+    )
 
 
 def run_axi_bench(design: Design, name: str, *, gemms: int, seed: int, cache: Path = CACHE) -> CampaignResult:

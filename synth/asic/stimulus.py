@@ -21,6 +21,7 @@ from ...sim.campaign import Campaign
 from ...sim.lane_campaigns import rows_campaign
 from ...sim.selector_campaigns import BlockSet, blocks_campaign
 from .gates import Words, pack_bits
+from .operand_bits import e4m3_parts
 from .weight_stationary import Tile, quiet_flags, weight_stationary
 
 __all__ = ["Stimulus", "normal_blocks", "selector_stimulus", "stimuli"]
@@ -182,14 +183,15 @@ def _decoder(design: Design, words: int, cycles: int, seed: int) -> Stimulus:
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 1 << fmt.bits, (cycles, 64 * words))
     small = codes & ((1 << fmt.bits - 1) - 1)
-    # The magnitude in units of the smallest one; NaN codes come last and have the exponent of the largest number.
-    units = (np.array(fmt.magnitudes) / fmt.magnitudes[1]).astype(np.int64)
-    shift = np.zeros_like(units)
+    # NaN codes come last and have the exponent of the largest number.
     if config.element == "E4M3":
-        shift = np.maximum(np.floor(np.log2(np.maximum(units, 1))).astype(np.int64) - fmt.mantissa_bits, 0)
+        significands, shift = e4m3_parts()
+    else:
+        significands = (np.array(fmt.magnitudes) / fmt.magnitudes[1]).astype(np.int64)
+        shift = np.zeros_like(significands)
     finite = np.minimum(small, fmt.max_finite_code)
     nan = (small != finite).astype(np.int64)
-    fields = {"sign": codes >> fmt.bits - 1, "significand": (units >> shift)[finite] * (1 - nan)}
+    fields = {"sign": codes >> fmt.bits - 1, "significand": significands[finite] * (1 - nan)}
     if config.element == "E4M3":
         fields |= {"shift": shift[finite], "nan": nan}
     expected = {name: (np.arange(cycles), _integers(v, design.port(name).width)) for name, v in fields.items()}

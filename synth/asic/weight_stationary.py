@@ -8,17 +8,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
+from ...formats import ACCUMULATOR_FRACTION_BITS
 from ...golden.blocks import Blocks
 from ...hdl.config import EngineLaneConfig
 from ...hdl.design import Design
 from .gates import Words, pack_bits
+from .operand_bits import Bits, activation_bits, integer_bits, stored_held
 
-__all__ = ["PROLOGUE", "Tile", "flag_words", "integer_words", "quiet_flags", "weight_stationary"]
+__all__ = [
+    "PROLOGUE",
+    "Tile",
+    "flag_words",
+    "flattened",
+    "integer_words",
+    "quiet_flags",
+    "stream_words",
+    "weight_stationary",
+]
 
 PROLOGUE = 4
 """Cycles before the first block pair: two of reset, one to load the first weight, one to swap it in."""
-_HALF = 64
 _FLAGS = ("nan", "format_error", "overflow")
 
 
@@ -99,8 +108,8 @@ def weight_stationary(
     before = torch.cat([begin[:, None], after[:, :-1]], 1).gather(2, order)
     after = after.gather(2, order)
 
-    a = _held(_port_bits(tile.visited(order), config.formats).reshape(streams, steps, -1))
-    w = _held(_port_bits(tile.w, config.formats))
+    a = activation_bits(flattened(tile.visited(order)), config.formats)
+    w = stored_held(tile.w, config.formats)
     inputs = {
         "rst": flag_words(total, streams, range(2)),
         "load": flag_words(total, streams, [2, *(PROLOGUE + b * rows + rows // 2 for b in range(blocks - 1))]),
@@ -113,21 +122,26 @@ def weight_stationary(
         of_cycle[PROLOGUE + (b - 1) * rows + rows // 2 :] = b
     step_of = np.clip(np.arange(total) - PROLOGUE, 0, steps - 1)
     term_of = np.clip(np.arange(total) - PROLOGUE - config.pipeline, 0, steps - 1)
-    inputs["w"] = _words(w[:, of_cycle])
-    inputs["a"] = _words(a[:, step_of])
+    inputs["w"] = stream_words(w[:, of_cycle])
+    inputs |= {f"a_{name}": stream_words(bits[:, step_of]) for name, bits in a.items()}
     width = config.accumulator_bits
-    sums = _integer_bits(before.reshape(streams, steps), width + 1)
+    sums = integer_bits(before.reshape(streams, steps).numpy(), width + 1)
     sums[..., width] = False
-    inputs["accumulator"] = _words(sums[:, term_of])
+    inputs["accumulator"] = stream_words(sums[:, term_of])
     begins = np.zeros((streams, steps), dtype=np.bool_)
     begins[:, :rows] = tile.first.numpy()[:, None]
-    inputs["term_first"] = _words(begins[:, term_of, None])
-    expected_bits = _integer_bits(after.reshape(streams, steps), width + 1)
+    inputs["term_first"] = stream_words(begins[:, term_of, None])
+    expected_bits = integer_bits(after.reshape(streams, steps).numpy(), width + 1)
     expected_bits[..., width] = False
     at = PROLOGUE + np.arange(steps) + config.latency
     kept = at < total
-    expected = {"sum": (at[kept], _words(expected_bits)[kept]), **quiet_flags(design, at[kept], streams // 64)}
+    expected = {"sum": (at[kept], stream_words(expected_bits)[kept]), **quiet_flags(design, at[kept], streams // 64)}
     return inputs, expected, PROLOGUE + steps, PROLOGUE + config.latency
+
+
+def flattened(blocks: Blocks) -> Blocks:
+    """(streams, blocks, rows) as (streams, blocks * rows)."""
+    return Blocks(blocks.fp8.flatten(1, 2), blocks.scales.flatten(1, 2), blocks.codes.flatten(1, 2))
 
 
 def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, tuple[NDArray[np.int64], Words]]:
@@ -135,40 +149,14 @@ def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, 
     return {p.name: (at, np.zeros((len(at), 1, words), dtype=np.uint64)) for p in design.ports if p.name in _FLAGS}
 
 
-def _port_bits(blocks: Blocks, formats: str) -> NDArray[np.bool_]:
-    """(..., bits) as a port takes blocks: codes, then scale and mask bit where there are any."""
-    parts = [blocks.payload().numpy()]
-    if formats == "mixed":
-        parts += [blocks.scales[..., None].numpy(), blocks.fp8[..., None].to(torch.uint8).numpy()]
-    bits = np.unpackbits(np.concatenate(parts, axis=-1), axis=-1, bitorder="little").astype(np.bool_)
-    return bits[..., : 8 * BLOCK_SIZE + 9] if formats == "mixed" else bits
-
-
-def _held(bits: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(streams, blocks, bits): the second bank is not read for FP4, so its half stays what it was."""
-    if bits.shape[-1] == 8 * BLOCK_SIZE:
-        return bits
-    fp8 = bits[..., -1]
-    last = np.maximum.accumulate(np.where(fp8, np.arange(bits.shape[1]), -1), axis=1)
-    kept = np.take_along_axis(bits[..., _HALF : 2 * _HALF], np.maximum(last, 0)[..., None], axis=1)
-    result = bits.copy()
-    result[..., _HALF : 2 * _HALF] = np.where(last[..., None] >= 0, kept, False)
-    return result
-
-
-def _integer_bits(values: Tensor, width: int) -> NDArray[np.bool_]:
-    """(streams, n) int64 to (streams, n, width), two's complement."""
-    return (values.numpy()[..., None] >> np.minimum(np.arange(width), 63) & 1).astype(np.bool_)
-
-
-def _words(bits: NDArray[np.bool_]) -> Words:
+def stream_words(bits: Bits) -> Words:
     """(streams, cycles, bits) to (cycles, bits, words)."""
     return pack_bits(bits.transpose(1, 2, 0))
 
 
 def integer_words(values: Tensor, width: int) -> Words:
     """(streams, cycles) int64 to (cycles, width, words), two's complement."""
-    return _words(_integer_bits(values, width))
+    return stream_words(integer_bits(values.numpy(), width))
 
 
 def flag_words(total: int, streams: int, high: Iterable[int]) -> Words:

@@ -4,13 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...hdl.config import AccumulatorConfig, RowOrderConfig
+from ...golden.blocks import Blocks
+from ...hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from ...hdl.design import Design
 from ..asic.gates import pack_bits
+from ..asic.operand_bits import activation_bits, stored_held
 from ..asic.stimulus import Stimulus
-from ..asic.weight_stationary import Tile, flag_words, integer_words
+from ..asic.weight_stationary import Tile, flag_words, flattened, integer_words, stream_words
 
-__all__ = ["accumulator_stimulus", "row_order_stimulus"]
+__all__ = ["accumulator_stimulus", "decoder_stimulus", "row_order_stimulus"]
 
 _WRITE_AFTER_READ = 2
 """Cycles from the read of a row's sum to the write of the next one."""
@@ -72,6 +74,33 @@ def _latest(visited: Tensor, written: Tensor, rows: int, delay: int) -> Tensor:
             held.scatter_(1, visited[:, done : done + 1], written[:, done : done + 1])
         found[:, step] = held.gather(1, visited[:, rows + step : rows + step + 1])[:, 0]
     return found
+
+
+def decoder_stimulus(design: Design, tile: Tile, order: Tensor) -> Stimulus:
+    """The activation blocks of a tile in `order`, one a cycle, as they come out of the buffer."""
+    config = design.config
+    assert isinstance(config, ActivationDecoderConfig)
+    blocks = flattened(tile.visited(order))
+    streams, steps = blocks.fp8.shape
+    at = 1 + np.arange(steps)
+    inputs = {
+        "valid": flag_words(steps + 1, streams, range(steps)),
+        "block": stream_words(stored_held(blocks, config.formats)),
+    }
+    # A register that was not written yet may hold anything.
+    decoded = activation_bits(blocks, config.formats)
+    expected = {
+        f"decoded_{name}": (at, stream_words(bits)) for name, bits in decoded.items() if not _waits(name, blocks)
+    }
+    return Stimulus("the model's activations", inputs, expected, steps, 2)
+
+
+def _waits(name: str, blocks: Blocks) -> bool:
+    """Whether a member is of a precision that some stream does not begin with."""
+    if name in ("fp8", "nan", "illegal"):
+        return False
+    first = blocks.fp8[:, 0]
+    return bool(first.any() if name.startswith("narrow_") or name in ("scale", "shift") else not first.all())
 
 
 def row_order_stimulus(design: Design, tile: Tile, order: Tensor, kind: str) -> Stimulus:

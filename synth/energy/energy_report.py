@@ -15,6 +15,7 @@ _PARTS = {
     "accumulators": "accumulators",
     "activation_buffer": "activation buffer",
     "weight_buffer": "weight buffer",
+    "decoder": "decoder",
     "row_order": "row order",
     "selector": "selector",
 }

@@ -14,8 +14,9 @@ from ...cache import cached
 from ...errors import InputError
 from ...formats import PRECISION_MODES
 from ...golden.blocks import to_blocks
-from ...hdl.config import EngineConfig, EngineLaneConfig, RowOrderConfig
+from ...hdl.config import ActivationDecoderConfig, EngineConfig, EngineLaneConfig, RowOrderConfig
 from ...hdl.design import Design, build
+from ...hdl.unit_config import FORMATS
 from ...hdl.wrappers import RAM_MODULE
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
@@ -24,7 +25,7 @@ from ..asic.gates import Words
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
-from .around_lane import accumulator_stimulus, row_order_stimulus
+from .around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from .memory_model import MemoryModel
 from .tiles import CHANGES, pairing_streams
 
@@ -33,6 +34,7 @@ __all__ = [
     "accumulator_energy",
     "build_hardware",
     "check_tables",
+    "decoder_energy",
     "depth_of",
     "lane_energy",
     "lane_name",
@@ -57,6 +59,7 @@ class Hardware:
         mixed: its lane.
         fp8: lanes for FP8 only that reach the clock of `mixed` (the fastest one, where none does).
         accumulators: of one lane.
+        decoder, fp8_decoder: of activations, for all lanes.
         row_order: the generator of the order of rows, where the engine has one.
         selector: for the engine's input.
         memory: the block buffers.
@@ -68,6 +71,8 @@ class Hardware:
     mixed: Implementation
     fp8: tuple[Implementation, ...]
     accumulators: Implementation
+    decoder: Implementation
+    fp8_decoder: Implementation
     row_order: Implementation | None
     selector: Implementation
     memory: MemoryModel
@@ -106,14 +111,19 @@ def build_hardware(
             others.append(implement(design, replace(target, period=period), cache))
     reach = [unit for unit in others if _period(unit) <= _period(mixed)]
     fp8 = tuple(reach) or (min(others, key=_period),)
-    on_step("mapping the accumulators")
-    accumulators = implement(_accumulators(engine), target, cache)
+    # What surrounds the lanes has slack: cells sized for their clock.
+    relaxed = replace(target, period=max(target.period, mixed.timing.period))
+    on_step("mapping what surrounds the lanes")
+    accumulators = implement(_accumulators(engine), relaxed, cache)
+    decoders = [
+        implement(build(ActivationDecoderConfig(formats), f"activation_decoder_{formats}"), relaxed, cache)
+        for formats in FORMATS
+    ]
     row_order = None
     if engine.row_order != "ascending":
-        on_step("mapping the order of rows")
-        row_order = implement(build(RowOrderConfig(engine.rows), "row_order"), target, cache)
+        row_order = implement(build(RowOrderConfig(engine.rows), "row_order"), relaxed, cache)
     on_step("mapping the selector")
-    selector = implement(build(engine.input_selector or engine.selector("float32"), "selector"), target, cache)
+    selector = implement(build(engine.input_selector or engine.selector("float32"), "selector"), relaxed, cache)
     on_step("mapping the engine, whose clock counts")
     whole = implement(build(engine, "engine"), target, cache)
     period = max(map(_period, (mixed, *fp8, whole)))
@@ -122,6 +132,8 @@ def build_hardware(
         mixed=mixed,
         fp8=fp8,
         accumulators=accumulators,
+        decoder=decoders[0],
+        fp8_decoder=decoders[1],
         row_order=row_order,
         selector=selector,
         memory=memory,
@@ -160,6 +172,12 @@ def accumulator_energy(hardware: Hardware, tile: Tile, order: Tensor) -> float:
     unit = hardware.accumulators
     stimulus = accumulator_stimulus(unit.design, tile[_SOME], order[_SOME])
     return measured_total(hardware, unit, stimulus, "sums")[""]
+
+
+def decoder_energy(hardware: Hardware, tile: Tile, order: Tensor, *, fp8_only: bool) -> float:
+    """pJ of the decoder of activations, per cycle."""
+    unit = hardware.fp8_decoder if fp8_only else hardware.decoder
+    return measured_total(hardware, unit, decoder_stimulus(unit.design, tile[_SOME], order[_SOME]), "activations")[""]
 
 
 def row_order_energy(hardware: Hardware, tile: Tile, order: Tensor) -> float:

@@ -29,6 +29,7 @@ from .hardware import (
     accumulator_energy,
     build_hardware,
     check_tables,
+    decoder_energy,
     depth_of,
     lane_energy,
     lane_name,
@@ -202,6 +203,7 @@ def _measure(
         "lane": measured[best]["pj"],
         "accumulators": accumulator_energy(hardware, tile, order),
         **buffers,
+        "decoder": decoder_energy(hardware, tile, order, fp8_only=fp8_only) / engine.lanes,
         "row_order": 0.0 if fp8_only else row_order_energy(hardware, tile, order) / engine.lanes,
         "selector": 0.0,
     }
@@ -306,6 +308,7 @@ def _stored(variant: Variant) -> dict[str, Any]:
 
 def _units(hardware: Hardware) -> list[dict[str, Any]]:
     units = {"lane": hardware.mixed, "accumulators": hardware.accumulators, "selector": hardware.selector}
+    units |= {"activation decoder": hardware.decoder, "FP8-only activation decoder": hardware.fp8_decoder}
     if hardware.row_order is not None:
         units["row order"] = hardware.row_order
     units |= {f"FP8-only lane, {lane_name(u)}": u for u in hardware.fp8}

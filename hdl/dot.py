@@ -189,21 +189,21 @@ class DotProduct(wiring.Component):
         """The scaled sum of FP4 pairs behind "rows"; so few bits that it is complete at "product"."""
         if not self._split:
             return Const(0, 1)
-        total = pipeline.step("product", narrow=self._narrow_sum(m), enable=inputs.fp4).narrow
+        rows = self._narrow_rows(m)
+        first, second = rows.two()
+        two = pipeline.step("product", narrow_first=first, narrow_second=second, enable=inputs.fp4)
+        total = wire(m, "narrow_sum", rows.join(two.narrow_first, two.narrow_second))
         scaled = wire(m, "narrow_scaled", (total.as_signed() * multiplied.scale)[: _NARROW_BITS + 8])
         return pipeline.step("rows", narrow_scaled=scaled, enable=multiplied.fp4).narrow_scaled.as_signed()
 
-    def _narrow_sum(self, m: Module) -> Value:
+    def _narrow_rows(self, m: Module) -> Rows:
         """The sum of the products of FP4 elements, in quarters; 0 where the weights are FP8."""
         a, w = self.a, self.w
         rows = Rows(m, "narrow", _NARROW_BITS)
-        on = wire(m, "narrow_weights", ~w.fp8)
         signs = []
         for i in range(BLOCK_SIZE):
             # A weight is 1 or 3, shifted by its exponent - 1.
-            digits, exponent = w.significands.word_select(i, 4), w.exponents.word_select(i, 4)
-            one = wire(m, f"narrow_one_{i}", on & digits[0] & ~digits[1])
-            three = wire(m, f"narrow_three_{i}", on & digits[1])
+            one, three, exponent = w.narrow_ones[i], w.narrow_threes[i], w.exponents.word_select(i, 4)
             triple = a.narrow_triples.word_select(i, TRIPLE_BITS)
             single = a.narrow_significands.word_select(i, 4)
             base = wire(m, f"narrow_base_{i}", _selected(one, single) | _selected(three, triple))
@@ -218,7 +218,7 @@ class DotProduct(wiring.Component):
         rows.add(count, ready=8)
         rows.add(~count, 8, ready=8)
         rows.add(Const(-(((1 << len(count)) - 1) << 8), _NARROW_BITS))
-        return rows.join(*rows.two())
+        return rows
 
     def _wide_total(self, m: Module, pipeline: Pipeline, inputs: SimpleNamespace, multiplied: SimpleNamespace) -> Value:
         """The sum of all other pairs behind "rows"; above the bits of mixed pairs, of FP8 pairs only."""
@@ -240,12 +240,13 @@ class DotProduct(wiring.Component):
             ),
         )
         # Without exponents of activations the shifts are the weights', which stay.
-        before = Signal(name="narrow_activations_before")
-        with m.If(self.advance):
-            m.d.sync += before.eq(narrow)
-        shifts = pipeline.step(
-            "product", shifts=products.pop("shifts"), enable=used & ~(narrow & before & self.w_still)
-        ).shifts
+        moving = used
+        if "product" in self._cuts:
+            before = Signal(name="narrow_activations_before")
+            with m.If(self.advance):
+                m.d.sync += before.eq(narrow)
+            moving = used & ~(narrow & before & self.w_still)
+        shifts = pipeline.step("product", shifts=products.pop("shifts"), enable=moving).shifts
         s = pipeline.step("product", **products, open=~inputs.mixed, small=~w.fp8, enable=used)
         tree = _wide_tree(m, s.products, shifts, s.signs, s.open, s.small)
         first, second = tree.two()

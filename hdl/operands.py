@@ -86,12 +86,17 @@ class DecodedWeights(_Decoded):
     """Sixteen weights, element 0 in the low bits of every member.
 
     `significands`, `exponents` (shift + 1), `signs`, `nonzeros`. An FP4 element in halves is 1 or 3 shifted, so that a
-    change of its sign turns few bits of what is added. `scale` and `shift` of an FP8 block are 1.
+    change of its sign turns few bits of what is added; `narrow_ones` and `narrow_threes` say which, and are low in an
+    FP8 block, whose `scale` and `shift` are 1.
     """
 
     def __init__(self, formats: str):
         elements = {"significands": 4, "exponents": 4, "signs": 1, "nonzeros": 1}
-        super().__init__(_members(elements, {"nan": 1, **(_SCALE if formats == "mixed" else {})}))
+        if formats == "fp8":
+            super().__init__(_members(elements, {"nan": 1}))
+            return
+        narrow = {"narrow_ones": 1, "narrow_threes": 1}
+        super().__init__(_members({**elements, **narrow}, {"nan": 1, **_SCALE}))
 
 
 def decode_activations(m: Module, block: data.View, formats: str, faults: Faults = NO_FAULTS) -> dict[str, Value]:
@@ -127,6 +132,7 @@ def decode_weights(m: Module, block: data.View, formats: str, faults: Faults = N
     """The members of `DecodedWeights` for a block."""
     fp8 = faults.pick("mask bit inverted", block.fp8, ~block.fp8) if formats == "mixed" else None
     significands, exponents, signs, nans = [], [], [], []
+    ones, threes = [], []
     for i in range(BLOCK_SIZE):
         wide = decode_e4m3(block.codes.word_select(i, E4M3.bits), faults)
         sign, significand, exponent = wide.sign, wide.significand, wide.exponent
@@ -135,6 +141,8 @@ def decode_weights(m: Module, block: data.View, formats: str, faults: Faults = N
             mantissa, power = code[0], code[1:3]
             three = wire(m, f"three_{i}", mantissa & power.any())
             shift = (power - three)[:2]
+            ones.append(code[:3].any() & ~three & ~fp8)
+            threes.append(three & ~fp8)
             significand = Mux(fp8, significand, Cat(code[:3].any(), three))
             exponent, sign = Mux(fp8, exponent, shift + 1)[:4], Mux(fp8, sign, code[3])
         significands.append(wire(m, f"weight_significand_{i}", significand))
@@ -153,7 +161,8 @@ def decode_weights(m: Module, block: data.View, formats: str, faults: Faults = N
     scale = _block_scale(block.scale, fp8, faults)
     significand = faults.pick("weight block scale missing", Mux(fp8, FP8_SCALE, scale["scale"]), 8)
     shift = Mux(fp8, FP8_SHIFT, scale["shift"])
-    return {**values, "nan": values["nan"] & fp8, **scale, "scale": significand[:4], "shift": shift[:4]}
+    values |= {"narrow_ones": Cat(ones), "narrow_threes": Cat(threes), "nan": values["nan"] & fp8}
+    return {**values, **scale, "scale": significand[:4], "shift": shift[:4]}
 
 
 def _block_scale(scale: Value, fp8: Value, faults: Faults) -> dict[str, Value]:

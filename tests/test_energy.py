@@ -13,18 +13,20 @@ from fgmp.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, PRECISION_MODES
 from fgmp.golden.blocks import to_blocks
 from fgmp.golden.gemm import raw_gemm
 from fgmp.golden.selector import SiteSettings, Threshold, select
-from fgmp.hdl.config import EngineLaneConfig
+from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
+from fgmp.hdl.design import build
 from fgmp.sim.capture import Capture
 from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.gates import GateSimulator, unpack_bits
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.timing import analyse
-from fgmp.synth.asic.weight_stationary import Tile
-from fgmp.synth.energy.memory_model import MemoryModel, accumulator_memory, accumulator_stimulus, node_of
+from fgmp.synth.energy.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
+from fgmp.synth.energy.memory_model import MemoryModel, node_of
 from fgmp.synth.energy.run import SCHEMA, EnergyRequest
 from fgmp.synth.energy.tiles import CHANGES, pair_shares, pairing_streams, sample_tile
 from fgmp.synth.liberty.cells import StandardCells
+from fgmp.synth.liberty.find import read_liberty
 
 from .conftest import ROOT
 from .test_synth import LIBRARY, RECORDED, five_cells, without
@@ -80,6 +82,7 @@ def test_tiles_hold_a_layers_own_blocks_and_sums():
                     expected = raw_gemm(item.activations.stored()[m : m + 8, :k], item.weight.stored()[n : n + 1, :k])
                     assert torch.equal(expected[:, 0], after[s])
                     assert bool(tile.first[s]) == (start == 0)
+                    assert bool(tile.last[s]) == (start + 3 == a.shape[1])
                     found += 1
     assert found >= 128
 
@@ -93,20 +96,23 @@ def test_the_same_seed_takes_the_same_places_in_any_precision():
         sample_tile(LAYERS, 64, 2, 41, seed=0)
 
 
-def test_streams_are_told_apart_by_what_the_pipeline_holds():
+@pytest.mark.parametrize("kind", ["ascending", "precision"])
+def test_streams_are_told_apart_by_what_the_pipeline_holds(kind):
     tile = sample_tile(LAYERS, 64, 3, 8, seed=1)
+    order = tile.row_order(kind)
     first, depth = 4, 2
     cycles = first + 24
     warmup = 9
-    streams = pairing_streams(tile, cycles, first, depth, warmup)
+    streams = pairing_streams(tile, order, cycles, first, depth, warmup)
+    fp8 = tile.a.fp8.gather(2, order)
     bits = {name: unpack_bits(words) for name, words in streams.steady.items()}
     for cycle in range(cycles):
         for s in range(64):
             steps = [min(max(cycle - first - back, 0), 23) for back in range(depth + 1)]
-            pairs = {(bool(tile.a.fp8[s, t // 8, t % 8]), bool(tile.w.fp8[s, t // 8])) for t in steps}
+            pairs = {(bool(fp8[s, t // 8, t % 8]), bool(tile.w.fp8[s, t // 8])) for t in steps}
             names = [n for n, pairing in PRECISION_MODES.items() if pairs == {pairing}] or [CHANGES]
             assert [n for n in bits if bits[n][cycle, s]] == names
-    entering = tile.a.fp8.flatten(1) * 2 + tile.w.fp8[:, :, None].expand(-1, -1, 8).flatten(1).int()
+    entering = fp8.flatten(1) * 2 + tile.w.fp8[:, :, None].expand(-1, -1, 8).flatten(1).int()
     for name, (a_fp8, w_fp8) in PRECISION_MODES.items():
         mine = torch.eq(entering.T, 2 * a_fp8 + w_fp8).numpy()[warmup + 1 - first :]
         changing = bits[CHANGES][warmup + 1 :][mine]
@@ -125,21 +131,54 @@ def test_memory_energy_is_the_published_figures():
             node_of(library, node)
 
 
-def test_accumulators_on_gates_read_what_was_written(tmp_path):
-    config = EngineLaneConfig(k_max=64)
+@pytest.mark.parametrize("kind", ["ascending", "precision"])
+def test_what_surrounds_a_lane_answers_on_gates(tmp_path, kind):
+    """Every answer of the netlists is compared; a wrong expectation is seen."""
     tile = sample_tile(LAYERS, 64, 3, 16, seed=1)
-    tile = Tile(tile.a, tile.w, tile.sums % 1000, tile.first)  # what so few bits hold
-    design = accumulator_memory(config, 16)
-    cells = StandardCells(LIBRARY.read_text(), "five_cells.lib")
-    unit = implement(design, Target(cells), tmp_path)
-    stimulus = accumulator_stimulus(design, tile)
-    meters = simulate(unit, stimulus, "sums")  # compares every word
-    assert meters[""].cycles == 64 * (stimulus.cycles - stimulus.warmup - 1)
-    at, words = stimulus.expected["read_data"]
-    words = words.copy()
-    words[5, 3, 0] ^= np.uint64(1 << 7)
-    with pytest.raises(RuntimeError, match=r"read_data\[3\] of stream 7"):
-        simulate(unit, replace(stimulus, expected={"read_data": (at, words)}), "sums")
+    tile = replace(tile, sums=tile.sums % 1000)  # what so few bits hold
+    order = tile.row_order(kind)
+    target = Target(StandardCells(LIBRARY.read_text(), "five_cells.lib"))
+
+    def made(config, name):
+        return implement(build(config, name), target, tmp_path)
+
+    sums = made(AccumulatorConfig(k_max=64, rows=16), "accumulators")
+    decoder = made(ActivationDecoderConfig(), "activation_decoder")
+    rows = made(RowOrderConfig(16), "row_order")
+    for unit, stimulus, port in (
+        (sums, accumulator_stimulus(sums.design, tile, order), "sums"),
+        (decoder, decoder_stimulus(decoder.design, tile, order), "decoded_fp8"),
+        (rows, row_order_stimulus(rows.design, tile, order, kind), "row"),
+    ):
+        meters = simulate(unit, stimulus, "model")
+        assert meters[""].cycles == 64 * (stimulus.cycles - stimulus.warmup - 1)
+        at, words = stimulus.expected[port]
+        words = words.copy()
+        words[5, 0, 0] ^= np.uint64(1 << 7)
+        wrong = replace(stimulus, expected={port: (at, words)})
+        with pytest.raises(RuntimeError, match=rf"{port}\[0\] of stream 7"):
+            simulate(unit, wrong, "model")
+
+
+def test_a_gate_behind_a_gate_counts_only_while_both_are_open():
+    """The sums' banks have a clock gate each, and their rows another one behind it."""
+    library = read_liberty(REAL)
+    config = AccumulatorConfig(k_max=64, rows=16)
+    unit = implement(build(config, "accumulators"), Target(library.cells), ROOT / "out" / "synth")
+    gates = unit.netlist.clock_gates()
+    depth = [len(unit.netlist.gating(i, gates)) for i in unit.netlist.flip_flops()]
+    assert max(depth) == 2
+    tile = sample_tile(LAYERS, 64, 3, 16, seed=1)
+    tile = replace(tile, sums=tile.sums % 1000)
+    energies = []
+    for writes in (True, False):
+        stimulus = accumulator_stimulus(unit.design, tile, tile.row_order("ascending"))
+        if not writes:
+            still = np.zeros_like(stimulus.inputs["write"])
+            stimulus = replace(stimulus, inputs={**stimulus.inputs, "write": still}, expected={})
+        energies.append(simulate(unit, stimulus, "sums")[""].energy())
+    busy, idle = energies
+    assert idle.clock_pins < busy.clock_pins / 2
 
 
 def test_shares_of_a_meter_add_up_to_the_whole():

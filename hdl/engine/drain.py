@@ -10,11 +10,12 @@ from ...formats import BLOCK_SIZE, FLOAT32
 from ..config import ROUNDING_CYCLES
 from ..hierarchy import add_part
 from ..pipeline import Pipeline, wire
+from ..ram import ram
 from ..rounding import Rounder
 from .config import STREAM_BYTES, EngineConfig
 from .interfaces import BEAT_BITS, BeatStream, GemmSize
 from .loop import extents, loops
-from .memory import ram, site_address_bits
+from .memory import site_address_bits
 
 __all__ = ["Drain", "result_members"]
 

@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -89,16 +89,21 @@ class Accumulators(wiring.Component):
             m.d.comb += self.sums.eq(ram(m, "accumulators", config.rows, write, read))
             return m
         low = (BANK_ROWS - 1).bit_length()
+        banks = config.rows // BANK_ROWS
+
+        def among(row: Value, index: int) -> Value:
+            return row[low:] == index if banks > 1 else Const(1, 1)
+
         parts: list[Value] = []
-        for index in range(config.rows // BANK_ROWS):
+        for index in range(banks):
             bank = _Bank(config.width)
-            write = wire(m, f"write_{index}", self.write & (self.write_row[low:] == index))
+            write = wire(m, f"write_{index}", self.write & among(self.write_row, index))
             add_part(m, platform, f"bank_{index}", bank, kind="bank", clock_enable=write)
             m.d.comb += [
                 bank.write.eq(write),
                 bank.write_row.eq(self.write_row[:low]),
                 bank.write_sums.eq(self.write_sums),
-                bank.selected.eq(self.read_row[low:] == index),
+                bank.selected.eq(wire(m, f"selected_{index}", among(self.read_row, index))),
                 bank.read_row.eq(self.read_row[:low]),
             ]
             parts.append(bank.sums)

@@ -89,7 +89,7 @@ class DotProduct(wiring.Component):
         self._faults = faults
         members = {
             "a": In(DecodedActivations(formats)),
-            "w": In(DecodedWeights(formats)),
+            "w": In(DecodedWeights(formats, sharing)),
             "w_still": In(1),
             "advance": In(1),
             "term": Out(signed(TERM_BITS)),
@@ -124,7 +124,7 @@ class DotProduct(wiring.Component):
         first, second = tree.two()
         s = pipeline.step("rows", first=first, second=second, nan=s.nan)
         s = pipeline.step("sum", total=tree.join(s.first, s.second).as_signed(), nan=s.nan)
-        s = pipeline.step("align", term=s.total << _TO_TERM, nan=s.nan)
+        s = pipeline.step("align", term=(s.total << _TO_TERM)[:TERM_BITS].as_signed(), nan=s.nan)
         m.d.comb += [self.term.eq(s.term), self.nan.eq(s.nan)]
 
     def _products(
@@ -310,8 +310,8 @@ def connect_blocks(m: Module, dot: DotProduct, a: Value, w: Value, formats: str,
         if formats == "mixed" and name not in ("fp8", "nan", "illegal", "scale", "shift"):
             on = ~a.fp8 if name.startswith("narrow_") else a.fp8
         m.d.comb += getattr(dot.a, name).eq(_selected(on, value))
-    for name, value in decode_weights(m, w, formats, faults).items():
-        m.d.comb += getattr(dot.w, name).eq(value)
+    weights = decode_weights(m, w, formats, faults)
+    m.d.comb += [getattr(dot.w, name).eq(weights[name]) for name in dot.w.signature.members]
 
 
 def _selected(on: Value, value: Value) -> Value:

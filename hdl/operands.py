@@ -86,16 +86,16 @@ class DecodedWeights(_Decoded):
     """Sixteen weights, element 0 in the low bits of every member.
 
     `significands`, `exponents` (shift + 1), `signs`, `nonzeros`. An FP4 element in halves is 1 or 3 shifted, so that a
-    change of its sign turns few bits of what is added; `narrow_ones` and `narrow_threes` say which, and are low in an
-    FP8 block, whose `scale` and `shift` are 1.
+    change of its sign turns few bits of what is added. `scale` and `shift` of an FP8 block are 1. With sharing "split"
+    `narrow_ones` and `narrow_threes` say what an FP4 element is; they are low in an FP8 block.
     """
 
-    def __init__(self, formats: str):
+    def __init__(self, formats: str, sharing: str):
         elements = {"significands": 4, "exponents": 4, "signs": 1, "nonzeros": 1}
         if formats == "fp8":
             super().__init__(_members(elements, {"nan": 1}))
             return
-        narrow = {"narrow_ones": 1, "narrow_threes": 1}
+        narrow = {"narrow_ones": 1, "narrow_threes": 1} if sharing == "split" else {}
         super().__init__(_members({**elements, **narrow}, {"nan": 1, **_SCALE}))
 
 
@@ -129,7 +129,7 @@ def _bus(m: Module, name: str, elements: list[tuple[Value, Value]]) -> dict[str,
 
 
 def decode_weights(m: Module, block: data.View, formats: str, faults: Faults = NO_FAULTS) -> dict[str, Value]:
-    """The members of `DecodedWeights` for a block."""
+    """The members of `DecodedWeights` for a block; those of sharing "split" are among them."""
     fp8 = faults.pick("mask bit inverted", block.fp8, ~block.fp8) if formats == "mixed" else None
     significands, exponents, signs, nans = [], [], [], []
     ones, threes = [], []

@@ -35,6 +35,9 @@ VALUES = {
     "lanes": (4, 8, 16, 32),
     "rows": (8, 16, 32, 64, 128),
     "slots": (2, 4, 8, 16, 32),
+    "row_order": ("precision", "ascending"),
+    "accumulators": ("banked", "memory"),
+    "storage": ("banked", "memory"),
 }
 
 
@@ -54,7 +57,7 @@ def matrix():
 MATRIX = matrix()
 # One of every nineteen, and what once had a warning.
 PART = [name for i, name in enumerate(MATRIX) if i % 19 == 5 and not name.startswith("engine ")]
-PART += ["dot-mixed pipeline=3", "dot-fp8 pipeline=1"]
+PART += ["dot-mixed pipeline=3", "dot-fp8 pipeline=1", "accumulators rows=8", "engine-4 accumulators=banked"]
 
 
 def test_the_matrix_has_every_parameter_of_every_unit():

@@ -68,10 +68,11 @@ class EngineLane(wiring.Component):
                     m.d.sync += following.codes[half:].eq(self.w.codes[half:])
         dot = DotProduct(self._config.pipeline, formats, self._config.sharing)
         add_part(m, platform, "dot_product", dot)
-        for name, value in decode_weights(m, following, formats).items():
-            held = Signal(len(value), name=f"held_{name}", reset_less=True)
+        decoded = decode_weights(m, following, formats)
+        for name in dot.w.signature.members:
+            held = Signal(len(decoded[name]), name=f"held_{name}", reset_less=True)
             with m.If(self.swap):
-                m.d.sync += held.eq(value)
+                m.d.sync += held.eq(decoded[name])
             m.d.comb += getattr(dot.w, name).eq(held)
         w_still = Signal()
         m.d.sync += w_still.eq(~self.swap)

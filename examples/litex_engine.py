@@ -76,8 +76,10 @@ class FGMPEngine(LiteXModule):
             "i_m_axis_results_tready": narrow.sink.ready,
         }  # fmt: skip
         self.specials += Instance(Path(verilog).stem, **ports)
+        for wrapper in ("fgmp_ram_1r1w.v", "fgmp_clock_gate.v"):
+            if (path := Path(verilog).with_name(wrapper)).is_file():
+                soc.platform.add_source(str(path))
         soc.platform.add_source(verilog)
-        soc.platform.add_source(str(Path(verilog).with_name("fgmp_ram_1r1w.v")))
 
 
 def main() -> int:

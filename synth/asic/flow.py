@@ -63,7 +63,9 @@ class Implementation:
 def implement(design: Design, target: Target, cache: Path = CACHE, keep: tuple[str, ...] = ()) -> Implementation:
     """Map, buffer and time a unit. Raises InputError where the library cannot hold it."""
     if isinstance(design.config, EngineConfig) and not keep:
-        keep = (f"{design.name}_core_lane",)
+        # What there is many of is mapped once.
+        banks = [f"{design.name}_core_bank"] if design.config.accumulators == "banked" else []
+        keep = (f"{design.name}_core_lane", *banks)
     key = {
         "verilog": digest(design.verilog.encode()),
         "library": digest(target.cells.without(target.excluded).encode()),

@@ -19,7 +19,7 @@ from fgmp.synth.asic import mapping
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
 from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
 from fgmp.synth.asic.hierarchy import SHARED, area_by_hierarchy
-from fgmp.synth.asic.mapping import Mapped, Target, mapping_script
+from fgmp.synth.asic.mapping import Mapped, Target, _occurrences, mapping_script
 from fgmp.synth.asic.netlist import Instance, add_buffers, read_netlist
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.stimulus import stimuli
@@ -424,3 +424,9 @@ def test_parameters_can_be_changed():
     for change, message in (("pipeline=9", "lane pipeline: 9"), ("pipeline", "parameter: 'pipeline'")):
         with pytest.raises(InputError, match=message):
             changed(LaneConfig(), [change])
+
+
+def test_modules_that_are_kept_side_by_side_are_counted():
+    """Neither is in the other: the lane and the bank of an engine."""
+    parts = {"top": {"lane": 4, "sums": 1, "nand2": 3}, "sums": {"bank": 2}, "bank": {"dff": 8}, "lane": {"nand2": 7}}
+    assert {name: _occurrences(name, "top", parts) for name in parts} == {"top": 1, "sums": 1, "bank": 2, "lane": 4}

@@ -267,6 +267,5 @@ def _reason(messages: str) -> str:
 def _occurrences(name: str, top: str, parts: dict[str, dict[str, int]]) -> int:
     if name == top:
         return 1
-    return sum(
-        cells.get(name, 0) * _occurrences(parent, top, parts) for parent, cells in parts.items() if parent != name
-    )
+    users = {parent: cells[name] for parent, cells in parts.items() if name in cells and parent != name}
+    return sum(count * _occurrences(parent, top, parts) for parent, count in users.items())

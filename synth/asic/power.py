@@ -211,12 +211,25 @@ class PowerMeter:
     def count(self, nets: Words, streams: Words | None = None) -> None:
         """Count one cycle of every stream, or of those whose bit is set in `streams` (words,)."""
         kept = np.full(nets.shape[1], _ONES) if streams is None else streams
-        changed = (nets ^ self._last) & kept
-        self._last = nets.copy()
+        self.move(nets, kept)
         if not kept.any():
             return
-        self._toggles += _ones(changed)
         self._high += _ones(nets & kept)
+        for item in self._inputs:
+            if item.clocked:
+                item.counts[:] += item.edges(nets, nets, kept)
+        for number, enables in enumerate(self._pulses):
+            pulses = enables.high(nets)[0] & kept
+            self._pulse_counts[number] += int(np.bitwise_count(pulses).sum())
+        self._cycles += int(np.bitwise_count(kept).sum())
+
+    def move(self, nets: Words, kept: Words) -> None:
+        """Count what toggles on the way to `nets`, in the streams whose bit is set in `kept`, but no clock."""
+        changed = (nets ^ self._last) & kept
+        self._last = nets.copy()
+        if not changed.any():
+            return
+        self._toggles += _ones(changed)
         for group in self._outputs:
             if len(group.related) == 1:
                 continue  # every toggle is of this one table
@@ -229,11 +242,8 @@ class PowerMeter:
                     moved = moved & _holds(when, group.pins, nets)
                 group.counts[k] += _ones(moved)
         for item in self._inputs:
-            item.counts[:] += item.edges(nets, changed, kept)
-        for number, enables in enumerate(self._pulses):
-            pulses = enables.high(nets)[0] & kept
-            self._pulse_counts[number] += int(np.bitwise_count(pulses).sum())
-        self._cycles += int(np.bitwise_count(kept).sum())
+            if not item.clocked:
+                item.counts[:] += item.edges(nets, changed, kept)
 
     def sample_leakage(self, nets: Words) -> None:
         """Add a sample of the cells' states to the mean leakage; a few in a run are enough."""

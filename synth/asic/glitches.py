@@ -19,7 +19,7 @@ from .netlist import CONSTANT_1, Instance
 from .power import PowerMeter
 from .stimulus import Stimulus
 
-__all__ = ["STEP", "glitch_factors"]
+__all__ = ["STEP", "TimedSimulator", "glitch_factors"]
 
 STEP = 0.05
 """Of time, in ns."""
@@ -58,7 +58,7 @@ def glitch_factors(
         name: tuple(PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for _ in range(2)) for name in shares
     }
     simulator = GateSimulator(netlist, words)
-    timed = _TimedSimulator(unit)
+    timed = TimedSimulator(unit)
     driven = [(values, netlist.ports[port]) for port, values in stimulus.inputs.items() if port in netlist.ports]
     chosen = set(cycles)
     before: Words | None = None
@@ -85,8 +85,13 @@ def glitch_factors(
     return found
 
 
-class _TimedSimulator:
-    """Goes from one settled state to the next in steps of time."""
+class TimedSimulator:
+    """Goes from one settled state to the next in steps of time.
+
+    Attributes:
+        gates: those of one type and delay together.
+        launches: nets that change by themselves, by the step in which they do.
+    """
 
     def __init__(self, unit: Implementation):
         assert unit.timing is not None
@@ -103,10 +108,10 @@ class _TimedSimulator:
                     groups[instance.cell.name, pin, steps].append(instance)
                 else:
                     launches[steps].append(instance.nets[pin])
-        self._gates = [_delayed(instances, pin, steps) for (_, pin, steps), instances in groups.items()]
-        self._launches = {steps: np.array(nets) for steps, nets in launches.items()}
-        self._launches[0] = np.array(sorted(set(unit.netlist.sources())), dtype=np.int64)
-        self._longest = max((gate.steps for gate in self._gates), default=1)
+        self.gates = [_delayed(instances, pin, steps) for (_, pin, steps), instances in groups.items()]
+        self.launches = {steps: np.array(nets) for steps, nets in launches.items()}
+        self.launches[0] = np.array(sorted(set(unit.netlist.sources())), dtype=np.int64)
+        self._longest = max((gate.steps for gate in self.gates), default=1)
 
     def _steps(self, instance: Instance, pin: str) -> int:
         """Delay of a cell's output in steps, at least one."""
@@ -118,24 +123,24 @@ class _TimedSimulator:
         ]
         return max(1, round(sum(delays) / len(delays) / STEP)) if delays else 1
 
-    def states(self, before: Words, settled: Words) -> "list[Words]":
+    def states(self, before: Words, settled: Words) -> list[Words]:
         """The states after each step in which something moves, up to `settled`."""
         nets = before.copy()
-        history = [[gate.value(nets)] * (gate.steps + 1) for gate in self._gates]
+        history = [[gate.value(nets)] * (gate.steps + 1) for gate in self.gates]
         found = []
         quiet, time = 0, 0
-        last_launch = max(self._launches)
+        last_launch = max(self.launches)
         while quiet <= self._longest + 1 or time <= last_launch:
             following = nets.copy()
-            for gate, past in zip(self._gates, history, strict=True):
+            for gate, past in zip(self.gates, history, strict=True):
                 past.append(gate.value(nets))
                 del past[0]
                 high, low = past[0], past[0]
                 for value in past[1:]:
                     high, low = high & value, low | value
                 following[gate.output] = high | (nets[gate.output] & low)
-            if time in self._launches:
-                rows = self._launches[time]
+            if time in self.launches:
+                rows = self.launches[time]
                 following[rows] = settled[rows]
             moved = bool((following != nets).any())
             quiet = 0 if moved else quiet + 1

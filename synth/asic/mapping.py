@@ -17,7 +17,7 @@ from ...hdl.yosys import run_yosys
 from ..liberty.cells import Cell, StandardCells, WireLoad
 from ..liberty.expression import truth_table, variables
 
-__all__ = ["DONT_USE", "Mapped", "Target", "check_library", "map_design", "mapping_script"]
+__all__ = ["DONT_USE", "Mapped", "Target", "check_library", "map_design", "mapping_script", "occurrences"]
 
 DONT_USE = ("*lpflow*", "*probe*", "*macro_sparecell*", "*__edf*", "*__sedf*", "*__sdf*", "*__sdlclk*")
 """Cells of SkyWater's library that need other supplies or serve other ends, and flip-flops with an enable or scan
@@ -252,7 +252,7 @@ def map_design(verilog: str, top: str, target: Target, keep: tuple[str, ...] = (
     if unmapped:
         raise InputError(f"{target.cells.source}: no cell for {', '.join(unmapped)}, expected one")
     parts = {name.removeprefix("\\"): m["num_cells_by_type"] for name, m in statistics["modules"].items()}
-    instances = {name: _occurrences(name, top, parts) for name in parts}
+    instances = {name: occurrences(name, top, parts) for name in parts}
     return Mapped(netlist, parts, instances)
 
 
@@ -264,8 +264,9 @@ def _reason(messages: str) -> str:
     return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1])
 
 
-def _occurrences(name: str, top: str, parts: dict[str, dict[str, int]]) -> int:
+def occurrences(name: str, top: str, parts: dict[str, dict[str, int]]) -> int:
+    """How often a module occurs below `top`; `parts` are the modules' cells by type."""
     if name == top:
         return 1
     users = {parent: cells[name] for parent, cells in parts.items() if name in cells and parent != name}
-    return sum(count * _occurrences(parent, top, parts) for parent, count in users.items())
+    return sum(count * occurrences(parent, top, parts) for parent, count in users.items())

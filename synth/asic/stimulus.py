@@ -24,7 +24,7 @@ from .gates import Words, pack_bits
 from .operand_bits import e4m3_parts
 from .weight_stationary import Tile, quiet_flags, weight_stationary
 
-__all__ = ["Stimulus", "normal_blocks", "selector_stimulus", "stimuli"]
+__all__ = ["Stimulus", "normal_blocks", "selector_stimulus", "shares_by_activity", "stimuli"]
 
 _RESET_CYCLES = 2
 _ROW_BLOCKS = 8
@@ -56,7 +56,8 @@ def stimuli(design: Design, words: int = 8, cycles: int = 64, seed: int = 0) -> 
     generator = torch.Generator().manual_seed(seed)
     if isinstance(config, DatapathConfig | DotConfig):
         return {
-            name: _pairs(design, a, w, words, cycles, generator) for name, (a, w) in _pairings(config.formats).items()
+            name: _pairs(design, a, w, words, cycles, generator)
+            for name, (a, w) in shares_by_activity(config.formats).items()
         }
     if isinstance(config, SelectorConfig):
         return {"random activations, about 70 % FP4": _selector(design, words, cycles, generator)}
@@ -65,7 +66,7 @@ def stimuli(design: Design, words: int = 8, cycles: int = 64, seed: int = 0) -> 
     raise InputError(f"{design.name}: no stimulus for this unit, expected a lane, dot product, selector or decoder")
 
 
-def _pairings(formats: str) -> dict[str, tuple[float, float]]:
+def shares_by_activity(formats: str) -> dict[str, tuple[float, float]]:
     """Share of FP8 blocks among activations and weights, by activity."""
     if formats == "fp8":
         return {"FP8xFP8": (1.0, 1.0)}

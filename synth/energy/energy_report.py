@@ -40,16 +40,20 @@ def energy_table(result: Mapping[str, Any]) -> str:
     )
     lines += ["", "saved against FP8-only hardware"]
     quality = [f"{result['measure']}", "above FP8"]
-    table = [["", "energy", "without buffers", "lane alone", "weight memory", "selector / lane", *quality]]
+    table = [
+        ["", "energy", "with glitches", "without buffers", "lane alone", "weight memory", "selector / lane", *quality]
+    ]
     for r in rows:
         own, above = r["quality"], r["above_fp8_percent"]
         digits = 3 if result["measure"] == "perplexity" else 6
-        values = [r["saving"], r["saving_without_buffers"], r["saving_of_lane"], r["weight_saving"]]
+        values = [r[f"saving{of}"] for of in ("", "_with_glitches", "_without_buffers", "_of_lane")] + [
+            r["weight_saving"]
+        ]
         base = r is rows[0]
         table.append(
             [
                 r["name"],
-                *("" if base else f"{round(v, 3) + 0.0:.1%}" for v in values),  # no -0.0%
+                *("" if base or v is None else f"{round(v, 3) + 0.0:.1%}" for v in values),  # no -0.0%
                 "" if base else f"{r['selector_share']:.2%}",
                 f"{own['value']:.{digits}f} ±{own['error']:.{digits}f}",
                 "" if above is None else f"{above['value']:+.2f} % ±{above['error']:.2f}",
@@ -59,6 +63,7 @@ def energy_table(result: Mapping[str, Any]) -> str:
         [
             f"paper, at {paper['fp4_fraction']:.0%} FP4",
             f"{paper['energy_saving']:.0%}",
+            "",
             "",
             "",
             f"{paper['weight_saving']:.0%}",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,7 @@ from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
 from ..asic.flow import Implementation, cells_without_power, implement, simulate
 from ..asic.gates import Words
+from ..asic.glitches import glitch_factors
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
@@ -30,7 +31,9 @@ from .memory_model import MemoryModel
 from .tiles import CHANGES, pairing_streams
 
 __all__ = [
+    "Glitches",
     "Hardware",
+    "PartEnergy",
     "accumulator_energy",
     "build_hardware",
     "check_tables",
@@ -41,9 +44,11 @@ __all__ = [
     "measured_total",
     "row_order_energy",
     "selector_energy",
+    "weighted",
 ]
 
 _SELECTOR_CYCLES = 64
+_GLITCH_CYCLES = 12
 _SOME = slice(64)
 """Streams that are enough for what surrounds a lane."""
 _METHOD = 3
@@ -148,50 +153,123 @@ def _accumulators(engine: EngineConfig) -> Design:
     return replace(design, verilog=design.verilog.replace(RAM_MODULE, "registers"))
 
 
+class Glitches:
+    """How much more the lanes and what surrounds them take with delays, measured once for each unit and precision mode.
+
+    It hardly depends on the data beyond that: the first row of a table that has a mode measures it for all.
+    """
+
+    def __init__(self, hardware: Hardware):
+        self._hardware = hardware
+        self._factors: dict[tuple[str, str], float] = {}
+
+    def lane(self, unit: Implementation, tile: Tile, order: Tensor, shares: Mapping[str, float]) -> dict[str, float]:
+        """Factors of a lane by precision mode, and under "changes"."""
+        wanted = [name for name in PRECISION_MODES if shares[name]]
+        if len(wanted) > 1:
+            wanted.append(CHANGES)
+        if any((unit.identity, name) not in self._factors for name in wanted):
+            part, visited = tile[_SOME], order[_SOME]
+            stimulus = Stimulus("model data", *weight_stationary(unit.design, part, visited))
+            steady = pairing_streams(
+                part, visited, stimulus.cycles, PROLOGUE, unit.design.config.latency + 1, stimulus.warmup
+            ).steady
+            for name, factor in self._measured(unit, stimulus, steady).items():
+                self._factors.setdefault((unit.identity, name), factor)
+        known = {name: self._factors[unit.identity, name] for name in wanted if (unit.identity, name) in self._factors}
+        return {name: known.get(name, max(known.values())) for name in wanted}
+
+    def other(self, unit: Implementation, stimulus: Stimulus) -> float:
+        """The factor of a unit that has no modes."""
+        if (unit.identity, "") not in self._factors:
+            self._factors[unit.identity, ""] = self._measured(unit, stimulus, None)[""]
+        return self._factors[unit.identity, ""]
+
+    def _measured(
+        self, unit: Implementation, stimulus: Stimulus, shares: Mapping[str, Words] | None
+    ) -> dict[str, float]:
+        cycles = np.linspace(stimulus.warmup + 8, stimulus.cycles - 2, _GLITCH_CYCLES).astype(int).tolist()
+        key = {
+            "unit": unit.identity,
+            "stimulus": content_digest(stimulus, shares),
+            "cycles": cycles,
+            "version": (str(__version__), _METHOD),
+        }
+        return dict(
+            cached(self._hardware.cache, "glitches", key, lambda: glitch_factors(unit, stimulus, cycles, shares))
+        )
+
+
 def lane_energy(
     hardware: Hardware, unit: Implementation, tile: Tile, order: Tensor, shares: Mapping[str, float]
 ) -> dict[str, Any]:
     """pJ of a lane per block pair: `by_pairing` (steady and, under "changes", in between) and `pj`, weighted by
-    `shares`, those of the model's pairs, with changes as often as they are in the tile, whose rows come in `order`.
+    `shares`, those of the model's pairs, with `changes` as often as they are in the tile, whose rows come in `order`.
     """
     design = unit.design
     stimulus = Stimulus("model data", *weight_stationary(design, tile, order))
     streams = pairing_streams(tile, order, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
     measured = measured_total(hardware, unit, stimulus, "model data", streams.steady)
+    total = weighted(measured, streams.changing, shares)
+    changing = sum(shares[name] * streams.changing[name] for name in PRECISION_MODES)
+    return {"pj": total, "by_pairing": measured, "changing_share": changing, "changes": streams.changing}
+
+
+def weighted(by_mode: Mapping[str, float], changes: Mapping[str, float], shares: Mapping[str, float]) -> float:
+    """The mean of a model: energies by precision mode, and how often the mode changes."""
     total = 0.0
     for name in PRECISION_MODES:
-        often = streams.changing[name]
-        steady = measured.get(name, max(measured.values()))  # one that is too rare to be drawn counts as the dearest
-        total += shares[name] * ((1 - often) * steady + often * measured.get(CHANGES, steady))
-    changing = sum(shares[name] * streams.changing[name] for name in PRECISION_MODES)
-    return {"pj": total, "by_pairing": measured, "changing_share": changing}
+        steady = by_mode.get(name, max(by_mode.values()))  # one that is too rare to be drawn counts as the dearest
+        total += shares[name] * ((1 - changes[name]) * steady + changes[name] * by_mode.get(CHANGES, steady))
+    return total
 
 
-def accumulator_energy(hardware: Hardware, tile: Tile, order: Tensor) -> float:
-    """pJ of a lane's accumulators per block pair."""
+class PartEnergy(NamedTuple):
+    """pJ per cycle without and with glitches; the latter is None where they are not asked for."""
+
+    plain: float
+    timed: float | None
+
+
+def part_energy(
+    hardware: Hardware, unit: Implementation, stimulus: Stimulus, what: str, glitches: Glitches | None
+) -> PartEnergy:
+    """Energy of something that has no precision modes."""
+    plain = measured_total(hardware, unit, stimulus, what)[""]
+    return PartEnergy(plain, None if glitches is None else plain * glitches.other(unit, stimulus))
+
+
+def accumulator_energy(hardware: Hardware, tile: Tile, order: Tensor, glitches: Glitches | None) -> PartEnergy:
+    """A lane's accumulators, per block pair."""
     unit = hardware.accumulators
     stimulus = accumulator_stimulus(unit.design, tile[_SOME], order[_SOME])
-    return measured_total(hardware, unit, stimulus, "sums")[""]
+    return part_energy(hardware, unit, stimulus, "sums", glitches)
 
 
-def decoder_energy(hardware: Hardware, tile: Tile, order: Tensor, *, fp8_only: bool) -> float:
-    """pJ of the decoder of activations, per cycle."""
+def decoder_energy(
+    hardware: Hardware, tile: Tile, order: Tensor, glitches: Glitches | None, *, fp8_only: bool
+) -> PartEnergy:
+    """The decoder of activations, per cycle."""
     unit = hardware.fp8_decoder if fp8_only else hardware.decoder
-    return measured_total(hardware, unit, decoder_stimulus(unit.design, tile[_SOME], order[_SOME]), "activations")[""]
+    return part_energy(
+        hardware, unit, decoder_stimulus(unit.design, tile[_SOME], order[_SOME]), "activations", glitches
+    )
 
 
-def row_order_energy(hardware: Hardware, tile: Tile, order: Tensor) -> float:
-    """pJ of the generator of the order of rows, per cycle."""
+def row_order_energy(hardware: Hardware, tile: Tile, order: Tensor, glitches: Glitches | None) -> PartEnergy:
+    """The generator of the order of rows, per cycle."""
     unit = hardware.row_order
     if unit is None:
-        return 0.0
+        return PartEnergy(0.0, None if glitches is None else 0.0)
     stimulus = row_order_stimulus(unit.design, tile[_SOME], order[_SOME], hardware.engine.row_order)
-    return measured_total(hardware, unit, stimulus, "order of rows")[""]
+    return part_energy(hardware, unit, stimulus, "order of rows", glitches)
 
 
-def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, seed: int) -> tuple[float, float]:
-    """pJ of a cycle in which a block of 16 activations is quantized, with runs of blocks drawn from the layers' inputs,
-    and of one without a block.
+def selector_energy(
+    hardware: Hardware, layers: Sequence[Capture], words: int, seed: int, glitches: Glitches | None
+) -> tuple[PartEnergy, float]:
+    """A cycle in which a block of 16 activations is quantized, with runs of blocks drawn from the layers' inputs, and
+    pJ of one without a block.
     """
     rng = np.random.default_rng(seed)
     blocks = [to_blocks(layer.x).flatten(0, 1) for layer in layers]
@@ -208,7 +286,7 @@ def selector_energy(hardware: Hardware, layers: Sequence[Capture], words: int, s
             settings = replace(settings, static_fp8=settings.static_fp8.repeat(len(layers[i].x))[places])
         sets.append(BlockSet(blocks[i][places], replace(settings, channel_codes=None)))
     stimulus = selector_stimulus(hardware.selector.design, sets, "model activations")
-    busy = measured_total(hardware, hardware.selector, stimulus, "model activations")[""]
+    busy = part_energy(hardware, hardware.selector, stimulus, "model activations", glitches)
     still = {name: words[:1] for name, words in stimulus.inputs.items() if name != "rst"}
     still |= {"rst": stimulus.inputs["rst"], "i_valid": np.zeros_like(stimulus.inputs["i_valid"][:1])}
     idle = measured_total(hardware, hardware.selector, replace(stimulus, inputs=still, expected={}), "idle")[""]
@@ -222,14 +300,9 @@ def measured_total(
 
     Kept by the content of netlist and stimulus, so that a run that was stopped continues.
     """
-    content = sha256()
-    answers = [(f"expected {name} {at.tolist()}", words) for name, (at, words) in stimulus.expected.items()]
-    for name, words in sorted([*stimulus.inputs.items(), *answers, *(shares or {}).items()], key=lambda item: item[0]):
-        content.update(f"{name} {words.shape}".encode())
-        content.update(np.ascontiguousarray(words).tobytes())
     key = {
         "unit": unit.identity,
-        "stimulus": content.hexdigest(),
+        "stimulus": content_digest(stimulus, shares),
         "cycles": (stimulus.cycles, stimulus.warmup),
         "version": (str(__version__), _METHOD),
     }
@@ -241,6 +314,16 @@ def measured_total(
 
     measured = cached(hardware.cache, "energy", key, measure)
     return {name: e["dynamic"] + e["leakage_nw"] * hardware.period * 1e-6 for name, e in measured.items()}
+
+
+def content_digest(stimulus: Stimulus, shares: Mapping[str, Words] | None) -> str:
+    """SHA-256 of all that decides what a stimulus does and how it is metered."""
+    content = sha256()
+    answers = [(f"expected {name} {at.tolist()}", words) for name, (at, words) in stimulus.expected.items()]
+    for name, words in sorted([*stimulus.inputs.items(), *answers, *(shares or {}).items()], key=lambda item: item[0]):
+        content.update(f"{name} {words.shape}".encode())
+        content.update(np.ascontiguousarray(words).tobytes())
+    return content.hexdigest()
 
 
 def lane_name(unit: Implementation) -> str:

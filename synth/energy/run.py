@@ -25,7 +25,9 @@ from ..asic.flow import CAVEATS
 from ..asic.mapping import Target
 from ..liberty.find import LibertyFile
 from .hardware import (
+    Glitches,
     Hardware,
+    PartEnergy,
     accumulator_energy,
     build_hardware,
     check_tables,
@@ -35,6 +37,7 @@ from .hardware import (
     lane_name,
     row_order_energy,
     selector_energy,
+    weighted,
 )
 from .memory_model import MemoryModel, node_of
 from .tiles import pair_shares, sample_tile
@@ -66,6 +69,7 @@ class EnergyRequest:
         words: 64 x `words` places of the model are simulated.
         captured: windows whose activations feed the hardware.
         seed: of the places.
+        glitches: whether to measure, too, what gates take with delays.
     """
 
     model: str = DEMO
@@ -79,6 +83,7 @@ class EnergyRequest:
     words: int = 8
     captured: int = 4
     seed: int = 0
+    glitches: bool = True
     cache: Path = CACHE
 
     def check(self) -> EngineConfig:
@@ -133,6 +138,7 @@ def run_energy(
     workload = open_workload(request.model, request.texts, request.captured, progress)
     check_k(max(site.channels for site in workload.study.sites), engine.k_max)
     hardware = build_hardware(engine, target, memory, request.cache, on_step)
+    glitches = Glitches(hardware) if request.glitches else None
     rows: list[dict[str, Any]] = []
     base: tuple[np.ndarray, ...] | None = None
     for name, config in request.formats().items():
@@ -152,7 +158,7 @@ def run_energy(
             "quality": asdict(workload.estimate(own)),
             "above_fp8_percent": None if above is None else asdict(above),
             **_stored(variant),
-            **_measure(request, hardware, layers, workload.study.sites, name == FP8),
+            **_measure(request, hardware, glitches, layers, workload.study.sites, name == FP8),
         }
         rows.append(row)
         _compare(row, rows[0])
@@ -187,7 +193,12 @@ def run_energy(
 
 
 def _measure(
-    request: EnergyRequest, hardware: Hardware, layers: Sequence[Capture], sites: Sequence[Site], fp8_only: bool
+    request: EnergyRequest,
+    hardware: Hardware,
+    glitches: Glitches | None,
+    layers: Sequence[Capture],
+    sites: Sequence[Site],
+    fp8_only: bool,
 ) -> dict[str, Any]:
     """pJ per block pair of one lane and its share of everything else."""
     engine = hardware.engine
@@ -197,23 +208,29 @@ def _measure(
     order = tile.row_order("ascending" if fp8_only else engine.row_order)
     measured = [lane_energy(hardware, unit, tile, order, shares) for unit in units]
     best = min(range(len(units)), key=lambda i: measured[i]["pj"])
+    lane = measured[best]
+    timed = None
+    if glitches is not None:
+        factors = glitches.lane(units[best], tile, order, shares)
+        dearest = max(factors.values())
+        by_mode = {name: pj * factors.get(name, dearest) for name, pj in lane["by_pairing"].items()}
+        timed = weighted(by_mode, lane["changes"], shares)
     filled = _filled(engine, layers)
-    buffers = _buffer_energy(hardware, shares, filled, fp8_only)
-    parts: dict[str, float] = {
-        "lane": measured[best]["pj"],
-        "accumulators": accumulator_energy(hardware, tile, order),
-        **buffers,
-        "decoder": decoder_energy(hardware, tile, order, fp8_only=fp8_only) / engine.lanes,
-        "row_order": 0.0 if fp8_only else row_order_energy(hardware, tile, order) / engine.lanes,
-        "selector": 0.0,
+    selector, selector_pj = _selector(request, hardware, glitches, layers, sites, filled.blocks, fp8_only)
+    gates = {
+        "lane": PartEnergy(lane["pj"], timed),
+        "accumulators": accumulator_energy(hardware, tile, order, glitches),
+        "decoder": _shared(engine, decoder_energy(hardware, tile, order, glitches, fp8_only=fp8_only)),
+        "row_order": PartEnergy(0.0, 0.0)
+        if fp8_only
+        else _shared(engine, row_order_energy(hardware, tile, order, glitches)),
+        "selector": selector,
     }
-    busy = idle = None
-    if not fp8_only:
-        watched = {name for site in sites for name in site.watched}
-        inputs = [layer for layer in layers if layer.name in watched]
-        busy, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed)
-        # What fills the buffer comes through one selector. That of the results belongs to the next layer's input.
-        parts["selector"] = (filled.blocks * busy + (1 - filled.blocks) * idle) / engine.lanes
+    buffers = _buffer_energy(hardware, shares, filled, fp8_only)
+    parts = {name: part.plain for name, part in gates.items()} | buffers
+    with_glitches = None
+    if glitches is not None:
+        with_glitches = {name: part.timed or 0.0 for name, part in gates.items()} | buffers
     return {
         "pairs": shares,
         "fp4_shares_by_work": {
@@ -222,14 +239,45 @@ def _measure(
         },
         "lane": {
             "pipeline": depth_of(units[best]),
-            "by_pairing_pj": measured[best]["by_pairing"],
-            "changing_share": measured[best]["changing_share"],
+            "by_pairing_pj": lane["by_pairing"],
+            "changing_share": lane["changing_share"],
             "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
         },
-        "selector_pj": {"busy": busy, "idle": idle},
+        "selector_pj": selector_pj,
         "parts_pj": parts,
         "pj": sum(parts.values()),
+        "parts_with_glitches_pj": with_glitches,
+        "pj_with_glitches": None if with_glitches is None else sum(with_glitches.values()),
     }
+
+
+def _shared(engine: EngineConfig, part: PartEnergy) -> PartEnergy:
+    """A lane's share of what there is once an engine."""
+    return PartEnergy(part.plain / engine.lanes, None if part.timed is None else part.timed / engine.lanes)
+
+
+def _selector(
+    request: EnergyRequest,
+    hardware: Hardware,
+    glitches: Glitches | None,
+    layers: Sequence[Capture],
+    sites: Sequence[Site],
+    filled: float,
+    fp8_only: bool,
+) -> tuple[PartEnergy, dict[str, float | None]]:
+    """A lane's share of the input's selector, and what that takes in a busy and an idle cycle.
+
+    The one of the results belongs to the next layer's input.
+    """
+    if fp8_only:
+        return PartEnergy(0.0, 0.0), {"busy": None, "idle": None}
+    watched = {name for site in sites for name in site.watched}
+    inputs = [layer for layer in layers if layer.name in watched]
+    busy, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed, glitches)
+    rest = (1 - filled) * idle
+    timed = None if busy.timed is None else filled * busy.timed + rest
+    part = _shared(hardware.engine, PartEnergy(filled * busy.plain + rest, timed))
+    return part, {"busy": busy.plain, "idle": idle}
 
 
 class _Filled(NamedTuple):
@@ -287,6 +335,8 @@ def _compare(row: dict[str, Any], fp8: Mapping[str, Any]) -> None:
         return float(r["pj"] - r["parts_pj"]["activation_buffer"] - r["parts_pj"]["weight_buffer"])
 
     row["saving"] = 1 - row["pj"] / fp8["pj"]
+    timed, base = row["pj_with_glitches"], fp8["pj_with_glitches"]
+    row["saving_with_glitches"] = None if timed is None else 1 - timed / base
     row["saving_without_buffers"] = 1 - logic(row) / logic(fp8)
     row["saving_of_lane"] = 1 - row["parts_pj"]["lane"] / fp8["parts_pj"]["lane"]
     row["selector_share"] = row["parts_pj"]["selector"] / row["parts_pj"]["lane"]

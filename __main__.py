@@ -161,7 +161,7 @@ def _exhaustion(error: BaseException) -> str | None:
             error = cause
     line = None
     if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map" in str(error)):
-        line = "memory: there is not enough for this, expected more, or a smaller job"
+        line = "memory: there is not enough for this, expected more, or less to do at once"
     elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         line = "threads: no more can be started, expected a higher limit on processes or memory (ulimit -u, -v)"
     elif not isinstance(error, OSError) or error.errno is None:

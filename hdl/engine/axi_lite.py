@@ -1,4 +1,4 @@
-"""The AXI4-Lite slave: register file made from the register map, and the write ports of the site memories."""
+"""The AXI4-Lite subordinate: register file made from the register map, and the write ports of the site memories."""
 
 from collections.abc import Sequence
 

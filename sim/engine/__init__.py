@@ -1,1 +1,1 @@
-"""fgmp.sim.engine: the engine in simulation: its driver, a fast harness, benches, and whole models on it."""
+"""fgmp.sim.engine: the engine in simulation: its driver, a fast simulation in C++, benches, and whole models on it."""

@@ -1,4 +1,4 @@
-"""Jobs with random operands, for benches and the regression."""
+"""GEMMs with random operands, for benches and the regression."""
 
 import itertools
 import random

@@ -15,19 +15,19 @@ __all__ = ["STREAMS", "VerilatedEngine", "build_library"]
 
 STREAMS = ("weights", "activations", "results")
 _LIBRARY = "libengine.so"
-_HARNESS = Path(__file__).with_name("simulator.cpp")
+_LOOP = Path(__file__).with_name("simulator.cpp")
 _FAST = ("fast", "-CFLAGS", "-O1 -march=native")  # with -O2 it takes half as long again to compile and runs no faster
 _OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "--output-split", "0", "-CFLAGS", "-fPIC -std=c++20")
 
 
 def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
-    """Compile the engine and the harness, or find them compiled in `cache`; returns the library's path.
+    """Compile the engine and the loop, or find them compiled in `cache`; returns the library's path.
 
     `random_state` lets registers and memories start with random values; such a library runs slower.
     """
     options = [*_OPTIONS, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
     with tools("verilator") as tool_version:
-        harness = _HARNESS.read_text()
+        loop = _LOOP.read_text()
         configuration = verilator_configuration(design)
 
         def build(folder: Path) -> None:
@@ -35,14 +35,14 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
             (folder / "configuration.vlt").write_text(configuration)
             command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
             command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", ".", "-LDFLAGS", "-shared"]
-            command += ["-o", _LIBRARY, "configuration.vlt", f"{design.name}.v", str(_HARNESS)]
+            command += ["-o", _LIBRARY, "configuration.vlt", f"{design.name}.v", str(_LOOP)]
             done = run_tool(command, cwd=folder)
             if done.returncode:
                 exhausted(done.stdout, folder)
                 message = "\n".join(done.stdout.splitlines()[-30:])
                 raise SimulationError(f"{design.name}: build failed\n{message}")
 
-        content = [design.verilog, configuration, harness, tool_version, options, _processor()]
+        content = [design.verilog, configuration, loop, tool_version, options, _processor()]
         whole = with_runtime(cache, ["library", tool_version, *options, _processor()], build)
         return cached_folder(cache, f"{design.name}-fast", content, whole) / _LIBRARY
 

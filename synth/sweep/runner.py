@@ -65,8 +65,8 @@ class Runner:
     def _energy(self, point: DesignPoint) -> list[dict[str, Any]]:
         library = self.library
         assert library is not None
-        job = self.spec.energy_request(point, self.cache)
-        result = run_energy(job, library, self.spec.target(library.cells), progress=False)
+        request = self.spec.energy_request(point, self.cache)
+        result = run_energy(request, library, self.spec.target(library.cells), progress=False)
         keys = ("pj", "saving", "saving_without_buffers", "saving_of_lane", "weight_saving", "bits_per_weight")
         return [
             {

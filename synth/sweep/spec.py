@@ -105,6 +105,7 @@ class SweepSpec:
             words=o["words"],
             captured=o["captured"],
             seed=o["seed"],
+            glitches=False,  # minutes for every point
             cache=cache,
         )
 

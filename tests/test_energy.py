@@ -16,12 +16,12 @@ from fgmp.golden.selector import SiteSettings, Threshold, select
 from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from fgmp.hdl.design import build
 from fgmp.sim.capture import Capture
+from fgmp.synth.asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.gates import GateSimulator, unpack_bits
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.timing import analyse
-from fgmp.synth.energy.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from fgmp.synth.energy.memory_model import MemoryModel, node_of
 from fgmp.synth.energy.run import SCHEMA, EnergyRequest
 from fgmp.synth.energy.tiles import CHANGES, pair_shares, pairing_streams, sample_tile

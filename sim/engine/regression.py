@@ -1,4 +1,4 @@
-"""`fgmp simulate ENGINE`: the checks on the fast simulation in C++, the bench with AXI models in cocotb, the performance gemm."""
+"""`fgmp simulate ENGINE`: the checks in the C++ loop, the bench with AXI models in cocotb, the performance GEMM."""
 
 from collections.abc import Callable
 from dataclasses import asdict

@@ -4,7 +4,6 @@ Every answer is compared with the golden model: a netlist that computes somethin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,14 +14,25 @@ from ...formats import BLOCK_SIZE
 from ...golden.blocks import Blocks
 from ...golden.random_blocks import blocks_in_precisions
 from ...golden.selector import SiteSettings, Threshold
-from ...hdl.config import DatapathConfig, DecoderConfig, DotConfig, EngineLaneConfig, LaneConfig, SelectorConfig
+from ...hdl.config import (
+    AccumulatorConfig,
+    ActivationDecoderConfig,
+    DatapathConfig,
+    DecoderConfig,
+    DotConfig,
+    EngineLaneConfig,
+    LaneConfig,
+    RowOrderConfig,
+    SelectorConfig,
+)
 from ...hdl.design import Design, build
 from ...sim.campaign import Campaign
 from ...sim.lane_campaigns import rows_campaign
 from ...sim.selector_campaigns import BlockSet, blocks_campaign
+from .around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from .gates import Words, pack_bits
 from .operand_bits import e4m3_parts
-from .weight_stationary import Tile, quiet_flags, weight_stationary
+from .weight_stationary import Stimulus, Tile, quiet_flags, weight_stationary
 
 __all__ = ["Stimulus", "normal_blocks", "selector_stimulus", "shares_by_activity", "stimuli"]
 
@@ -30,24 +40,6 @@ _RESET_CYCLES = 2
 _ROW_BLOCKS = 8
 _SPREAD = 48.0
 """Standard deviation of random values, in stored units: a block's largest lies well below 448."""
-
-
-@dataclass(frozen=True)
-class Stimulus:
-    """Ports by name; arrays (cycles, bits, words), or one cycle that holds throughout.
-
-    Attributes:
-        description: for the report.
-        inputs: what is driven.
-        expected: (cycles at which, values (results, bits, words)) by port.
-        cycles: how many; the first `warmup` are not counted.
-    """
-
-    description: str
-    inputs: dict[str, Words]
-    expected: dict[str, tuple[NDArray[np.int64], Words]]
-    cycles: int
-    warmup: int
 
 
 def stimuli(design: Design, words: int = 8, cycles: int = 64, seed: int = 0) -> dict[str, Stimulus]:
@@ -63,7 +55,9 @@ def stimuli(design: Design, words: int = 8, cycles: int = 64, seed: int = 0) -> 
         return {"random activations, about 70 % FP4": _selector(design, words, cycles, generator)}
     if isinstance(config, DecoderConfig):
         return {"random codes": _decoder(design, words, cycles, seed)}
-    raise InputError(f"{design.name}: no stimulus for this unit, expected a lane, dot product, selector or decoder")
+    if isinstance(config, AccumulatorConfig | ActivationDecoderConfig | RowOrderConfig):
+        return {"random mix, 70 % FP4": _around_lane(design, words, cycles, generator)}
+    raise InputError(f"{design.name}: no stimulus for this unit, expected a part of the engine, not all of it")
 
 
 def shares_by_activity(formats: str) -> dict[str, tuple[float, float]]:
@@ -91,15 +85,7 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
     streams = 64 * words
     if isinstance(config, EngineLaneConfig):
         rows, blocks = 32, max(cycles // 32, 1)
-        a = normal_blocks((streams, blocks, rows), a_fp8, generator)
-        w = normal_blocks((streams, blocks), w_fp8, generator)
-        tile = Tile(
-            a=a,
-            w=w,
-            sums=torch.zeros(streams, rows, dtype=torch.int64),
-            first=torch.ones(streams, dtype=torch.bool),
-            last=torch.zeros(streams, dtype=torch.bool),
-        )
+        tile = _tile(streams, blocks, rows, (a_fp8, w_fp8), generator)
         text = f"random normal values, weights stationary for {rows} rows, which come by precision"
         return Stimulus(text, *weight_stationary(design, tile, tile.row_order("precision")))
     assert isinstance(config, LaneConfig | DotConfig)
@@ -125,6 +111,32 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
     at = np.arange(config.latency, rows)
     expected = {"term": (at, term[: len(at)]), **quiet_flags(design, at, words)}
     return Stimulus(text, inputs, expected, rows, config.latency + 1)
+
+
+def _around_lane(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
+    config = design.config
+    rows = 32 if isinstance(config, ActivationDecoderConfig) else config.rows
+    fp8 = getattr(config, "formats", "mixed") == "fp8"
+    tile = _tile(64 * words, max(cycles // rows, 2), rows, (1.0, 1.0) if fp8 else (0.3, 0.3), generator)
+    order = tile.row_order("ascending" if fp8 else "precision")
+    if isinstance(config, ActivationDecoderConfig):
+        return decoder_stimulus(design, tile, order)
+    if isinstance(config, RowOrderConfig):
+        return row_order_stimulus(design, tile, order, "precision")
+    if config.lanes > 1 or config.storage == "memory":
+        raise InputError(
+            f"{design.name}: no stimulus for lanes={config.lanes} storage={config.storage}, expected 1 and banked "
+            "(or --no-energy)"
+        )
+    return accumulator_stimulus(design, tile, order)
+
+
+def _tile(streams: int, blocks: int, rows: int, fp8_shares: tuple[float, float], generator: torch.Generator) -> Tile:
+    """Random normal values, from the first block of K."""
+    a = normal_blocks((streams, blocks, rows), fp8_shares[0], generator)
+    w = normal_blocks((streams, blocks), fp8_shares[1], generator)
+    nothing = torch.zeros(streams, dtype=torch.bool)
+    return Tile(a=a, w=w, sums=torch.zeros(streams, rows, dtype=torch.int64), first=~nothing, last=nothing)
 
 
 def _selector(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:

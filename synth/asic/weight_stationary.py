@@ -17,6 +17,7 @@ from .operand_bits import Bits, activation_bits, integer_bits, stored_held
 
 __all__ = [
     "PROLOGUE",
+    "Stimulus",
     "Tile",
     "flag_words",
     "flattened",
@@ -29,6 +30,24 @@ __all__ = [
 PROLOGUE = 4
 """Cycles before the first block pair: two of reset, one to load the first weight, one to swap it in."""
 _FLAGS = ("nan", "format_error", "overflow")
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """Ports by name; arrays (cycles, bits, words), or one cycle that holds throughout.
+
+    Attributes:
+        description: for the report.
+        inputs: what is driven.
+        expected: (cycles at which, values (results, bits, words)) by port.
+        cycles: how many; the first `warmup` are not counted.
+    """
+
+    description: str
+    inputs: dict[str, Words]
+    expected: dict[str, tuple[NDArray[np.int64], Words]]
+    cycles: int
+    warmup: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,13 @@ from ...hdl.unit_config import FORMATS
 from ...hdl.wrappers import RAM_MODULE
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
+from ..asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from ..asic.flow import Implementation, cells_without_power, implement, simulate
 from ..asic.gates import Words
 from ..asic.glitches import glitch_factors
 from ..asic.mapping import Target
 from ..asic.stimulus import Stimulus, selector_stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
-from .around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from .memory_model import MemoryModel
 from .tiles import CHANGES, pairing_streams
 

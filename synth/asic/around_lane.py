@@ -7,10 +7,9 @@ from torch import Tensor
 from ...golden.blocks import Blocks
 from ...hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from ...hdl.design import Design
-from ..asic.gates import pack_bits
-from ..asic.operand_bits import activation_bits, stored_held
-from ..asic.stimulus import Stimulus
-from ..asic.weight_stationary import Tile, flag_words, flattened, integer_words, stream_words
+from .gates import pack_bits
+from .operand_bits import activation_bits, stored_held
+from .weight_stationary import Stimulus, Tile, flag_words, flattened, integer_words, stream_words
 
 __all__ = ["accumulator_stimulus", "decoder_stimulus", "row_order_stimulus"]
 

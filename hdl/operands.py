@@ -178,23 +178,23 @@ class ActivationDecoder(wiring.Component):
 
     Attributes:
         valid: a block stands at the input.
-        block: that block (`stored_block`).
+        stored: that block (`stored_block`).
         decoded: the last block, decoded, a cycle later (`DecodedActivations`).
     """
 
     def __init__(self, config: ActivationDecoderConfig):
         self.config = config
         formats = config.formats
-        members = {"valid": In(1), "block": In(stored_block(formats)), "decoded": Out(DecodedActivations(formats))}
+        members = {"valid": In(1), "stored": In(stored_block(formats)), "decoded": Out(DecodedActivations(formats))}
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         formats = self.config.formats
-        values = decode_activations(m, self.block, formats)
+        values = decode_activations(m, self.stored, formats)
         enables = {}
         if formats == "mixed":
-            narrow, wide = (wire(m, f"take_{n}", self.valid & (self.block.fp8 == n)) for n in (0, 1))
+            narrow, wide = (wire(m, f"take_{n}", self.valid & (self.stored.fp8 == n)) for n in (0, 1))
             enables = {name: narrow if name.startswith("narrow_") else wide for name in values}
             enables |= dict.fromkeys(("fp8", "nan", "illegal"), self.valid)
             enables |= dict.fromkeys(("scale", "shift"), narrow)

@@ -181,7 +181,7 @@ def test_every_code_is_decoded():
         ctx.set(unit.valid, 1)
         for scale in range(256):
             codes = [(scale + 17 * i) % 256 for i in range(BLOCK_SIZE)]
-            ctx.set(unit.block, {"codes": int.from_bytes(bytes(codes), "little"), "scale": scale, "fp8": 1})
+            ctx.set(unit.stored, {"codes": int.from_bytes(bytes(codes), "little"), "scale": scale, "fp8": 1})
             await ctx.tick()
             exponents = elements(ctx, "exponents", 4)
             values = [v * 2.0 ** (e - 1 - 9) for v, e in zip(bus(ctx, ""), exponents, strict=True)]
@@ -194,7 +194,7 @@ def test_every_code_is_decoded():
             before = bus(ctx, "")
             nibbles = [(scale + i) % 16 for i in range(BLOCK_SIZE)]
             packed = sum(code << 4 * i for i, code in enumerate(nibbles))
-            ctx.set(unit.block, {"codes": packed | (1 << 64), "scale": scale, "fp8": 0})
+            ctx.set(unit.stored, {"codes": packed | (1 << 64), "scale": scale, "fp8": 0})
             await ctx.tick()
             halves = [2 * E2M1.magnitudes[c & 7] for c in nibbles]
             assert bus(ctx, "narrow_") == [h if c < 8 else -h for h, c in zip(halves, nibbles, strict=True)]
@@ -207,7 +207,7 @@ def test_every_code_is_decoded():
                 assert value == E4M3.magnitudes[scale]
         narrow = bus(ctx, "narrow_")
         ctx.set(unit.valid, 0)
-        ctx.set(unit.block, {"codes": 0, "scale": 0, "fp8": 0})
+        ctx.set(unit.stored, {"codes": 0, "scale": 0, "fp8": 0})
         await ctx.tick()
         assert bus(ctx, "narrow_") == narrow
 

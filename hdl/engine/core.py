@@ -178,7 +178,7 @@ class EngineCore(wiring.Component):
         add_part(m, platform, "activation_decoder", decoder)
         m.d.comb += [
             decoder.valid.eq(activations.valid),
-            *(getattr(decoder.block, name).eq(getattr(activations, name)) for name in ("codes", "scale", "fp8")),
+            *(getattr(decoder.stored, name).eq(getattr(activations, name)) for name in ("codes", "scale", "fp8")),
         ]
         sums = Signal(config.lanes * (bits + 1))
         accumulators = Accumulators(config.accumulators_of(config.lanes))

@@ -84,7 +84,7 @@ def decoder_stimulus(design: Design, tile: Tile, order: Tensor) -> Stimulus:
     at = 1 + np.arange(steps)
     inputs = {
         "valid": flag_words(steps + 1, streams, range(steps)),
-        "block": stream_words(stored_held(blocks, config.formats)),
+        "stored": stream_words(stored_held(blocks, config.formats)),
     }
     # A register that was not written yet may hold anything.
     decoded = activation_bits(blocks, config.formats)

@@ -65,33 +65,47 @@ def clipped_scale_codes(blocks: Tensor, sensitivity: Tensor, costs: WindowCosts 
 
 
 def _chunk_codes(v: Tensor, f: Tensor, costs: WindowCosts) -> Tensor:
+    """The codes of (n, 16) blocks: float32 costs leave candidates, of which float64 settles the best."""
     largest = f.amax(-1, keepdim=True)
     f = torch.where(largest == 0, 1.0, f)
-    relative = (f / torch.where(largest == 0, 1.0, largest)).T.contiguous()
-    magnitude = v.abs().T.contiguous()
-    best = torch.full_like(magnitude[0], torch.inf)
-    found = []
+    relative = f / torch.where(largest == 0, 1.0, largest)
+    block, code, cost, best = _candidates(v.abs().T.contiguous(), relative.T.contiguous(), costs)
+    final = cost <= _bound(best[block])
+    return _settle(v, f, block[final], code[final]).to(torch.uint8)
+
+
+def _bound(cost: Tensor) -> Tensor:
+    """A float32 cost above this belongs to a scale whose exact cost is higher."""
+    return cost * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
+
+
+def _candidates(magnitude: Tensor, sensitivity: Tensor, costs: WindowCosts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes that may be the best of blocks (16, n): block, code, cost of each (c,); and each block's least cost (n,).
+
+    Windows of codes are tried from above. A block drops out once what clipping alone costs below its window is more
+    than its least cost.
+    """
+    legal = _legal_scales(magnitude.device)
+    steps = torch.arange(_WINDOW, device=magnitude.device)[:, None]
     # A scale of at least amax / 3 gives nothing that its half does not give.
-    legal = _legal_scales(v.device)
     top = torch.searchsorted(legal, magnitude.amax(0) / 3).clamp(_LAST_CODE_WITHOUT_HALF, MAX_BLOCK_SCALE_CODE)
-    active = torch.arange(len(v), device=v.device)
+    best = torch.full_like(magnitude[0], torch.inf)
+    active = torch.arange(len(best), device=best.device)  # blocks still in play, beside their columns of the others
+    found = []
     while len(active):
-        codes = (top - torch.arange(_WINDOW, device=v.device)[:, None]).clamp(min=MIN_BLOCK_SCALE_CODE)
-        scales = legal[codes - MIN_BLOCK_SCALE_CODE]
+        codes = (top - steps).clamp(min=MIN_BLOCK_SCALE_CODE)  # (window, active)
         top = top - _WINDOW
         below = legal[(top - MIN_BLOCK_SCALE_CODE).clamp(min=0)]
-        cost, floor = costs(magnitude, relative, scales, below)
-        so_far = torch.minimum(best[active], cost.amin(0))
-        best[active] = so_far
-        bound = so_far * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
-        candidate, column = (cost <= bound).nonzero(as_tuple=True)
-        found.append((active[column], codes[candidate, column], cost[candidate, column]))
-        kept = ((top >= MIN_BLOCK_SCALE_CODE) & (floor <= bound * (1 + _RELATIVE_SLACK))).nonzero()[:, 0]
-        active, top = active[kept], top[kept]
-        magnitude, relative = magnitude[:, kept], relative[:, kept]
+        cost, floor = costs(magnitude, sensitivity, legal[codes - MIN_BLOCK_SCALE_CODE], below)
+        best[active] = torch.minimum(best[active], cost.amin(0))
+        bound = _bound(best[active])
+        code, column = (cost <= bound).nonzero(as_tuple=True)
+        found.append((active[column], codes[code, column], cost[code, column]))
+        stay = ((top >= MIN_BLOCK_SCALE_CODE) & (floor <= bound * (1 + _RELATIVE_SLACK))).nonzero()[:, 0]
+        active, top = active[stay], top[stay]
+        magnitude, sensitivity = magnitude[:, stay], sensitivity[:, stay]
     block, code, cost = (torch.cat(parts) for parts in zip(*found, strict=True))
-    final = cost <= best[block] * (1 + _RELATIVE_SLACK) + _ABSOLUTE_SLACK
-    return _settle(v, f, block[final], code[final]).to(torch.uint8)
+    return block, code, cost, best
 
 
 def _settle(v: Tensor, f: Tensor, block: Tensor, code: Tensor) -> Tensor:

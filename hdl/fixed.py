@@ -91,36 +91,53 @@ def _round_at(value: Fixed, shift: int, offset: int, faults: Faults) -> Value:
     return offset + kept + (guard & (sticky | faults.pick("E4M3 tie rounds down", kept[0], 0)))
 
 
+_STEPS = 1 << E4M3.mantissa_bits
+_ONE = 1 << (MAGNITUDE_BITS - 1)
+"""Of a magnitude whose leading one is its top bit: 1, as significands are counted here."""
+
+_PER_STEP = 6 << (FRACTION_BITS - (E4M3.bias - 1 + E4M3.mantissa_bits))
+"""The amax whose scale is one step of the subnormal scales."""
+
+
+def _subnormal_boundaries() -> list[int]:
+    """Between subnormal scales `step` and `step` + 1, as amax."""
+    return [_PER_STEP * step + _PER_STEP // 2 for step in range(_STEPS)]
+
+
+def _mantissa_boundaries(numerator: int) -> list[int]:
+    """Between mantissas `step` and `step` + 1 of amax / 6, as significands of amax in [1, 2) or beyond.
+
+    The significand is the quotient times 1.5 (`numerator` 12) where that is in [1, 4/3), else times 0.75 (6).
+    """
+    half_ways = (2 * _STEPS + 2 * step + 1 for step in range(_STEPS))
+    return [half_way * numerator * _ONE // (8 * 2 * _STEPS) for half_way in half_ways]
+
+
 def block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
     """The block scale code for a block's largest magnitude: amax / 6 rounded to E4M3, at least 1 (7 bits).
 
-    A quotient's mantissa only depends on amax's own, so a few constants replace the divider: those of the binades
-    that map to subnormal scales, and one set for all others.
+    A quotient's mantissa only depends on amax's own, so a few constants replace the divider: a code is how many
+    boundaries amax has passed.
     """
     scale = Signal(E4M3.bits - 1)
-    per_step = 6 << (FRACTION_BITS - (E4M3.bias - 1 + E4M3.mantissa_bits))  # amax whose scale is one subnormal step
-    steps = 1 << E4M3.mantissa_bits
     subnormal: Value | int = 0
-    for step in range(steps):
-        subnormal = subnormal + _rounds_up(amax, step, per_step * step + per_step // 2, faults)
+    for step, boundary in enumerate(_subnormal_boundaries()):
+        subnormal = subnormal + _rounds_up(amax, step, boundary, faults)
 
     normalized, position = _leading_one(m, amax.magnitude)
     significand = Fixed(normalized, amax.sticky)
-    one = 1 << (MAGNITUDE_BITS - 1)
-    upper = wire(m, "upper", normalized >= one * 3 // 2)
+    upper = wire(m, "upper", normalized >= _ONE * 3 // 2)
     count: Value | int = 0
-    for step in range(steps):
-        # Boundary between mantissas step and step + 1 of the quotient, as the significand of amax in [1, 2):
-        # times 1.5 for quotients in [1, 4/3), times 0.75 for those in [4/3, 2), which are a binade lower.
-        half_way = 2 * steps + 2 * step + 1
-        low, high = half_way * 3 * one // (8 * steps), half_way * 3 * one // (4 * steps)
-        passed = Mux(upper, _rounds_up(significand, step, high, faults) if high < 2 * one else 0, 0)
-        passed = Mux(~upper, _rounds_up(significand, step, low, faults) if low >= one else 1, passed)
-        count = count + passed
+    for step, (high, low) in enumerate(zip(_mantissa_boundaries(12), _mantissa_boundaries(6), strict=True)):
+        # Of a significand from 1.5 on no boundary is beyond 2, of one below none is under 1 but for those passed.
+        above = _rounds_up(significand, step, high, faults) if high < 2 * _ONE else C(0, 1)
+        beneath = _rounds_up(significand, step, low, faults) if low >= _ONE else C(1, 1)
+        count = count + Mux(upper, above, beneath)
     # amax = significand * 2**(position - 11); quotient's biased exponent, one lower below 1.5.
     exponent = position + (E4M3.bias - FRACTION_BITS - 2)
     normal = ((exponent - ~upper) << E4M3.mantissa_bits) + count
-    code = wire(m, "unclamped_scale", Mux(amax.magnitude >= per_step * steps, normal, subnormal)[: E4M3.bits - 1])
+    chosen = Mux(amax.magnitude >= _PER_STEP * _STEPS, normal, subnormal)[: E4M3.bits - 1]
+    code = wire(m, "unclamped_scale", chosen)
     m.d.comb += scale.eq(Mux(code.any(), code, MIN_BLOCK_SCALE_CODE))
     return scale
 

@@ -69,13 +69,12 @@ def packed_results(data: bytes, gemm: Gemm, config: EngineConfig) -> Packed:
     position = 0
     for row, tile in _tiled(gemm.rows, config.rows, _k_tiles(gemm.outputs), 1).tolist():
         count = min(blocks - tile * TILE_BLOCKS, TILE_BLOCKS)
-        mask_size = ceil_div(count, 8)
-        mask = data[position : position + mask_size]
-        wide = int.from_bytes(mask, "little").bit_count()
-        scales_end = position + mask_size + count - wide
-        end = scales_end + BLOCK_SIZE // 2 * (count + wide)
-        parts[row, tile] = mask, data[position + mask_size : scales_end], data[scales_end:end]
-        position = end
+        mask = data[position : position + ceil_div(count, 8)]
+        ends = position + np.cumsum(
+            _record_bytes(np.array(count), np.array(int.from_bytes(mask, "little").bit_count()))
+        )
+        parts[row, tile] = mask, data[ends[0] : ends[1]], data[ends[1] : ends[2]]
+        position = int(ends[2])
     ordered = [parts[key] for key in sorted(parts)]
     mask, scale, payload = (
         torch.frombuffer(bytearray(b"".join(p[i] for p in ordered) or b"\0"), dtype=torch.uint8) for i in range(3)
@@ -99,23 +98,28 @@ def _tiled(rows: int, tile: int, columns: int, repeats: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _record_bytes(blocks: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    """(..., 3): bytes of mask, scales and payload of records of so many blocks, `wide` of them in FP8."""
+    narrow = blocks - wide
+    mask = np.broadcast_to(ceil_div(blocks, 8), wide.shape)
+    return np.stack((mask, narrow, BLOCK_SIZE // 2 * narrow + BLOCK_SIZE * wide), -1)
+
+
 def _records(packed: Packed, order: np.ndarray) -> bytes:
     """The records of (row, K tile) pairs: each a slice of the mask, one of the scales, one of the payload."""
     rows, columns = packed.shape
     blocks, tiles = ceil_div(columns, BLOCK_SIZE), _k_tiles(columns)
-    mask_row = ceil_div(blocks, 8)
-    mask = packed.mask.view(rows, mask_row).numpy()
-    bits = np.unpackbits(mask, axis=1, bitorder="little")[:, :blocks]
-    padded = np.pad(bits.astype(np.int64), ((0, 0), (0, tiles * TILE_BLOCKS - blocks)))
-    wide = padded.reshape(rows, tiles, TILE_BLOCKS).sum(-1)
-    counts = np.minimum(blocks - np.arange(tiles) * TILE_BLOCKS, TILE_BLOCKS)
-    narrow = counts - wide
-    lengths = np.stack((np.broadcast_to(-(-counts // 8), wide.shape), narrow, 8 * narrow + 16 * wide), -1)
-    offsets = np.cumsum(lengths.reshape(-1, 3), 0).reshape(lengths.shape) - lengths
-    offsets += np.array([0, mask.size, mask.size + packed.scale.numel()])
+    mask = packed.mask.view(rows, -1).numpy()
+    fp8 = np.zeros((rows, tiles * TILE_BLOCKS), dtype=np.int64)
+    fp8[:, :blocks] = np.unpackbits(mask, axis=1, bitorder="little")[:, :blocks]
+    in_tile = np.minimum(blocks - np.arange(tiles) * TILE_BLOCKS, TILE_BLOCKS)
+    lengths = _record_bytes(in_tile, fp8.reshape(rows, tiles, TILE_BLOCKS).sum(-1))
+    # The three parts of all records lie one after the other in three areas.
     source = np.concatenate((mask.ravel(), packed.scale.numpy(), packed.payload.numpy()))
-    chosen = order[:, 0], order[:, 1]
-    return _gather(source, offsets[chosen].ravel(), lengths[chosen].ravel())
+    areas = np.array([0, mask.size, mask.size + packed.scale.numel()])
+    starts = areas + np.cumsum(lengths.reshape(-1, 3), 0).reshape(lengths.shape) - lengths
+    row, tile = order.T
+    return _gather(source, starts[row, tile].ravel(), lengths[row, tile].ravel())
 
 
 def _gather(source: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> bytes:

@@ -86,7 +86,7 @@ class Accumulators(wiring.Component):
         config = self.config
         if config.storage == "memory":
             write, read = (self.write, self.write_row, self.write_sums), (self.read, self.read_row)
-            m.d.comb += self.sums.eq(ram(m, "memory", config.rows, write, read))
+            m.d.comb += self.sums.eq(ram(m, "stored_sums", config.rows, write, read))
             return m
         low = (BANK_ROWS - 1).bit_length()
         banks = config.rows // BANK_ROWS

@@ -345,7 +345,7 @@ def test_exported_projects_hold_the_design_and_its_constraints(tmp_path, capsys,
 
 def test_memories_of_an_engine_are_listed():
     found = {m.instance: (m.width, m.depth) for m in memories(build_preset("engine-4").verilog)}
-    assert found["core.accumulators.memory"] == (4 * 50, 8)
+    assert found["core.accumulators.stored_sums"] == (4 * 50, 8)
     assert found["core.activation_path.buffer.bank_1"] == (64, 2 * 8 * 16)
     assert len(found) == build_preset("engine-4").verilog.count("fgmp_ram_1r1w #(") - 1
 

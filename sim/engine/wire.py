@@ -101,7 +101,7 @@ def _tiled(rows: int, tile: int, columns: int, repeats: int) -> np.ndarray:
 def _record_bytes(blocks: np.ndarray, wide: np.ndarray) -> np.ndarray:
     """(..., 3): bytes of mask, scales and payload of records of so many blocks, `wide` of them in FP8."""
     narrow = blocks - wide
-    mask = np.broadcast_to(ceil_div(blocks, 8), wide.shape)
+    mask = np.broadcast_to((blocks + 7) // 8, wide.shape)
     return np.stack((mask, narrow, BLOCK_SIZE // 2 * narrow + BLOCK_SIZE * wide), -1)
 
 

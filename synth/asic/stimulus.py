@@ -115,8 +115,12 @@ def _pairs(design: Design, a_fp8: float, w_fp8: float, words: int, cycles: int, 
 
 def _around_lane(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
     config = design.config
-    rows = 32 if isinstance(config, ActivationDecoderConfig) else config.rows
-    fp8 = getattr(config, "formats", "mixed") == "fp8"
+    assert isinstance(config, AccumulatorConfig | ActivationDecoderConfig | RowOrderConfig)
+    rows, fp8 = 32, False
+    if isinstance(config, ActivationDecoderConfig):
+        fp8 = config.formats == "fp8"
+    else:
+        rows = config.rows
     tile = _tile(64 * words, max(cycles // rows, 2), rows, (1.0, 1.0) if fp8 else (0.3, 0.3), generator)
     order = tile.row_order("ascending" if fp8 else "precision")
     if isinstance(config, ActivationDecoderConfig):

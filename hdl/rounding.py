@@ -1,13 +1,13 @@
 """Rounds the accumulator to float32 and to bfloat16, each once from the exact value, in three cycles."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import C, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..formats import ACCUMULATOR_FRACTION_BITS, BFLOAT16, FLOAT32, TENSOR_EXPONENT_LIMIT, MiniFloat
 from .config import ROUNDING_CYCLES
 from .faults import NO_FAULTS, Faults
-from .pipeline import Pipeline
+from .pipeline import Pipeline, wire
 
 __all__ = ["EXPONENT_LIMIT", "Rounder"]
 
@@ -70,7 +70,7 @@ class Rounder(wiring.Component):
             # the accumulator holds.
             top=(FLOAT32.bias + bits - 1 - ACCUMULATOR_FRACTION_BITS + exponent)[: FLOAT32.exponent_bits],
             # In two's complement. One adder with a carry in; a negation beside a multiplexer came out slower.
-            magnitude=((self.raw ^ negative.replicate(bits)) + negative)[:bits],
+            magnitude=_absolute(m, self.raw, negative, bits),
         )
         normalized, zeros = _normalize(m, s.magnitude, bits)
         exponent = (s.top - zeros)[: FLOAT32.exponent_bits]
@@ -105,6 +105,19 @@ class Rounder(wiring.Component):
         sticky = self._faults.pick("sticky bit dropped", normalized[: -fmt.mantissa_bits - 2].any(), 0)
         up = guard & self._faults.pick("tie rounds up", sticky | kept[0], 1)
         return (Cat(kept, exponent) + up)[: fmt.bits - 1]
+
+
+def _absolute(m: Module, raw: Value, negative: Value, bits: int) -> Value:
+    """|raw| without an adder: a negative number's bits are inverted above the lowest one that is set.
+
+    Whether a bit has a set one below is found for all bits in steps of 1, 2, 4, ...; a carry would ripple in mapping.
+    """
+    below: Value = Cat(Const(0, 1), raw)[:bits]
+    distance = 1
+    while distance < bits:
+        below = wire(m, f"set_below_{2 * distance}", below | Cat(Const(0, distance), below)[:bits])
+        distance *= 2
+    return raw.as_unsigned() ^ (below & negative.replicate(bits))
 
 
 def _normalize(m: Module, magnitude: Value, bits: int) -> tuple[Value, Value]:

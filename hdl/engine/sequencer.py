@@ -47,7 +47,7 @@ class Sequencer(wiring.Component):
         size, resident: its dimensions, and whether its activations stay for all N tiles.
         weight_slots, weight_read: the weight buffer; a slot is freed with its last read.
         activation_slots, activation_read: the activation buffer; a slot is freed with the last read of its last use.
-        precision_read, precisions: the precision bits of all rows of a block of K, two cycles later at the latest.
+        precision_read, precisions: the precision bits of all rows of a block of K, a cycle later.
         load: which lane takes the weight block that comes out of the buffer.
         load_zero: it lies beyond N and takes zeros.
         swap: all lanes change over to the next weight blocks.

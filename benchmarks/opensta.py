@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from fgmp.hdl.design import build_preset
+from fgmp.synth.asic.activities import stimuli
 from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.netlist import CONSTANT_1
 from fgmp.synth.asic.netlist_verilog import instance_name, netlist_verilog
-from fgmp.synth.asic.stimulus import stimuli
 from fgmp.synth.liberty.find import read_liberty
 
 PERIOD = 10.0

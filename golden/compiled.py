@@ -34,7 +34,7 @@ def quantize_nvfp4(x: Tensor, exponent: int) -> tuple[Tensor, Tensor]:
 
 
 def quantize_mixed(x: Tensor, exponent: int, threshold: float) -> Blocks:
-    """What `selector.select` makes of a contiguous `x` (..., K) in mode dynamic: blocks (..., B).
+    """The same as `selector.select` for a contiguous `x` (..., K) in mode dynamic: blocks (..., B).
 
     `threshold` is the register's value. NaN is not looked for, and K must be a multiple of 16. The first call compiles.
     """

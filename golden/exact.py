@@ -87,7 +87,7 @@ def quantize_e2m1(value: Fraction, scale_code: int) -> int:
 
 @dataclass(frozen=True)
 class ExactBlock:
-    """What the selector makes of one block."""
+    """The selector's result for one block."""
 
     fp8: bool
     scale: int
@@ -129,7 +129,7 @@ def select_block(
 
 @dataclass(frozen=True)
 class LaneResult:
-    """What the lane emits for one row."""
+    """The lane's result for one row."""
 
     raw: int
     float32: int

@@ -1,4 +1,4 @@
-"""What the lane must emit: expected values for streams of block pairs, legal or not (docs/numerics.md section 3)."""
+"""The lane's expected results for streams of block pairs, legal or not (docs/numerics.md section 3)."""
 
 from dataclasses import dataclass
 

@@ -84,7 +84,7 @@ def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 class _Entry(Strict):
-    """What the index says of one matrix."""
+    """A matrix's entry in the index."""
 
     shape: tuple[Size, Size]
     tensor_exponent: Exponent

@@ -150,7 +150,7 @@ def write_design(design: Design, out: Path) -> list[Path]:
 
 
 def sidecar(design: Design) -> dict[str, Any]:
-    """What an integrator needs to know beyond the Verilog, for machines."""
+    """The facts that an integrator needs beyond the Verilog, as JSON data."""
     config = design.config
     clock, reset = _clock(config)
     derived: dict[str, Any] = {"latency_cycles": config.latency, "throughput": config.throughput}

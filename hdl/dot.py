@@ -18,6 +18,7 @@ from .config import DotConfig
 from .faults import NO_FAULTS, Faults
 from .hierarchy import add_part
 from .operands import (
+    ALWAYS,
     FP8_SCALE,
     FP8_SHIFT,
     TRIPLE_BITS,
@@ -307,7 +308,7 @@ def connect_blocks(m: Module, dot: DotProduct, a: Value, w: Value, formats: str,
     values = decode_activations(m, a, formats, faults)
     for name, value in values.items():
         on = Const(1, 1)
-        if formats == "mixed" and name not in ("fp8", "nan", "illegal", "scale", "shift"):
+        if formats == "mixed" and name not in (*ALWAYS, "scale", "shift"):
             on = ~a.fp8 if name.startswith("narrow_") else a.fp8
         m.d.comb += getattr(dot.a, name).eq(_selected(on, value))
     weights = decode_weights(m, w, formats, faults)

@@ -10,7 +10,7 @@ from .dot import DotProduct, connect_blocks
 from .faults import LANE_FAULTS, NO_FAULTS, Faults
 from .hierarchy import add_part
 from .operands import stored_block
-from .pipeline import Pipeline
+from .pipeline import Pipeline, sticky
 from .rounding import Rounder
 
 __all__ = ["Lane", "block_pair", "lane_result"]
@@ -72,7 +72,8 @@ class Lane(wiring.Component):
         connect_blocks(m, dot, pair.a, pair.w, self.config.formats, self._faults)
         m.d.comb += dot.advance.eq(advance)
         control = Pipeline(m, advance, range(self.config.pipeline))
-        valid, first, last = (control.delayed(bit) for bit in (self.i.valid, pair.first, pair.last))
+        control_bits = {"valid": self.i.valid, "first": pair.first, "last": pair.last}
+        valid, first, last = (control.delayed(name, bit) for name, bit in control_bits.items())
 
         accumulator = Signal(signed(bits))
         poisoned = Signal()
@@ -111,5 +112,5 @@ class Lane(wiring.Component):
             (self.format_error, (taken & dot.illegal) | (emit & advance & rounder.exponent_error)),
             (self.overflow, taken & overflow),
         ):
-            m.d.sync += flag.eq(event | (flag & ~self.clear_flags))
+            sticky(m, flag, event, self.clear_flags)
         return m

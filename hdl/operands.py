@@ -16,6 +16,7 @@ from .pipeline import wire
 from .unit_config import ActivationDecoderConfig
 
 __all__ = [
+    "ALWAYS",
     "FP8_BLOCK",
     "FP8_SCALE",
     "FP8_SHIFT",
@@ -33,7 +34,7 @@ STORED_BLOCK = data.StructLayout({"codes": 8 * BLOCK_SIZE, "scale": 8, "fp8": 1}
 """A block in a fixed slot: FP8 uses 16 bytes, FP4 the low 8 (even element in the low nibble)."""
 
 FP8_BLOCK = data.StructLayout({"codes": 8 * BLOCK_SIZE})
-"""What is left of it where every block is FP8."""
+"""The same where every block is FP8."""
 
 TRIPLE_BITS = 6
 """Three times a significand of four bits."""
@@ -48,7 +49,10 @@ _SCALE = {"fp8": 1, "scale": 4, "shift": 4, "illegal": 1}
 """Precision bit; significand and shift of an FP4 block's scale; whether that is illegal."""
 
 FP8_SCALE, FP8_SHIFT = 1, 1
-"""What stands for the scale of an FP8 block, whose elements are in units of 2**-9: those of FP4 are in 2**-10."""
+"""The scale of an FP8 block, whose elements are in units of 2**-9: those of FP4 are in 2**-10."""
+
+ALWAYS = ("fp8", "nan", "illegal")
+"""Members of decoded activations that belong to neither precision's bus."""
 
 _BUS = {"significands": 4, "positives": 1, "negatives": 1, "triples": TRIPLE_BITS}
 
@@ -196,7 +200,7 @@ class ActivationDecoder(wiring.Component):
         if formats == "mixed":
             narrow, wide = (wire(m, f"take_{n}", self.valid & (self.stored.fp8 == n)) for n in (0, 1))
             enables = {name: narrow if name.startswith("narrow_") else wide for name in values}
-            enables |= dict.fromkeys(("fp8", "nan", "illegal"), self.valid)
+            enables |= dict.fromkeys(ALWAYS, self.valid)
             enables |= dict.fromkeys(("scale", "shift"), narrow)
         for name, value in values.items():
             held = Signal(len(value), name=f"decoded_{name}", reset_less=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueLike
 
-__all__ = ["Pipeline", "wire"]
+__all__ = ["Pipeline", "sticky", "wire"]
 
 
 def wire(m: Module, name: str, value: ValueLike) -> Signal:
@@ -17,6 +17,11 @@ def wire(m: Module, name: str, value: ValueLike) -> Signal:
     signal = Signal(cast.shape(), name=name)
     m.d.comb += signal.eq(cast)
     return signal
+
+
+def sticky(m: Module, flag: Signal, event: Value, clear: Value) -> None:
+    """`flag` is set by `event` and cleared by `clear`; an event in the same cycle wins."""
+    m.d.sync += flag.eq(event | (flag & ~clear))
 
 
 class Pipeline:
@@ -69,9 +74,9 @@ class Pipeline:
         items = {**(vars(before) if before is not None else {}), **values}
         return SimpleNamespace(**{key: behind(item, key) for key, item in items.items()})
 
-    def delayed(self, value: ValueLike) -> Value:
-        """`value` delayed by the number of cuts, cleared by reset: for control bits."""
-        return self._stages("delayed", value)[-1]
+    def delayed(self, name: str, value: ValueLike) -> Value:
+        """`value`, called `name`, delayed by the number of cuts and cleared by reset: for control bits."""
+        return self._stages(name, value)[-1]
 
     def _stages(self, name: str, value: ValueLike) -> list[Value]:
         """`value` before the first cut, between the cuts and behind the last."""

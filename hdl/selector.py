@@ -24,7 +24,7 @@ from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
 from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, to_fixed
 from .hierarchy import add_part
 from .operands import STORED_BLOCK
-from .pipeline import Pipeline, wire
+from .pipeline import Pipeline, sticky, wire
 
 __all__ = ["THRESHOLD", "Selector", "SelectorCore", "SelectorSettings", "selector_input", "selector_output"]
 
@@ -86,7 +86,7 @@ class SelectorCore(wiring.Component):
         static_fp8: its precision in mode "static".
         channel_codes: the power of two that each channel counts, where the selector is built with them.
         settings: the site's registers; a tensor exponent beyond the legal ones counts as the nearest legal one.
-        busy: there is a block inside, or at the outputs. With neither that nor `valid` no register changes, so that the
+        running: there is a block at the inputs, inside, or at the outputs. Otherwise no register changes, so that the
             clock can rest.
         valid_out: a block stands at the outputs.
         block: the quantized block.
@@ -107,7 +107,7 @@ class SelectorCore(wiring.Component):
             "static_fp8": In(1),
             **({"channel_codes": In(4 * BLOCK_SIZE)} if config.channel_codes else {}),
             "settings": In(SelectorSettings),
-            "busy": Out(1),
+            "running": Out(1),
             "valid_out": Out(1),
             "block": Out(STORED_BLOCK),
             "nan_taken": Out(1),
@@ -120,7 +120,7 @@ class SelectorCore(wiring.Component):
         m = Module()
         config, faults = self._config, self._faults
         pipeline = Pipeline(m, self.advance, _CUTS_BY_DEPTH[config.pipeline], self.valid)
-        static_fp8 = pipeline.delayed(self.static_fp8)
+        static_fp8 = pipeline.delayed("static_fp8", self.static_fp8)
 
         inputs = [self.x.word_select(i, config.format.bits) for i in range(BLOCK_SIZE)]
         fixed = [to_fixed(m, f"x{i}", config.format, x, self._exponent(), faults) for i, x in enumerate(inputs)]
@@ -156,7 +156,7 @@ class SelectorCore(wiring.Component):
         )
         s = pipeline.step("score", s, score=self._score(m, s.leading, s.channel))
         self._choose(m, s, static_fp8, pipeline.valid)
-        m.d.comb += self.busy.eq(pipeline.busy | self.valid_out)
+        m.d.comb += self.running.eq(self.valid | pipeline.busy | self.valid_out)
         return m
 
     def _exponent(self) -> Value:
@@ -243,7 +243,7 @@ class Selector(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         core = SelectorCore(self.config, monitored=True, faults=self._faults)
-        add_part(m, platform, "core", core, clock_enable=core.valid | core.busy)
+        add_part(m, platform, "core", core, clock_enable=core.running)
         advance = wire(m, "advance", ~self.o.valid | self.o.ready)
         i, o = self.i.payload, self.o.payload
         m.d.comb += [
@@ -262,13 +262,13 @@ class Selector(wiring.Component):
         ]
         if self.config.channel_codes:
             m.d.comb += core.channel_codes.eq(i.channel_codes)
-        last = Pipeline(m, advance, range(self.config.pipeline)).delayed(i.last)
+        last = Pipeline(m, advance, range(self.config.pipeline)).delayed("last", i.last)
         with m.If(core.taken):
             m.d.sync += o.last.eq(last)
         limit = TENSOR_EXPONENT_LIMIT
         illegal = (self.tensor_exponent < -limit) | (self.tensor_exponent > limit)
         for flag, event in ((self.nan, core.nan_taken), (self.format_error, core.taken & illegal)):
-            m.d.sync += flag.eq(event | (flag & ~self.clear_flags))
+            sticky(m, flag, event, self.clear_flags)
         return m
 
 

@@ -59,7 +59,7 @@ _ELEMENT_FORMATS = {"E2M1": E2M1, "E4M3": E4M3}
 
 @dataclass(frozen=True)
 class DatapathConfig:
-    """What every lane has: adder trees and an accumulator.
+    """Parameters that all lanes have: adder trees and an accumulator.
 
     Attributes:
         k_max: longest row, in values; sets the accumulator's width. A multiple of 16, at most 42,784.
@@ -159,7 +159,7 @@ class AccumulatorConfig:
 
 @dataclass(frozen=True)
 class ActivationDecoderConfig:
-    """What decodes activations for all lanes of an engine.
+    """The decoder of activations that all lanes of an engine share.
 
     Attributes:
         formats: "mixed", or "fp8" for E4M3 blocks only.

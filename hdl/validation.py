@@ -1,4 +1,4 @@
-"""What every configuration checks its parameters with."""
+"""Checks of parameters, for every configuration."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What an integrator replaces by cells of the technology: the memory and the clock gate, each in a file of its own."""
+"""The memory and the clock gate, each in a file of its own: an integrator replaces them by cells of the technology."""
 
 import re
 

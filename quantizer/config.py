@@ -1,4 +1,4 @@
-"""What a user decides about a quantization, in one immutable object."""
+"""The settings of a quantization, in one immutable object."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

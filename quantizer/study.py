@@ -93,7 +93,7 @@ class Study:
         self._warned = False
 
     def calibration(self, config: FGMPConfig) -> Calibration:
-        """What calibration measures for `config`, measured when first asked for."""
+        """The calibration for `config`, made when first asked for."""
         kind = config.sensitivity if config.needs_gradients else None
         if kind not in self._calibrations:
             self._calibrations[kind] = calibrate(

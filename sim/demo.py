@@ -32,7 +32,7 @@ _POLICIES = ("fisher", "quantization-error", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What `fgmp demo` can be told; the defaults are the demo.
+    """The options of `fgmp demo`; the defaults are the demo.
 
     `rows` and `outputs` say how much of one layer goes through the simulated lane.
     """

@@ -56,7 +56,7 @@ class SimulatedDifference(SimulationError, DifferenceError):
 
 @dataclass(frozen=True)
 class CampaignResult:
-    """What one campaign showed. `compared` counts results and flags."""
+    """The result of a campaign. `compared` counts results and flags."""
 
     name: str
     compared: int
@@ -75,7 +75,7 @@ def verilator_folder() -> Path | None:
 
 
 def verilator_configuration(design: Design, seen: Sequence[tuple[str, str]] = ()) -> str:
-    """What Verilator is told beside the Verilog: which signals, as (module, name), are `seen` from outside, and that an
+    """Options of Verilator beside the Verilog: which signals, as (module, name), are `seen` from outside, and that an
     engine's lane is compiled once, not once for each of its instances.
     """
     lines = [f'public_flat_rw -module "{module}" -var "{signal}"' for module, signal in seen]

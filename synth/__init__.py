@@ -46,6 +46,6 @@ __getattr__ = lazy(
         "read_spec": "sweep.spec",
         "run_energy": "energy.run",
         "run_sweep": "sweep.run",
-        "stimuli": "asic.stimulus",
+        "stimuli": "asic.activities",
     },
 )

@@ -1,4 +1,4 @@
-"""What yosys counts in a unit after a script of its commands."""
+"""Cells of a unit, as yosys counts them after a script of its commands."""
 
 import json
 import tempfile

@@ -24,7 +24,7 @@ from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.timing import analyse
 from fgmp.synth.energy.memory_model import MemoryModel, node_of
 from fgmp.synth.energy.run import SCHEMA, EnergyRequest
-from fgmp.synth.energy.tiles import CHANGES, pair_shares, pairing_streams, sample_tile
+from fgmp.synth.energy.tiles import CHANGES, mode_streams, pair_shares, sample_tile
 from fgmp.synth.liberty.cells import StandardCells
 from fgmp.synth.liberty.find import read_liberty
 
@@ -103,14 +103,14 @@ def test_streams_are_told_apart_by_what_the_pipeline_holds(kind):
     first, depth = 4, 2
     cycles = first + 24
     warmup = 9
-    streams = pairing_streams(tile, order, cycles, first, depth, warmup)
+    streams = mode_streams(tile, order, cycles, first, depth, warmup)
     fp8 = tile.a.fp8.gather(2, order)
     bits = {name: unpack_bits(words) for name, words in streams.steady.items()}
     for cycle in range(cycles):
         for s in range(64):
             steps = [min(max(cycle - first - back, 0), 23) for back in range(depth + 1)]
             pairs = {(bool(fp8[s, t // 8, t % 8]), bool(tile.w.fp8[s, t // 8])) for t in steps}
-            names = [n for n, pairing in PRECISION_MODES.items() if pairs == {pairing}] or [CHANGES]
+            names = [n for n, mode in PRECISION_MODES.items() if pairs == {mode}] or [CHANGES]
             assert [n for n in bits if bits[n][cycle, s]] == names
     entering = fp8.flatten(1) * 2 + tile.w.fp8[:, :, None].expand(-1, -1, 8).flatten(1).int()
     for name, (a_fp8, w_fp8) in PRECISION_MODES.items():

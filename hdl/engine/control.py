@@ -1,4 +1,4 @@
-"""The queue of matrix products: which runs, which waits, whether it is legal, how it ends, and what it counted."""
+"""The queue of GEMMs: which runs, which waits, whether it is legal, how it ends, and what it counted."""
 
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
@@ -16,24 +16,24 @@ __all__ = ["Control", "Counters", "queued_registers"]
 
 
 def queued_registers(config: EngineConfig) -> tuple[str, ...]:
-    """What START copies, so that software can write the next matrix product's meanwhile."""
+    """The registers that START copies, so that software can write the next GEMM's meanwhile."""
     selectors = (("INPUT", config.input_selector), ("OUTPUT", config.output_selector))
     return ("M", "N", "K", "FORMAT", *(f"{which}_SELECTOR" for which, there in selectors if there is not None))
 
 
 class Control(wiring.Component):
-    """Starts matrix products one after the other; one may wait while another runs.
+    """Starts GEMMs one after the other; one may wait while another runs.
 
     Attributes:
         control, m, n, k, format, input_selector, output_selector: fields of these registers, as software wrote them.
-        status_busy, status_waiting: a matrix product runs; one waits.
+        status_busy, status_waiting: a GEMM runs; one waits.
         config_error, start_rejected, done: events for EVENTS.
-        ended_count: matrix products that ended, since reset.
+        ended_count: GEMMs that ended, since reset.
         behind: no more early ends could be counted now.
         flushing: what an abort left behind was not taken yet.
         short: a packet of operands is too short.
         packet_sent: the last beat of a packet of results was taken.
-        begin_gemm: a matrix product begins; its registers are copied.
+        begin_gemm: a GEMM begins; its registers are copied.
         start_gemm: a cycle later, with size and settings in place.
         kill: the one that runs is given up.
         abort: everything is.
@@ -136,7 +136,7 @@ class Control(wiring.Component):
             m.d.sync += [target.eq(value) for target, value in copies]
 
     def _legal(self) -> Value:
-        """Whether a matrix product may start with the registers as they are."""
+        """Whether a GEMM may start with the registers as they are."""
         config = self._config
         packed = self.format.output == OUTPUT_FORMATS.index("packed")
         legal = (
@@ -165,7 +165,7 @@ def _within(value: Value, limit: int) -> Value:
 
 
 class Counters(wiring.Component):
-    """Counts what happens while a matrix product runs.
+    """Counts what happens while a GEMM runs.
 
     Attributes:
         begin_gemm: it begins: all counters become 0.

@@ -14,7 +14,7 @@ from ..ram import ram
 from ..rounding import Rounder
 from .config import STREAM_BYTES, EngineConfig
 from .interfaces import BEAT_BITS, BeatStream, GemmSize
-from .loop import extents, loops
+from .loop import Ring, extents, loops
 from .memory import site_address_bits
 
 __all__ = ["Drain", "result_members"]
@@ -41,7 +41,7 @@ class Drain(wiring.Component):
     """Buffers rows of sums, rounds them four lanes a cycle, and sends them: row tile, N tile, row, lane.
 
     Attributes:
-        size: of the matrix product.
+        size: of the GEMM.
         exponent: sum of both tensor exponents.
         bfloat16, packed: format of the results, else float32.
         relu: negative results become +0.
@@ -89,17 +89,11 @@ class Drain(wiring.Component):
         rows, groups = config.rows, config.lanes // _GROUP
         read = Signal()
         loaded = Signal()
-        newest = Signal(range(rows))
-        oldest = Signal(range(rows))
-        stored = Signal(range(rows + 1))
+        stored = Ring(m, "stored", rows, self.push, read)
         promised = Signal(range(rows + 1))
-        sums = ram(m, "results", rows, (self.push, newest, self.sums), (read, oldest))
+        sums = ram(m, "results", rows, (self.push, stored.newest, self.sums), (read, stored.oldest))
         m.d.comb += self.credit.eq(promised != rows)
-        m.d.sync += [stored.eq(stored + self.push - read), promised.eq(promised + self.credit_taken - read)]
-        with m.If(self.push):
-            m.d.sync += newest.eq(newest + 1)
-        with m.If(read):
-            m.d.sync += oldest.eq(oldest + 1)
+        m.d.sync += promised.eq(promised + self.credit_taken - read)
 
         step = wire(m, "step", loaded & move)
         m_tiles, n_tiles, _ = extents(config, self.size)
@@ -116,7 +110,7 @@ class Drain(wiring.Component):
             ],
         )
         m.d.comb += [row_final.eq(m_tiles.final(m_tile.last)), group_final.eq(groups - 1)]
-        m.d.comb += read.eq(stored.any() & (~loaded | (step & group.last)))
+        m.d.comb += read.eq(stored.filled.any() & (~loaded | (step & group.last)))
         with m.If(read):
             m.d.sync += loaded.eq(1)
         with m.Elif(step & group.last):
@@ -149,10 +143,11 @@ class Drain(wiring.Component):
             ]
             add_part(m, platform, f"rounder_{lane}", rounder, kind="rounder")
         delay = Pipeline(m, move, range(ROUNDING_CYCLES))
+        block_index = self._block_index(row.n_tile, row.group)
         return SimpleNamespace(
-            valid=wire(m, "rounded_valid", delay.delayed(row.loaded)),
-            last=wire(m, "rounded_last", delay.delayed(row.at_end)),
-            index=delay.delayed(self._block_index(row.n_tile, row.group)) if config.packed_output else None,
+            valid=wire(m, "rounded_valid", delay.delayed("valid", row.loaded)),
+            last=wire(m, "rounded_last", delay.delayed("last", row.at_end)),
+            index=delay.delayed("index", block_index) if config.packed_output else None,
             floats=wire(m, "floats", Cat(self._relu(rounder.float32) for rounder in rounders)),
             brains=wire(m, "brains", Cat(self._relu(rounder.bfloat16) for rounder in rounders)),
         )

@@ -8,8 +8,8 @@ from ..selector import SelectorSettings
 from .config import STREAM_BYTES, TILE_BLOCKS, EngineConfig
 
 __all__ = [
-    "ADDRESS_BITS", "BEAT", "BEAT_BITS", "ActivationRead", "AxiLite", "BeatStream", "BlockRead", "BlockWrite",
-    "GemmSettings", "GemmSize", "PrecisionRead", "SiteWrite", "SlotState", "TileRequest",
+    "ADDRESS_BITS", "BEAT", "BEAT_BITS", "ActivationRead", "AxiLite", "BeatStream", "BlockWrite", "BufferRead",
+    "GemmSettings", "GemmSize", "SiteWrite", "SlotState", "TileRequest",
 ]  # fmt: skip
 
 BEAT_BITS = 8 * STREAM_BYTES
@@ -36,7 +36,7 @@ _SIZE_BITS = {"m": 24, "n": 16, "k": 12}
 
 
 class GemmSize(wiring.Signature):
-    """A matrix product's size as loops count it: the last tile of each dimension, and how far that goes."""
+    """A GEMM's size as loops count it: the last tile of each dimension, and how far that goes."""
 
     def __init__(self, config: EngineConfig):
         row, lane, block = ((size - 1).bit_length() for size in (config.rows, config.lanes, TILE_BLOCKS))
@@ -53,7 +53,7 @@ class GemmSize(wiring.Signature):
 
 
 class GemmSettings(wiring.Signature):
-    """What software has set for the matrix product that runs; what an engine does not have is not in it."""
+    """The registers of the GEMM that runs; those that an engine does not have are not in it."""
 
     def __init__(self, config: EngineConfig):
         members = {
@@ -109,8 +109,8 @@ class SlotState(wiring.Signature):
         )
 
 
-class BlockRead(wiring.Signature):
-    """Sequencer to buffer: the block at `address` is wanted; it is out three cycles later."""
+class BufferRead(wiring.Signature):
+    """Sequencer to buffer: what lies at `address` is wanted."""
 
     def __init__(self, depth: int):
         super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length())})
@@ -121,13 +121,6 @@ class ActivationRead(wiring.Signature):
 
     def __init__(self, depth: int):
         super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length()), "fp8": Out(1)})
-
-
-class PrecisionRead(wiring.Signature):
-    """Sequencer to activation buffer: the precision bits of all rows of a block of K; they are out a cycle later."""
-
-    def __init__(self, depth: int):
-        super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length())})
 
 
 class SiteWrite(wiring.Signature):

@@ -129,7 +129,7 @@ class ValueReader(wiring.Component):
             "selector",
             selector,
             kind=f"selector_{config.input_format}",
-            clock_enable=selector.valid | selector.busy,
+            clock_enable=selector.running,
         )
         wiring.connect(m, wiring.flipped(self.settings), selector.settings)
         tile_done = _count(m, self.request, self.write)
@@ -174,7 +174,7 @@ class ValueReader(wiring.Component):
 
 
 class Loader(wiring.Component):
-    """A stream, its window and its readers. A packet holds the data of one matrix product and ends with TLAST.
+    """A stream, its window and its readers. A packet holds the data of one GEMM and ends with TLAST.
 
     `begin_packet` opens a packet and `finish` closes it. After that, or after `kill`, what is left of it is dropped.
     `rows` are those of the largest tile, `name` begins the names of the readers' modules.

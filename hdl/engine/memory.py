@@ -11,7 +11,7 @@ from ..operands import STORED_BLOCK
 from ..pipeline import wire
 from ..ram import ram
 from .config import TILE_BLOCKS
-from .interfaces import ActivationRead, PrecisionRead, SiteWrite
+from .interfaces import ActivationRead, BufferRead, SiteWrite
 
 __all__ = ["ActivationBuffer", "BlockBuffer", "SiteMemory", "site_address_bits"]
 
@@ -115,7 +115,7 @@ class ActivationBuffer(wiring.Component):
                 "row": In(range(rows)),
                 "column": In(range(TILE_BLOCKS)),
                 "write_block": In(STORED_BLOCK),
-                "precision_read": In(PrecisionRead(slots * TILE_BLOCKS)),
+                "precision_read": In(BufferRead(slots * TILE_BLOCKS)),
                 "precisions": Out(rows),
                 "read": In(ActivationRead(slots * rows * TILE_BLOCKS)),
                 "valid": Out(1),
@@ -160,7 +160,7 @@ def site_address_bits(channels: int) -> int:
 
 
 class SiteMemory(wiring.Component):
-    """What software wrote for each block of a site: its static precision and its channels' codes.
+    """Each block's static precision and channel codes, as software wrote them.
 
     Attributes:
         write: writes of the register file; those of the other site are not for this one.

@@ -8,7 +8,7 @@ from ...formats import BLOCK_SIZE
 from ..hierarchy import add_part
 from ..selector import SelectorSettings
 from .config import TILE_BLOCKS, EngineConfig
-from .interfaces import ActivationRead, BeatStream, BlockRead, GemmSize, PrecisionRead, SiteWrite, SlotState
+from .interfaces import ActivationRead, BeatStream, BufferRead, GemmSize, SiteWrite, SlotState
 from .loader import Loader
 from .memory import ActivationBuffer, BlockBuffer, SiteMemory, site_address_bits
 from .prefetcher import Prefetcher
@@ -21,10 +21,10 @@ class OperandPath(wiring.Component):
 
     Attributes:
         stream: beats.
-        begin_packet: a matrix product begins, so does its packet.
+        begin_packet: a GEMM begins, so does its packet.
         start: a cycle later, with its size in place.
-        kill: the matrix product is given up; abort: so is everything else. Both empty the buffer.
-        size, resident: of the matrix product.
+        kill: the GEMM is given up; abort: so is everything else. Both empty the buffer.
+        size, resident: of the GEMM.
         slots: the buffer's slots.
         read: fetch a block.
         codes, scale, fp8: that block, two cycles later; of activations one, with `valid`.
@@ -42,7 +42,7 @@ class OperandPath(wiring.Component):
         self._depth = self._slots * self._rows * TILE_BLOCKS
         self._selector = None if weights else config.input_selector
         self._counted = ("bank_0_read", "bank_1_read") if weights else ("bank_1_read",)
-        read = BlockRead(self._depth) if weights else ActivationRead(self._depth)
+        read = BufferRead(self._depth) if weights else ActivationRead(self._depth)
         self._k_tile_bits = 0
         if self._selector is not None:
             self._k_tile_bits = site_address_bits(config.k_max) - (TILE_BLOCKS - 1).bit_length()
@@ -67,7 +67,7 @@ class OperandPath(wiring.Component):
         }
         if not weights:
             members |= {
-                "precision_read": In(PrecisionRead(config.slots * TILE_BLOCKS)),
+                "precision_read": In(BufferRead(config.slots * TILE_BLOCKS)),
                 "precisions": Out(config.rows),
                 "valid": Out(1),
             }

@@ -22,10 +22,10 @@ class Output(wiring.Component):
     """Rows of sums in, packets of results out.
 
     Attributes:
-        size: of the matrix product.
+        size: of the GEMM.
         exponent, bfloat16, relu: as of `Drain`.
         credit, credit_taken, push, sums: its result buffer.
-        kill: the matrix product is given up: its packet ends with an empty beat, for whoever waits for TLAST.
+        kill: the GEMM is given up: its packet ends with an empty beat, for whoever waits for TLAST.
         abort: so is everything else; an open packet ends the same way, behind the beat that may be on offer.
         stream: results.
         sent: a beat was taken.
@@ -90,10 +90,8 @@ class Output(wiring.Component):
         selector = SelectorCore(kind)
         site = SiteMemory(config.n_max, output=True, codes=config.channel_codes)
         add_part(m, platform, "packer", packer, reset=stop)
-        running = selector.valid | selector.busy
-        add_part(
-            m, platform, "selector", selector, kind=f"selector_{kind.input_format}", reset=stop, clock_enable=running
-        )
+        name = f"selector_{kind.input_format}"
+        add_part(m, platform, "selector", selector, kind=name, reset=stop, clock_enable=selector.running)
         add_part(m, platform, "site_memory", site, kind="output_site_memory")
         wiring.connect(m, wiring.flipped(self.settings), selector.settings)
         wiring.connect(m, wiring.flipped(self.site), site.write)

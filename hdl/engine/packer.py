@@ -80,7 +80,7 @@ class Packer(wiring.Component):
     record takes a cycle for each block to find its header, and one or two for that of every block's payload.
 
     Attributes:
-        size: of the matrix product.
+        size: of the GEMM.
         blocks_final: blocks of a row of results, minus one.
         blocks: quantized blocks, in the order of the drain.
         beats: records; the last one ends the packet.

@@ -18,14 +18,14 @@ class Prefetcher(wiring.Component):
     those of the row tile, and where they are resident one pass over K serves all N tiles.
 
     Attributes:
-        start: begin a matrix product of `size`.
+        start: begin a GEMM of `size`.
         size: its dimensions; they stay until it ends.
         resident: whether its activations stay in the buffer for all N tiles.
         request: the tile that the loader is to read.
         k_tile: index of that tile along K, its lowest `k_tile_bits` (if any).
         newest: the slot that it goes to.
         slots: which slots are full.
-        finish: all tiles of the matrix product were read.
+        finish: all tiles of the GEMM were read.
     """
 
     def __init__(self, config: EngineConfig, slots: int, *, weights: bool, k_tile_bits: int = 0):

@@ -8,7 +8,7 @@ from ..hierarchy import add_part
 from ..pipeline import wire
 from ..unit_config import RowOrderConfig
 from .config import TILE_BLOCKS, EngineConfig
-from .interfaces import ActivationRead, BlockRead, GemmSize, PrecisionRead, SlotState
+from .interfaces import ActivationRead, BufferRead, GemmSize, SlotState
 from .loop import Loop, extents, loops
 from .row_order import RowOrder
 
@@ -18,9 +18,9 @@ _TILE_BITS = (TILE_BLOCKS - 1).bit_length()
 
 
 class _Step:
-    """What goes with a step.
+    """The attributes of a step.
 
-    `first` and `last` of K, `end` of the matrix product; whether it `frees` its activations' slot; `block` and `slot`.
+    `first` and `last` of K, `end` of the GEMM; whether it `frees` its activations' slot; `block` and `slot`.
     """
 
     def __init__(self, config: EngineConfig, name: str):
@@ -43,7 +43,7 @@ class Sequencer(wiring.Component):
     sum of the step before is written.
 
     Attributes:
-        start: begin a matrix product of `size`.
+        start: begin a GEMM of `size`.
         size, resident: its dimensions, and whether its activations stay for all N tiles.
         weight_slots, weight_read: the weight buffer; a slot is freed with its last read.
         activation_slots, activation_read: the activation buffer; a slot is freed with the last read of its last use.
@@ -71,10 +71,10 @@ class Sequencer(wiring.Component):
                 "size": In(GemmSize(config)),
                 "resident": In(1),
                 "weight_slots": In(SlotState(2)),
-                "weight_read": Out(BlockRead(2 * lanes * TILE_BLOCKS)),
+                "weight_read": Out(BufferRead(2 * lanes * TILE_BLOCKS)),
                 "activation_slots": In(SlotState(slots)),
                 "activation_read": Out(ActivationRead(slots * rows * TILE_BLOCKS)),
-                "precision_read": Out(PrecisionRead(slots * TILE_BLOCKS)),
+                "precision_read": Out(BufferRead(slots * TILE_BLOCKS)),
                 "precisions": In(rows),
                 "load": Out(lanes),
                 "load_zero": Out(1),
@@ -103,8 +103,8 @@ class Sequencer(wiring.Component):
         order = RowOrder(RowOrderConfig(self._config.rows))
         add_part(m, platform, "row_order", order)
         begun = Signal()  # the first row of the step goes to the lanes: the next step's weights may be fetched
-        ready = self._fetch(m, fetched, begun, order)
-        slot, known = self._precisions(m, fetched, current, order)
+        ready, begins = self._fetch(m, fetched, begun, order)
+        slot, known = self._precisions(m, fetched, begins, current, order)
         m.d.comb += [
             order.load.eq(ready & known & order.ready),
             order.fp8.eq(self.precisions),
@@ -121,8 +121,11 @@ class Sequencer(wiring.Component):
         self._reasons(m, current, order, issue, waits_for_weights=~ready)
         return m
 
-    def _fetch(self, m: Module, step: _Step, begun: Value, order: RowOrder) -> Signal:
-        """Weights of the next step, lane by lane, into the lanes' second registers; high once they are all there."""
+    def _fetch(self, m: Module, step: _Step, begun: Value, order: RowOrder) -> tuple[Signal, Signal]:
+        """Weights of the next step, lane by lane, into the lanes' second registers.
+
+        Returns whether they are all there, and whether the first is fetched in this cycle.
+        """
         config = self._config
         m_tiles, n_tiles, k_tiles = extents(config, self.size)
         running = Signal()
@@ -161,7 +164,8 @@ class Sequencer(wiring.Component):
         once_more = wire(m, "once_more", self.resident & ~n_tile.last)  # these activations are needed again
         with m.If(begun):
             m.d.sync += taken.eq(0)
-        with m.If(fetch & ~mid_step):
+        begins = wire(m, "fetch_begins", fetch & ~mid_step)
+        with m.If(begins):
             m.d.sync += [
                 taken.eq(1),
                 step.first.eq((k_tile.value == 0) & (block.value == 0)),
@@ -173,9 +177,8 @@ class Sequencer(wiring.Component):
                 step.slot.eq(Mux(once_more, k_tile.value, 0)),
                 row_final.eq(m_tiles.final(m_tile.last)),
             ]
-        self._fetching = wire(m, "fetching", fetch & ~mid_step)
         m.d.comb += order.row_final.eq(row_final)
-        return self._load(m, fetch, lane, wanted, order.load)
+        return self._load(m, fetch, lane, wanted, order.load), begins
 
     def _load(self, m: Module, fetch: Value, lane: Loop, wanted: Value, started: Value) -> Signal:
         """Fetched blocks into the lanes: a block is out three cycles after it was asked for."""
@@ -193,7 +196,9 @@ class Sequencer(wiring.Component):
             m.d.sync += ready.eq(0)
         return ready
 
-    def _precisions(self, m: Module, step: _Step, current: _Step, order: RowOrder) -> tuple[Value, Signal]:
+    def _precisions(
+        self, m: Module, step: _Step, begins: Value, current: _Step, order: RowOrder
+    ) -> tuple[Value, Signal]:
         """Ask for the precision bits of the fetched step's rows once its activations are there.
 
         Returns the step's slot, and whether the bits have come.
@@ -208,7 +213,7 @@ class Sequencer(wiring.Component):
         asked = wire(m, "precisions_asked", wanted & there)
         address = wire(m, "precision_slot", (slots.oldest + pending + step.slot)[: len(slot)])
         m.d.comb += [self.precision_read.enable.eq(asked), self.precision_read.address.eq(Cat(step.block, address))]
-        with m.If(self._fetching):
+        with m.If(begins):
             m.d.sync += wanted.eq(1)
         with m.Elif(asked):
             m.d.sync += [wanted.eq(0), known.eq(1), slot.eq(address)]
@@ -255,7 +260,7 @@ class Sequencer(wiring.Component):
         return issue
 
     def _reasons(self, m: Module, current: _Step, order: RowOrder, issue: Value, *, waits_for_weights: Value) -> None:
-        """Why nothing was issued, until the last row of the matrix product was."""
+        """Why nothing was issued, until the last row of the GEMM was."""
         begun, over = Signal(name="begun"), Signal(name="over")
         with m.If(self.start):
             m.d.sync += [begun.eq(0), over.eq(0)]

@@ -1,4 +1,4 @@
-"""What stands between an AXI stream and the engine: a two-deep buffer, and a window that gives bytes out by count."""
+"""Between an AXI stream and the engine: a two-deep buffer, and a window that gives bytes out by count."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring

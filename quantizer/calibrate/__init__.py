@@ -1,1 +1,1 @@
-"""What calibration measures: sensitivities, squares, tensor exponents. Submodules are imported by name."""
+"""Calibration: sensitivities, squares, tensor exponents. Submodules are imported by name."""

@@ -1,4 +1,4 @@
-"""What calibration learns from samples of text: sensitivities and activation ranges (docs/numerics.md section 5).
+"""Calibration on samples of text: sensitivities and activation ranges (docs/numerics.md section 5).
 
 Nothing is kept of a sample: a parameter's or a site's gradient is squared, added and dropped as soon as it is complete.
 """

@@ -174,7 +174,7 @@ def _static_settings(
 
 
 def _unit(site: Site, linears: Mapping[str, nn.Linear], calibration: Calibration, config: FGMPConfig) -> float:
-    """What one unit of a site's score costs the loss, by the policy."""
+    """The loss of one unit of a site's score, by the policy."""
     if config.policy == "fisher":
         sensitivity = calibration.channels[site.name]
         weight = sensitivity.amax().item() / 2.0**_LARGEST_CHANNEL_CODE if config.channel_codes else None

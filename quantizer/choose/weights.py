@@ -122,7 +122,7 @@ def pack_weights(
 def _weightings(
     name: str, readers: Mapping[str, str], calibration: Calibration | None, config: FGMPConfig
 ) -> tuple[Tensor | None, Tensor | None]:
-    """What weighs a linear's errors when its scales are clipped, and its blocks are scored: (N, K), (1, K) or None."""
+    """The factors of a linear's squared errors in clipping and scoring: (N, K), (1, K) or None."""
     if calibration is None:
         return None, None
     clip = calibration.weights[name] if config.clip and config.fp4_weights > 0 else None

@@ -1,4 +1,4 @@
-"""What `fgmp evaluate` does: find out what it was given, make the formats, measure them on the text."""
+"""`fgmp evaluate`: recognize the model, make the formats, measure them on the text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ _LONGEST_WINDOW = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
-    """What `fgmp evaluate` was asked to do."""
+    """The options of `fgmp evaluate`."""
 
     model: str
     text: str

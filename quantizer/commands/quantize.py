@@ -36,12 +36,12 @@ __all__ = ["QuantizeRequest", "describe_folder", "run_quantization"]
 
 
 _OURS = ("lock", "calibration-", "scores", "model")
-"""What the names in an unfinished folder begin with."""
+"""Prefix of the names in an unfinished folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeRequest:
-    """What `fgmp quantize` was asked to do.
+    """The options of `fgmp quantize`.
 
     `window` and `dtype` are None where they follow from the model: its own limit, up to 512 tokens; measured in float32
     and, for what is not quantized, stored as the checkpoint stores it.

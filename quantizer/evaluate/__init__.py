@@ -1,1 +1,1 @@
-"""What quantization costs: losses, tables, plots. Submodules are imported by name."""
+"""The cost of quantization: losses, tables, plots. Submodules are imported by name."""

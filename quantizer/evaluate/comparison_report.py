@@ -1,4 +1,4 @@
-"""What people look at: the table as text, the plot of `fgmp evaluate`, and the demo's self-contained HTML page."""
+"""A comparison for people: the table as text, the plot of `fgmp evaluate`, and the demo's self-contained HTML page."""
 
 import base64
 import html

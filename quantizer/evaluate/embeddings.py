@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ..model.language_model import spread
 
 __all__ = [
     "EmbeddingModel",
@@ -42,18 +43,11 @@ class EmbeddingModel:
 
         Raises InputError, naming the text by `purpose`, where it is too short.
         """
-        stride = len(text) // count
-        rows = []
-        for i in range(count):
-            excerpt = text[i * stride : (i + 1) * stride]
-            ids = self.tokenizer(excerpt, truncation=True, max_length=tokens)["input_ids"]
-            if len(ids) < tokens:
-                raise InputError(
-                    f"{purpose}: {len(text)} characters do not hold {count} excerpts of {tokens} tokens, expected more "
-                    "text or fewer excerpts"
-                )
-            rows.append(ids)
-        return torch.tensor(rows)
+
+        def ids(part: str) -> Tensor:
+            return torch.tensor(self.tokenizer(part, truncation=True, max_length=tokens)["input_ids"])
+
+        return spread(text, count, tokens, ids, purpose, "excerpts")
 
 
 def is_embedding_model(folder: str | Path) -> bool:

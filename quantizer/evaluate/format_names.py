@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "four-over-six": {"four_over_six": True},
     "channel-codes": {"channel_codes": True},
 }
-"""What may follow a format's name after commas, and what it changes."""
+"""Options that may follow a format's name after commas, and the settings that they change."""
 
 
 def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfig]:

@@ -18,7 +18,7 @@ from .manifest import LayerInfo, json_digest, read_manifest, read_settings
 __all__ = ["file_digest", "files_of", "headers", "read_folder"]
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _READ_SUFFIXES = (*_WEIGHT_SUFFIXES, ".json", ".jinja", ".model", ".py", ".txt", ".tiktoken")
-"""What transformers might read: such a file must be one of the folder's own."""
+"""Files that transformers might read: such a file must be one of the folder's own."""
 
 _verified: set[tuple[str, int, int, str]] = set()
 _checked: set[tuple[Any, ...]] = set()

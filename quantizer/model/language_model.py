@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "load_model",
     "model_digest",
     "source_folder",
+    "spread",
     "windows",
 ]
 
@@ -163,7 +165,7 @@ _SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torc
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
-    """What most of a folder's tensors are stored in, where its settings do not say."""
+    """The dtype of most of a folder's tensors, where its settings do not say."""
     counts = dict.fromkeys(_SAFETENSORS_DTYPES, 0)
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
@@ -196,7 +198,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def model_digest(name: str) -> str:
-    """What tells one model's files from another's: SHA-256 of config, file names, sizes and times of change."""
+    """SHA-256 of a model folder's file names, sizes and times of change."""
     digest = hashlib.sha256(str(name).encode())
     for path in sorted(p for p in Path(name).glob("*") if p.is_file()) if Path(name).is_dir() else []:
         stat = path.stat()
@@ -225,17 +227,25 @@ def windows(
     Raises InputError, naming the text by `name`, if it is too short; `flag` is what sets the window.
     """
     language_model.check_window(window, flag)
+    return spread(text, count, window, language_model.tokens, name, "windows")
+
+
+def spread(text: str, count: int, length: int, tokens: Callable[[str], Tensor], name: str, what: str) -> Tensor:
+    """int64 ids (count, `length`): the first `length` of what `tokens` makes of places spread evenly over `text`.
+
+    Raises InputError, naming the text by `name` and its parts by `what`, if it is too short.
+    """
     if count < 1:
-        raise InputError(f"{name}: {count} windows asked for, expected at least 1")
+        raise InputError(f"{name}: {count} {what} asked for, expected at least 1")
     stride = len(text) // count
     rows = []
     for i in range(count):
-        # No tokenizer in use averages more than 16 characters a token; the excerpt must not reach into the next.
-        ids = language_model.tokens(text[i * stride : i * stride + min(stride, 16 * window)])[:window]
-        if len(ids) < window:
+        # No tokenizer in use averages more than 16 characters a token; a part must not reach into the next.
+        ids = tokens(text[i * stride : i * stride + min(stride, 16 * length)])[:length]
+        if len(ids) < length:
             raise InputError(
-                f"{name}: {len(text)} characters do not hold {count} windows of {window} tokens, expected more text or "
-                "fewer windows"
+                f"{name}: {len(text)} characters do not hold {count} {what} of {length} tokens, expected more text or "
+                f"fewer {what}"
             )
         rows.append(ids)
     return torch.stack(rows)

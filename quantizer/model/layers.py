@@ -24,7 +24,7 @@ from .site import SiteQuantizer
 __all__ = ["REGISTERS", "FGMPLinear", "install", "quantized_layer", "set_exact"]
 
 REGISTERS = "registers"
-"""What state dictionaries call a layer's exponents, threshold and mode; folders have them in their manifest."""
+"""Names of a layer's exponents, threshold and mode in state dictionaries; folders have them in their manifest."""
 
 _PACKED = ("weight", "weight_mask", "weight_scale")
 

@@ -1,4 +1,4 @@
-"""What a quantized folder says of itself: the `quantization_config` of its config.json (docs/packed-format.md)."""
+"""The manifest of a quantized folder: the `quantization_config` of its config.json (docs/packed-format.md)."""
 
 import hashlib
 import json

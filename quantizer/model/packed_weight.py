@@ -1,4 +1,4 @@
-"""What a quantized linear answers when it is asked for its weight: the values that the packed bytes stand for."""
+"""The `weight` of a quantized linear: the values that its packed bytes stand for."""
 
 import weakref
 from typing import Any

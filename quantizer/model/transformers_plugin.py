@@ -38,7 +38,7 @@ class FGMPQuantizationConfig(QuantizationConfigMixin):
         self.manifest = {"quant_method": QUANT_METHOD, **manifest}
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """The content of config.json."""
         return dict(self.manifest)
 
 
@@ -55,7 +55,7 @@ class FGMPHfQuantizer(HfQuantizer):
 
     @property
     def is_qat_trainable(self) -> bool:
-        """What is not packed (embeddings, norms) can be trained through the quantized layers; the Trainer asks this."""
+        """True: parameters that are not packed (embeddings, norms) can be trained through the quantized layers."""
         return True
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:

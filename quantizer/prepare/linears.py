@@ -1,4 +1,4 @@
-"""What is quantized in a model: its linears, found by name, after other layers of that kind have become linears.
+"""The layers to quantize: linears, found by name, after other layers of that kind have become linears.
 
 GPT-2's `Conv1D` stores its weight transposed, and mixture-of-experts models fuse the weights of all experts into one
 3-D parameter that no module's call shows. `prepare` replaces both, in place and sharing memory, by modules that are
@@ -227,7 +227,7 @@ class LeftAlone:
 
 
 def left_alone(model: nn.Module, reasons: Mapping[str, str]) -> tuple[list[LeftAlone], int]:
-    """What of a quantized model's matrices is as it was, by reason, and how many weights all matrices have.
+    """The matrices that stay as they were, by reason, and how many weights all matrices have.
 
     Embeddings are not counted: nothing multiplies by them. `reasons` are those of `target_linears`, by name of module.
     """

@@ -166,7 +166,7 @@ def _says_no_values(func: Any) -> bool:
 
 
 def kind(name: str, linear: nn.Linear) -> str:
-    """What linears that do the same in other layers, or for other experts, share: name without numbers, and shape."""
+    """Name without numbers, and shape: the same for linears that do the same in other layers or for other experts."""
     return f"{re.sub(r'[0-9]+', '*', name)} {linear.out_features}x{linear.in_features}"
 
 

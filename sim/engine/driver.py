@@ -19,7 +19,7 @@ __all__ = ["EngineDriver", "EnginePort", "Result", "check_gemm", "cycle_limit"]
 
 
 class EnginePort(Protocol):
-    """What the driver needs of a system: registers, two streams to the engine, one from it, and time."""
+    """A system as the driver needs it: registers, two streams to the engine, one from it, and time."""
 
     def write(self, address: int, value: int) -> int:
         """Write a register."""
@@ -39,7 +39,7 @@ class EnginePort(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What a GEMM left.
+    """The outcome of a GEMM.
 
     Attributes:
         data: the bytes of the result stream.

@@ -97,7 +97,7 @@ class Gemm:
         return pack(_select(self.expected(), self.output_site))
 
     def register_writes(self) -> list[tuple[int, int]]:
-        """What software writes before START, as (address, value)."""
+        """The register writes before START, as (address, value)."""
         writes = [("M", self.rows), ("N", self.outputs), ("K", self.columns)]
         settings = {
             "output": OUTPUT_FORMATS.index(self.output),

@@ -31,7 +31,7 @@ __all__ = ["LayerTally", "ModelRun", "run_model"]
 
 @dataclass
 class LayerTally:
-    """What one linear did on the engine, over all its calls.
+    """One linear's work on the engine, over all its calls.
 
     `precision_modes` counts block pairs by the formats of activation and weight, `bytes` what its streams carried.
     """
@@ -76,7 +76,7 @@ class LayerTally:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRun:
-    """What `run_model` found. Perplexities are over `tokens` - 1 predictions; `generated` is greedy."""
+    """The result of `run_model`. Perplexities are over `tokens` - 1 predictions; `generated` is greedy."""
 
     tokens: int
     perplexity: float

@@ -1,4 +1,4 @@
-"""What the engine must do: results bit for bit, and a defined answer to every breach of protocol."""
+"""Scenarios of the engine: results bit for bit, and a defined answer to every breach of protocol."""
 
 import itertools
 import random
@@ -410,7 +410,7 @@ def _poison(bench: Bench) -> None:
 
 
 def _registers(bench: Bench) -> None:
-    """What is read-only stays, unknown addresses answer SLVERR, strobes choose bytes, illegal GEMMs are refused."""
+    """Read-only registers stay, unknown addresses answer SLVERR, strobes choose bytes, illegal GEMMs are refused."""
     engine, driver, config = bench.engine, bench.driver, bench.config
     for name in ("ID", "VERSION", "SHAPE", "FEATURES", "LIMITS", "STATUS", "CYCLES"):
         before = driver.read(name)

@@ -1,4 +1,4 @@
-"""What `fgmp simulate` prints of engines and of models on them."""
+"""The output of `fgmp simulate` for engines and for models on them."""
 
 from collections.abc import Iterator
 from typing import Any

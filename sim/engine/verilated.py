@@ -162,7 +162,7 @@ def _declare(library: Any) -> Any:
 
 
 def _processor() -> str:
-    """What `-march=native` compiled for: a cache may be shared by machines that differ."""
+    """The machine that `-march=native` compiled for: a cache may be shared by machines that differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line for line in lines if line.startswith("flags"))

@@ -7,9 +7,11 @@ from torch import Tensor
 from ...golden.blocks import Blocks
 from ...hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from ...hdl.design import Design
+from ...hdl.operands import ALWAYS
 from .gates import pack_bits
 from .operand_bits import activation_bits, stored_held
-from .weight_stationary import Stimulus, Tile, flag_words, flattened, integer_words, stream_words
+from .stimulus import Stimulus, flag_words, integer_words, stream_words
+from .weight_stationary import Tile, flattened
 
 __all__ = ["accumulator_stimulus", "decoder_stimulus", "row_order_stimulus"]
 
@@ -44,7 +46,7 @@ def accumulator_stimulus(design: Design, tile: Tile, order: Tensor) -> Stimulus:
         "write": flag_words(total, streams, [c for c in range(total) if c < rows or c >= rows + delay]),
         "write_row": integer_words(visited[:, at_write], address),
         "write_sums": integer_words(written[:, at_write], config.width),
-        "read": integer_words(torch.from_numpy(enabled.astype(np.int64)), 1),
+        "read": integer_words(enabled, 1),
         "read_row": integer_words(visited[:, rows + at_read], address),
     }
     read = np.arange(rows, steps)
@@ -96,7 +98,7 @@ def decoder_stimulus(design: Design, tile: Tile, order: Tensor) -> Stimulus:
 
 def _waits(name: str, blocks: Blocks) -> bool:
     """Whether a member is of a precision that some stream does not begin with."""
-    if name in ("fp8", "nan", "illegal"):
+    if name in ALWAYS:
         return False
     first = blocks.fp8[:, 0]
     return bool(first.any() if name.startswith("narrow_") or name in ("scale", "shift") else not first.all())

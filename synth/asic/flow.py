@@ -16,12 +16,13 @@ from ...errors import DifferenceError, InputError
 from ...hdl.config import EngineConfig, parameters
 from ...hdl.design import Design
 from ..liberty.find import LibertyFile
+from .activities import stimuli
 from .gates import GateSimulator, Words, unpack_bits
 from .hierarchy import area_by_hierarchy
 from .mapping import Mapped, Target, map_design, mapping_script
 from .netlist import Netlist, add_buffers, read_netlist
 from .power import Energy, PowerMeter
-from .stimulus import Stimulus, stimuli
+from .stimulus import Stimulus
 from .timing import Timing, analyse
 
 __all__ = [
@@ -101,19 +102,16 @@ def simulate(
     if unit.timing is None:
         raise InputError(f"{unit.target.cells.source}: no timing tables, expected them for energy")
     netlist = unit.netlist
-    words = next(iter(stimulus.inputs.values())).shape[2]
-    simulator = GateSimulator(netlist, words)
-    if shares is None:
-        shares = {"": np.full((stimulus.cycles, words), np.uint64(0xFFFF_FFFF_FFFF_FFFF))}
+    simulator = GateSimulator(netlist, stimulus.words)
+    shares = shares or stimulus.all()
     meters = {name: PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for name in shares}
-    driven = [(values, netlist.ports[port]) for port, values in stimulus.inputs.items() if port in netlist.ports]
+    drive = stimulus.drive(netlist)
     answers = {
         port: (dict(zip(at.tolist(), range(len(at)), strict=True)), values, np.array(netlist.ports[port]))
         for port, (at, values) in stimulus.expected.items()
     }
     for cycle in range(stimulus.cycles):
-        drive = {n: values[min(cycle, len(values) - 1), b] for values, nets in driven for b, n in enumerate(nets)}
-        nets = simulator.settle({n: w for n, w in drive.items() if n > 1})
+        nets = simulator.settle(drive(cycle))
         for port, (places, values, rows) in answers.items():
             if cycle in places and (wrong := nets[rows] ^ values[places[cycle]]).any():
                 bit, stream = np.argwhere(unpack_bits(wrong))[0]

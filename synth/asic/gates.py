@@ -17,11 +17,11 @@ from ..liberty.expression import compile_expression, variables
 from .netlist import CONSTANT_0, CONSTANT_1, Instance, Netlist
 from .timing import levels
 
-__all__ = ["GateSimulator", "Words", "pack_bits", "pin_nets", "unpack_bits"]
+__all__ = ["ONES", "GateSimulator", "Gates", "Words", "alike_gates", "pack_bits", "pin_nets", "unpack_bits"]
 
 Words = NDArray[np.uint64]
+ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ZERO = np.uint64(0)
-_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> Words:
@@ -66,12 +66,16 @@ def gate_enables(netlist: Netlist, instances: list[Instance], gates: Mapping[int
 
 
 @dataclass(frozen=True)
-class _Gates:
-    """All gates of one type at one level, for one output."""
+class Gates:
+    """Gates of one type that are evaluated together, for one output."""
 
     function: Callable[[Mapping[str, Words], np.uint64, np.uint64], Words]
     inputs: tuple[tuple[str, NDArray[np.int64]], ...]
     output: NDArray[np.int64]
+
+    def value(self, nets: Words) -> Words:
+        """Their outputs (gates, words), or one value for all of them."""
+        return self.function({name: nets[rows] for name, rows in self.inputs}, _ZERO, ONES)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class GateSimulator:
         self.netlist = netlist
         self.words = words
         self.nets: Words = np.zeros((netlist.count, words), dtype=np.uint64)
-        self.nets[CONSTANT_1] = _ONES
+        self.nets[CONSTANT_1] = ONES
         self._gates = _gate_groups(netlist)
         self._registers = []
         gates = netlist.clock_gates()
@@ -121,10 +125,9 @@ class GateSimulator:
             state = self._state[group.rows]
             values = {group.names[0]: state, group.names[1]: ~state}
             for function, output in group.outputs:
-                nets[output] = function(values, _ZERO, _ONES)
+                nets[output] = function(values, _ZERO, ONES)
         for gate in self._gates:
-            values = {name: nets[rows] for name, rows in gate.inputs}
-            nets[gate.output] = gate.function(values, _ZERO, _ONES)
+            nets[gate.output] = gate.value(nets)
         return nets
 
     def clock(self) -> None:
@@ -133,14 +136,14 @@ class GateSimulator:
             state = self._state[group.rows]
             values = {name: self.nets[rows] for name, rows in group.inputs}
             values |= {group.names[0]: state, group.names[1]: ~state}
-            following = group.next_state(values, _ZERO, _ONES)
+            following = group.next_state(values, _ZERO, ONES)
             if group.enables:
                 running = group.enables.high(self.nets)
                 following = (following & running) | (state & ~running)
             self._state[group.rows] = following
 
 
-def _gate_groups(netlist: Netlist) -> list[_Gates]:
+def _gate_groups(netlist: Netlist) -> list[Gates]:
     level = levels(netlist)
     members: dict[tuple[int, str, str], list[Instance]] = defaultdict(list)
     for instance in netlist.instances:
@@ -148,16 +151,18 @@ def _gate_groups(netlist: Netlist) -> list[_Gates]:
             for pin in instance.cell.outputs:
                 if pin in instance.nets:
                     members[level[instance.nets[pin]], instance.cell.name, pin].append(instance)
-    groups = []
-    for (_, _, pin), instances in sorted(members.items(), key=lambda item: item[0]):
-        cell = instances[0].cell
-        text = cell.pins[pin].function or "0"
-        names = variables(text)
-        unknown = set(names) - set(cell.inputs)
-        if unknown:
-            raise InputError(f"cell {cell.name}: function {text!r} reads {min(unknown)}, expected its input pins only")
-        groups.append(_Gates(compile_expression(text), _rows(instances, names), pin_nets(instances, pin)))
-    return groups
+    return [alike_gates(gates, pin) for (_, _, pin), gates in sorted(members.items(), key=lambda item: item[0])]
+
+
+def alike_gates(instances: list[Instance], pin: str) -> Gates:
+    """Instances of one cell, for its output `pin`. Raises InputError where that reads more than the cell's inputs."""
+    cell = instances[0].cell
+    text = cell.pins[pin].function or "0"
+    names = variables(text)
+    unknown = set(names) - set(cell.inputs)
+    if unknown:
+        raise InputError(f"cell {cell.name}: function {text!r} reads {min(unknown)}, expected its input pins only")
+    return Gates(compile_expression(text), _rows(instances, names), pin_nets(instances, pin))
 
 
 def _register_group(instances: list[Instance], rows: slice, enables: GateEnables | None) -> _Registers:

@@ -6,16 +6,13 @@ delay, inputs at once. Wires have none.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..liberty.expression import compile_expression, variables
 from .flow import Implementation
-from .gates import GateSimulator, Words, pin_nets
-from .netlist import CONSTANT_1, Instance
+from .gates import GateSimulator, Words, alike_gates
+from .netlist import Instance
 from .power import PowerMeter
 from .stimulus import Stimulus
 
@@ -23,23 +20,6 @@ __all__ = ["STEP", "TimedSimulator", "glitch_factors"]
 
 STEP = 0.05
 """Of time, in ns."""
-
-_ZERO, _ONES = np.uint64(0), np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-
-
-@dataclass(frozen=True)
-class _Delayed:
-    """All gates of one type and one delay, for one output."""
-
-    function: Callable[[Mapping[str, Words], np.uint64, np.uint64], Words]
-    inputs: tuple[tuple[str, NDArray[np.int64]], ...]
-    output: NDArray[np.int64]
-    steps: int
-
-    def value(self, nets: Words) -> Words:
-        """What the gates will answer if their inputs stay."""
-        found = self.function({name: nets[rows] for name, rows in self.inputs}, _ZERO, _ONES)
-        return np.array(np.broadcast_to(found, (len(self.output), nets.shape[1])))
 
 
 def glitch_factors(
@@ -51,20 +31,17 @@ def glitch_factors(
     """
     assert unit.timing is not None
     netlist = unit.netlist
-    words = next(iter(stimulus.inputs.values())).shape[2]
-    if shares is None:
-        shares = {"": np.full((stimulus.cycles, words), _ONES)}
+    shares = shares or stimulus.all()
     meters = {
         name: tuple(PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for _ in range(2)) for name in shares
     }
-    simulator = GateSimulator(netlist, words)
+    simulator = GateSimulator(netlist, stimulus.words)
     timed = TimedSimulator(unit)
-    driven = [(values, netlist.ports[port]) for port, values in stimulus.inputs.items() if port in netlist.ports]
+    drive = stimulus.drive(netlist)
     chosen = set(cycles)
     before: Words | None = None
     for cycle in range(max(cycles) + 1):
-        drive = {n: values[min(cycle, len(values) - 1), b] for values, nets in driven for b, n in enumerate(nets)}
-        settled = simulator.settle({n: w for n, w in drive.items() if n > CONSTANT_1}).copy()
+        settled = simulator.settle(drive(cycle)).copy()
         if cycle in chosen and before is not None:
             kept = {name: bits[cycle] for name, bits in shares.items()}
             for pair in meters.values():
@@ -89,7 +66,7 @@ class TimedSimulator:
     """Goes from one settled state to the next in steps of time.
 
     Attributes:
-        gates: those of one type and delay together.
+        gates: those of one type and delay together, with that delay in steps.
         launches: nets that change by themselves, by the step in which they do.
     """
 
@@ -108,10 +85,10 @@ class TimedSimulator:
                     groups[instance.cell.name, pin, steps].append(instance)
                 else:
                     launches[steps].append(instance.nets[pin])
-        self.gates = [_delayed(instances, pin, steps) for (_, pin, steps), instances in groups.items()]
+        self.gates = [(alike_gates(instances, pin), steps) for (_, pin, steps), instances in groups.items()]
         self.launches = {steps: np.array(nets) for steps, nets in launches.items()}
         self.launches[0] = np.array(sorted(set(unit.netlist.sources())), dtype=np.int64)
-        self._longest = max((gate.steps for gate in self.gates), default=1)
+        self._longest = max((steps for _, steps in self.gates), default=1)
 
     def _steps(self, instance: Instance, pin: str) -> int:
         """Delay of a cell's output in steps, at least one."""
@@ -123,16 +100,15 @@ class TimedSimulator:
         ]
         return max(1, round(sum(delays) / len(delays) / STEP)) if delays else 1
 
-    def states(self, before: Words, settled: Words) -> list[Words]:
+    def states(self, before: Words, settled: Words) -> Iterator[Words]:
         """The states after each step in which something moves, up to `settled`."""
         nets = before.copy()
-        history = [[gate.value(nets)] * (gate.steps + 1) for gate in self.gates]
-        found = []
+        history = [[gate.value(nets)] * (steps + 1) for gate, steps in self.gates]
         quiet, time = 0, 0
         last_launch = max(self.launches)
         while quiet <= self._longest + 1 or time <= last_launch:
             following = nets.copy()
-            for gate, past in zip(self.gates, history, strict=True):
+            for (gate, _), past in zip(self.gates, history, strict=True):
                 past.append(gate.value(nets))
                 del past[0]
                 high, low = past[0], past[0]
@@ -147,12 +123,5 @@ class TimedSimulator:
             nets = following
             time += 1
             if moved:
-                found.append(nets)
+                yield nets
         assert (nets == settled).all(), "delays change where a state settles"
-        return found
-
-
-def _delayed(instances: list[Instance], pin: str, steps: int) -> _Delayed:
-    text = instances[0].cell.pins[pin].function or "0"
-    inputs = tuple((name, pin_nets(instances, name)) for name in variables(text))
-    return _Delayed(compile_expression(text), inputs, pin_nets(instances, pin), steps)

@@ -3,8 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats import BLOCK_SIZE, E2M1, E4M3
+from ...formats import E2M1, E4M3
 from ...golden.blocks import Blocks
+from ...hdl.operands import stored_block
+from ...sim.payload import block_fields
 
 __all__ = ["Bits", "activation_bits", "e4m3_parts", "held", "integer_bits", "stored_bits", "stored_held"]
 
@@ -21,11 +23,10 @@ def integer_bits(values: NDArray[np.integer], width: int) -> Bits:
 
 def stored_bits(blocks: Blocks, formats: str) -> Bits:
     """(..., bits) of stored blocks: codes, then scale and precision bit where there are any."""
-    parts = [blocks.payload().numpy()]
-    if formats == "mixed":
-        parts += [blocks.scales[..., None].numpy(), blocks.fp8[..., None].numpy().astype(np.uint8)]
-    bits = np.unpackbits(np.concatenate(parts, axis=-1), axis=-1, bitorder="little").astype(np.bool_)
-    return bits[..., : 8 * BLOCK_SIZE + 9] if formats == "mixed" else bits
+    fields = block_fields(blocks, formats=formats)
+    octets = [field if name == "codes" else field[..., None].astype(np.uint8) for name, field in fields.items()]
+    bits = np.unpackbits(np.concatenate(octets, axis=-1), axis=-1, bitorder="little").astype(np.bool_)
+    return bits[..., : stored_block(formats).size]
 
 
 def held(bits: Bits, live: NDArray[np.bool_]) -> Bits:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..liberty.cells import Cell, InternalPower
 from ..liberty.expression import compile_expression, variables
-from .gates import GateEnables, Words, gate_enables, pin_nets
+from .gates import ONES, GateEnables, Words, gate_enables, pin_nets
 from .netlist import CONSTANT_0, CONSTANT_1, Netlist
 from .tables import TableBank
 from .timing import Timing
@@ -29,7 +29,6 @@ __all__ = ["Energy", "PowerMeter"]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 _ZERO = np.uint64(0)
-_ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +209,7 @@ class PowerMeter:
 
     def count(self, nets: Words, streams: Words | None = None) -> None:
         """Count one cycle of every stream, or of those whose bit is set in `streams` (words,)."""
-        kept = np.full(nets.shape[1], _ONES) if streams is None else streams
+        kept = np.full(nets.shape[1], ONES) if streams is None else streams
         self.move(nets, kept)
         if not kept.any():
             return
@@ -324,6 +323,6 @@ def _holds(when: str, pins: dict[str, NDArray[np.int64]], nets: Words) -> Words:
     missing = set(variables(when)) - set(values)
     first = next(iter(pins.values()))
     values |= {name: np.zeros((len(first), nets.shape[1]), dtype=np.uint64) for name in missing}
-    result = compile_expression(when)(values, _ZERO, _ONES)
+    result = compile_expression(when)(values, _ZERO, ONES)
     shape = (len(first), nets.shape[1])
     return np.broadcast_to(result, shape) if np.shape(result) != shape else result

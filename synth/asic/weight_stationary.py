@@ -1,6 +1,5 @@
 """The engine's order of work as a stimulus of one lane: a weight block stays while the rows of a tile stream past."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,42 +11,14 @@ from ...formats import ACCUMULATOR_FRACTION_BITS
 from ...golden.blocks import Blocks
 from ...hdl.config import EngineLaneConfig
 from ...hdl.design import Design
-from .gates import Words, pack_bits
-from .operand_bits import Bits, activation_bits, integer_bits, stored_held
+from .gates import Words
+from .operand_bits import activation_bits, integer_bits, stored_held
+from .stimulus import flag_words, quiet_flags, stream_words
 
-__all__ = [
-    "PROLOGUE",
-    "Stimulus",
-    "Tile",
-    "flag_words",
-    "flattened",
-    "integer_words",
-    "quiet_flags",
-    "stream_words",
-    "weight_stationary",
-]
+__all__ = ["PROLOGUE", "Tile", "flattened", "weight_stationary"]
 
 PROLOGUE = 4
 """Cycles before the first block pair: two of reset, one to load the first weight, one to swap it in."""
-_FLAGS = ("nan", "format_error", "overflow")
-
-
-@dataclass(frozen=True)
-class Stimulus:
-    """Ports by name; arrays (cycles, bits, words), or one cycle that holds throughout.
-
-    Attributes:
-        description: for the report.
-        inputs: what is driven.
-        expected: (cycles at which, values (results, bits, words)) by port.
-        cycles: how many; the first `warmup` are not counted.
-    """
-
-    description: str
-    inputs: dict[str, Words]
-    expected: dict[str, tuple[NDArray[np.int64], Words]]
-    cycles: int
-    warmup: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,25 +132,3 @@ def weight_stationary(
 def flattened(blocks: Blocks) -> Blocks:
     """(streams, blocks, rows) as (streams, blocks * rows)."""
     return Blocks(blocks.fp8.flatten(1, 2), blocks.scales.flatten(1, 2), blocks.codes.flatten(1, 2))
-
-
-def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, tuple[NDArray[np.int64], Words]]:
-    """What a unit's error flags are in the cycles `at`, where nothing is wrong: low."""
-    return {p.name: (at, np.zeros((len(at), 1, words), dtype=np.uint64)) for p in design.ports if p.name in _FLAGS}
-
-
-def stream_words(bits: Bits) -> Words:
-    """(streams, cycles, bits) to (cycles, bits, words)."""
-    return pack_bits(bits.transpose(1, 2, 0))
-
-
-def integer_words(values: Tensor, width: int) -> Words:
-    """(streams, cycles) int64 to (cycles, width, words), two's complement."""
-    return stream_words(integer_bits(values.numpy(), width))
-
-
-def flag_words(total: int, streams: int, high: Iterable[int]) -> Words:
-    """(total, 1, words): a bit that is 1 in the cycles `high`, in all streams."""
-    bits = np.zeros((total, 1, streams), dtype=np.bool_)
-    bits[list(high)] = True
-    return pack_bits(bits)

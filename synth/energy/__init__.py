@@ -1,1 +1,1 @@
-"""Energy of a model's matrix products on the generated hardware, mixed against FP8 only (docs/energy.md)."""
+"""Energy of a model's GEMMs on the generated hardware, mixed against FP8 only (docs/energy.md)."""

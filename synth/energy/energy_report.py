@@ -1,4 +1,4 @@
-"""What `fgmp energy` prints and draws."""
+"""The tables and the plot of `fgmp energy`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -73,12 +73,12 @@ def energy_table(result: Mapping[str, Any]) -> str:
         ]
     )
     lines += aligned(table)
-    lines += ["", "lane, pJ by pairing (activations x weights), and how often the model has it"]
+    lines += ["", "lane, pJ by precision mode (activations x weights), and how often the model has it"]
     names = (*PRECISION_MODES, CHANGES)
     table = [["", *(n if n in PRECISION_MODES else "while changing" for n in names)]]
     for r in rows:
         often = {**r["pairs"], CHANGES: r["lane"]["changing_share"]}
-        pj = r["lane"]["by_pairing_pj"]
+        pj = r["lane"]["by_mode_pj"]
         table.append([r["name"], *(f"{pj[n]:.1f} ({often[n]:.0%})" if n in pj else "" for n in names)])
     lines += aligned(table)
     lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]

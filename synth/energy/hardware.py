@@ -1,4 +1,4 @@
-"""What is measured: lanes, accumulators and selector in one library, at one clock, with a model's own operands."""
+"""Lanes, accumulators and selector in one library, at one clock, fed with a model's own operands."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,15 +20,16 @@ from ...hdl.unit_config import FORMATS
 from ...hdl.wrappers import RAM_MODULE
 from ...sim.capture import Capture
 from ...sim.selector_campaigns import BlockSet
+from ..asic.activities import selector_stimulus
 from ..asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from ..asic.flow import Implementation, cells_without_power, implement, simulate
 from ..asic.gates import Words
 from ..asic.glitches import glitch_factors
 from ..asic.mapping import Target
-from ..asic.stimulus import Stimulus, selector_stimulus
+from ..asic.stimulus import Stimulus
 from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
 from .memory_model import MemoryModel
-from .tiles import CHANGES, pairing_streams
+from .tiles import CHANGES, mode_streams
 
 __all__ = [
     "Glitches",
@@ -171,7 +172,7 @@ class Glitches:
         if any((unit.identity, name) not in self._factors for name in wanted):
             part, visited = tile[_SOME], order[_SOME]
             stimulus = Stimulus("model data", *weight_stationary(unit.design, part, visited))
-            steady = pairing_streams(
+            steady = mode_streams(
                 part, visited, stimulus.cycles, PROLOGUE, unit.design.config.latency + 1, stimulus.warmup
             ).steady
             for name, factor in self._measured(unit, stimulus, steady).items():
@@ -203,16 +204,16 @@ class Glitches:
 def lane_energy(
     hardware: Hardware, unit: Implementation, tile: Tile, order: Tensor, shares: Mapping[str, float]
 ) -> dict[str, Any]:
-    """pJ of a lane per block pair: `by_pairing` (steady and, under "changes", in between) and `pj`, weighted by
+    """pJ of a lane per block pair: `by_mode` (steady and, under "changes", in between) and `pj`, weighted by
     `shares`, those of the model's pairs, with `changes` as often as they are in the tile, whose rows come in `order`.
     """
     design = unit.design
     stimulus = Stimulus("model data", *weight_stationary(design, tile, order))
-    streams = pairing_streams(tile, order, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
+    streams = mode_streams(tile, order, stimulus.cycles, PROLOGUE, design.config.latency + 1, stimulus.warmup)
     measured = measured_total(hardware, unit, stimulus, "model data", streams.steady)
     total = weighted(measured, streams.changing, shares)
     changing = sum(shares[name] * streams.changing[name] for name in PRECISION_MODES)
-    return {"pj": total, "by_pairing": measured, "changing_share": changing, "changes": streams.changing}
+    return {"pj": total, "by_mode": measured, "changing_share": changing, "changes": streams.changing}
 
 
 def weighted(by_mode: Mapping[str, float], changes: Mapping[str, float], shares: Mapping[str, float]) -> float:
@@ -327,7 +328,7 @@ def content_digest(stimulus: Stimulus, shares: Mapping[str, Words] | None) -> st
 
 
 def lane_name(unit: Implementation) -> str:
-    """What tells lanes apart: pipeline depth, and the period that the cells were sized for."""
+    """Tells lanes apart: pipeline depth, and the period that the cells were sized for."""
     return f"pipeline {depth_of(unit)}, cells for {unit.target.period:.3g} ns"
 
 

@@ -1,4 +1,4 @@
-"""`fgmp energy`: what a model's matrix products take on mixed hardware, by FP4 fraction, and on FP8-only hardware."""
+"""`fgmp energy`: what a model's GEMMs take on mixed hardware, by FP4 fraction, and on FP8-only hardware."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,7 +48,7 @@ __all__ = ["PAPER", "SCHEMA", "EnergyRequest", "run_energy"]
 SCHEMA = "fgmp-energy/1"
 
 PAPER = {"energy_saving": 0.14, "weight_saving": 0.30, "selector_share": 0.01, "fp4_fraction": 0.7}
-"""What arXiv 2504.14152 states for Llama-2-7B; the selector's share is an upper bound."""
+"""The figures of arXiv 2504.14152 for Llama-2-7B; the selector's share is an upper bound."""
 
 _ACTIVATIONS = ("dynamic", "static")
 _BLOCKS = 4
@@ -57,7 +57,7 @@ _SCALE_BITS, _BANK_BITS = 8, 64
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyRequest:
-    """What `fgmp energy` was asked to do.
+    """The options of `fgmp energy`.
 
     Attributes:
         model: "demo", a folder or a hub id.
@@ -213,7 +213,7 @@ def _measure(
     if glitches is not None:
         factors = glitches.lane(units[best], tile, order, shares)
         dearest = max(factors.values())
-        by_mode = {name: pj * factors.get(name, dearest) for name, pj in lane["by_pairing"].items()}
+        by_mode = {name: pj * factors.get(name, dearest) for name, pj in lane["by_mode"].items()}
         timed = weighted(by_mode, lane["changes"], shares)
     filled = _filled(engine, layers)
     selector, selector_pj = _selector(request, hardware, glitches, layers, sites, filled.blocks, fp8_only)
@@ -239,7 +239,7 @@ def _measure(
         },
         "lane": {
             "pipeline": depth_of(units[best]),
-            "by_pairing_pj": lane["by_pairing"],
+            "by_mode_pj": lane["by_mode"],
             "changing_share": lane["changing_share"],
             "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
         },

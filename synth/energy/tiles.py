@@ -16,14 +16,14 @@ from ...sim.capture import Capture
 from ..asic.gates import Words, pack_bits
 from ..asic.weight_stationary import Tile
 
-__all__ = ["CHANGES", "PRECISION_MODES", "PairingStreams", "pair_shares", "pairing_streams", "sample_tile"]
+__all__ = ["CHANGES", "PRECISION_MODES", "ModeStreams", "mode_streams", "pair_shares", "sample_tile"]
 
 CHANGES = "changes"
-"""Cycles in which the pipeline holds pairs of more than one pairing."""
+"""Cycles in which the pipeline holds pairs of more than one precision mode."""
 
 
 def pair_shares(layers: Sequence[Capture]) -> dict[str, float]:
-    """Share of each pairing among all block pairs that the layers multiply, counted exactly from their masks."""
+    """Share of each precision mode among all block pairs of the layers, counted exactly from their masks."""
     counts = Counter[str]()
     for layer in layers:
         counts.update(count_precision_modes(layer.activations, layer.weight))
@@ -53,39 +53,39 @@ def sample_tile(layers: Sequence[Capture], streams: int, blocks: int, rows: int,
 
 
 @dataclass(frozen=True)
-class PairingStreams:
-    """Which streams work on which pairing in which cycle of a tile's stimulus.
+class ModeStreams:
+    """Which streams work in which precision mode in which cycle of a tile's stimulus.
 
     Attributes:
-        steady: bits (cycles, words) by pairing, of streams in whose pipeline there is nothing else; the rest of the
-            cycles is under `CHANGES`. Together they are all.
-        changing: by pairing, which share of its cycles is not steady.
+        steady: bits (cycles, words) by precision mode, of streams in whose pipeline there is nothing else; the other
+            cycles are under `CHANGES`. Together they are all.
+        changing: by precision mode, which share of its cycles is not steady.
     """
 
     steady: dict[str, Words]
     changing: dict[str, float]
 
 
-def pairing_streams(tile: Tile, order: Tensor, cycles: int, first: int, depth: int, warmup: int) -> PairingStreams:
-    """Tell streams apart by the pairing of their last `depth` + 1 block pairs; the first enters in cycle `first`.
+def mode_streams(tile: Tile, order: Tensor, cycles: int, first: int, depth: int, warmup: int) -> ModeStreams:
+    """Tell streams apart by the precision modes of their last `depth` + 1 pairs; the first enters in cycle `first`.
 
     Rows come in `order`.
 
     Only cycles after `warmup` count for `changing`.
     """
     fp8 = tile.a.fp8.gather(2, order).int() * 2 + tile.w.fp8[:, :, None].int()
-    pairing = fp8.flatten(1).numpy().T
-    step = np.clip(np.arange(cycles) - first, 0, len(pairing) - 1)
-    steady = np.ones((cycles, pairing.shape[1]), dtype=np.bool_)
+    mode = fp8.flatten(1).numpy().T
+    step = np.clip(np.arange(cycles) - first, 0, len(mode) - 1)
+    steady = np.ones((cycles, mode.shape[1]), dtype=np.bool_)
     for back in range(1, depth + 1):
-        steady &= pairing[step] == pairing[np.maximum(step - back, 0)]
+        steady &= mode[step] == mode[np.maximum(step - back, 0)]
     streams, changing = {}, {}
     for name, (a_fp8, w_fp8) in PRECISION_MODES.items():
-        mine = pairing[step] == 2 * a_fp8 + w_fp8
+        mine = mode[step] == 2 * a_fp8 + w_fp8
         counted = mine & (np.arange(cycles) > warmup)[:, None]
         streams[name] = pack_bits(steady & mine)
         changing[name] = float(1 - steady[counted].mean()) if counted.any() else 0.0
-    return PairingStreams({**streams, CHANGES: pack_bits(~steady)}, changing)
+    return ModeStreams({**streams, CHANGES: pack_bits(~steady)}, changing)
 
 
 def _places(

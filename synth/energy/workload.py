@@ -34,7 +34,7 @@ _EXCERPT = 128
 
 @dataclass(frozen=True)
 class Texts:
-    """What to calibrate and evaluate on: files or data sets, and how many windows of each.
+    """The texts of calibration and evaluation: files or data sets, and how many windows of each.
 
     Without `text` the demo's is taken; without `calibration` the first half of `text` calibrates, the second evaluates.
     """

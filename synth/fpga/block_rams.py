@@ -1,4 +1,4 @@
-"""What becomes of a design's memories on an FPGA: yosys for ECP5, up to where block RAM is mapped."""
+"""A design's memories on an FPGA: yosys for ECP5, up to where block RAM is mapped."""
 
 from collections import Counter
 from collections.abc import Mapping

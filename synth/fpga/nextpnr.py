@@ -68,7 +68,7 @@ class Device:
 
     @property
     def tools(self) -> Family:
-        """What its family needs."""
+        """Settings that the family needs."""
         return FAMILIES[self.family]
 
 

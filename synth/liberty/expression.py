@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"[A-Za-z_][\w\[\]]*|[01!'()&*|+^]")
 _DEEPEST = 40
 _LONGEST = 1000
 _MOST_INPUTS = 16
-"""What cells of libraries never reach, and Python can still read and tabulate."""
+"""A limit that no library's cells reach, and within which Python can still read and tabulate."""
 
 
 @cache

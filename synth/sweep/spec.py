@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "memory_factor": 1.0,
     },
 }
-"""What each flow's table `[options]` may say, with its default; "" and node = 0 mean the flow's own choice."""
+"""The options of each flow's table `[options]`, with defaults; "" and node = 0 mean the flow's own choice."""
 
 FLOWS: dict[str, tuple[str, str]] = {
     "asic": ("area_um2", "pj"),
@@ -76,7 +76,7 @@ class DesignPoint:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What a sweep's file asks for; `plot` are the metrics along x and y, `chosen` those of them that it names."""
+    """The content of a sweep's file; `plot` are the metrics along x and y, `chosen` those of them that it names."""
 
     flow: str
     points: list[DesignPoint]
@@ -91,7 +91,7 @@ class SweepSpec:
         return Target(cells, wire_load, o["period"], o["optimize"], o["clock_gates"], tuple(o["dont_use"]))
 
     def energy_request(self, point: DesignPoint, cache: Path) -> EnergyRequest:
-        """What the flow "energy" does at a point."""
+        """The options of the flow "energy" at a point."""
         o = self.options
         return EnergyRequest(
             model=o["model"],

@@ -1,4 +1,4 @@
-"""What `fgmp sweep` prints, writes and draws."""
+"""The tables, files and plots of `fgmp sweep`."""
 
 import csv
 import io

@@ -75,9 +75,9 @@ def tensor_exponent(amax: Fraction) -> int:
     return next((e for e in range(-limit, limit + 1) if amax <= MAX_STORED * Fraction(2) ** e), limit)
 
 
-def block_scale_code(amax: Fraction) -> int:
-    """The block scale of a block whose largest magnitude (in stored units) is `amax`."""
-    return min(max(encode(E4M3, amax / 6), MIN_BLOCK_SCALE_CODE), MAX_BLOCK_SCALE_CODE)
+def block_scale_code(amax: Fraction, largest: int = 6) -> int:
+    """The scale of a block whose largest magnitude (in stored units) is `amax`, which becomes `largest`."""
+    return min(max(encode(E4M3, amax / largest), MIN_BLOCK_SCALE_CODE), MAX_BLOCK_SCALE_CODE)
 
 
 def quantize_e2m1(value: Fraction, scale_code: int) -> int:
@@ -103,14 +103,31 @@ def select_block(
     mode: str,
     static_fp8: bool = False,
     channel_codes: Sequence[int] = (0,) * BLOCK_SIZE,
+    *,
+    four_over_six: bool = False,
 ) -> ExactBlock:
     """The selector's recipe, docs/numerics.md section 4. `values` are real values as the input format gives them."""
     exponent = min(max(exponent, -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
     v = [min(max(Fraction(0) if x is None else _scaled(x, -exponent), -MAX_STORED), MAX_STORED) for x in values]
     fractions = [Fraction(x) for x in v]
     codes8 = [encode(E4M3, x) for x in fractions]
-    scale = block_scale_code(max(abs(x) for x in fractions))
-    codes4 = [quantize_e2m1(x, scale) for x in fractions]
+    amax = max(abs(x) for x in fractions)
+    scales = [block_scale_code(amax, largest) for largest in ((6, 4) if four_over_six else (6,))]
+    candidates = [(scale, *_score(fractions, scale, codes8, channel_codes)) for scale in scales]
+    scale, codes4, score = min(candidates, key=lambda candidate: candidate[2])  # the first of equal scores
+    nan = any(x is None for x in values)
+    choice = {"dynamic": score > threshold, "static": static_fp8, "all_fp4": False, "all_fp8": True}[mode]
+    if nan or choice:
+        emitted = tuple(0x7F if x is None else code for x, code in zip(values, codes8, strict=True))
+        return ExactBlock(True, 0, emitted, score, nan)
+    return ExactBlock(False, scale, tuple(codes4), score, nan)
+
+
+def _score(
+    values: Sequence[Fraction], scale: int, codes8: Sequence[int], channel_codes: Sequence[int]
+) -> tuple[list[int], int]:
+    """E2M1 codes under a block scale, and the sum of what they are off from E4M3, cut and squared."""
+    codes4 = [quantize_e2m1(x, scale) for x in values]
     score = 0
     for code4, code8, shift in zip(codes4, codes8, channel_codes, strict=True):
         q4 = _finite(E2M1, code4) * Fraction(E4M3.magnitude(scale))
@@ -119,12 +136,7 @@ def select_block(
         kept = int(error)
         kept -= kept % 2 ** max(kept.bit_length() - 3, 0)
         score += kept**2 << shift
-    nan = any(x is None for x in values)
-    choice = {"dynamic": score > threshold, "static": static_fp8, "all_fp4": False, "all_fp8": True}[mode]
-    if nan or choice:
-        emitted = tuple(0x7F if x is None else code for x, code in zip(values, codes8, strict=True))
-        return ExactBlock(True, 0, emitted, score, nan)
-    return ExactBlock(False, scale, tuple(codes4), score, nan)
+    return codes4, score
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class SiteSettings:
         static_fp8: bool that broadcasts to the blocks (usually (B,)), True = FP8: the pattern of mode "static".
         channel_codes: integers 0 to 15, (B, 16): element i of the score counts 2**code times. Only selectors that are
             built with channel codes have them.
-        four_over_six: whether a block may take the scale amax / 4 where that scores lower. The RTL does not have it.
+        four_over_six: whether a block may take the scale amax / 4 where that scores lower. Only selectors that are
+            built with it can.
 
     Raises InputError for a mode or an exponent that the registers cannot hold.
     """

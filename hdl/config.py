@@ -65,6 +65,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "activation selector, float32 input, a sensitivity code per channel",
         SelectorConfig(channel_codes=True, pipeline=6),
     ),
+    "selector-four-over-six": (
+        "activation selector, float32 input, which may give a block the scale amax / 4",
+        SelectorConfig(four_over_six=True),
+    ),
     "selector-flat": (
         "activation selector, bfloat16 input, output register only",
         SelectorConfig("bfloat16", pipeline=0),
@@ -75,6 +79,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "engine-channel": (
         "the same with a sensitivity code per channel in both selectors",
         EngineConfig(channel_codes=True),
+    ),
+    "engine-four-over-six": (
+        "`engine`, whose selectors may give a block the scale amax / 4 (four over six)",
+        EngineConfig(four_over_six=True),
     ),
     "engine-8": (
         "8 lanes, 32 rows, packed input only, float results only",

@@ -322,9 +322,12 @@ def _selected(on: Value, value: Value) -> Value:
 
 def _times_digit(m: Module, name: str, value: Value, triple: Value, digit: Value) -> Value:
     """`value` times a digit of 0 to 3."""
-    low, high = digit[0], digit[1]
-    one, two, three = (wire(m, f"{name}_{n}", on) for n, on in enumerate((low & ~high, ~low & high, low & high), 1))
-    return wire(m, name, _selected(one, value) | _selected(two, value) << 1 | _selected(three, triple))
+    product = Signal(TRIPLE_BITS, name=name)
+    with m.Switch(digit):
+        for case, multiple in enumerate((value, value << 1, triple), 1):
+            with m.Case(case):
+                m.d.comb += product.eq(multiple)
+    return product
 
 
 def _wide_tree(
@@ -348,15 +351,14 @@ def _wide_tree(
         upper = sign if small is None else wire(m, f"upper_sign_{i}", sign & ~small)
         turned = Cat(sign.replicate(_SMALL_BITS), upper.replicate(_PLACED_BITS - _SMALL_BITS))
         fine = wire(m, f"fine_{i}", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ turned)
-        at = [wire(m, f"at_{i}_{k}", shift[_OFFSET:] == k) for k in range(_PLACES)]
-        placed = []
-        for digit in range(_PLACES + 2):
-            # The lowest two bits of a product are zero at place 0, whose shift is at least 2.
-            low = _OFFSET if digit == 0 else 0
-            sources = [(fine.word_select(j, _DIGIT)[low:], digit - j) for j in range(3) if 0 <= digit - j < _PLACES]
-            placed.append(reduce(or_, [_selected(at[k], bits) for bits, k in sources]))
-        rows.add(wire(m, f"placed_{i}", Cat(placed)), ready=4)
-        negative.append(wire(m, f"negative_{i}", Cat(at) & sign.replicate(_PLACES)))
+        at = wire(m, f"at_{i}", (Const(1, 1) << shift[_OFFSET:])[:_PLACES])
+        # The lowest two bits of a product are zero at place 0, whose shift is at least 2.
+        placed = [
+            Cat(Const(0, _DIGIT * k - _OFFSET), _selected(on, fine)) if k else _selected(on, fine[_OFFSET:])
+            for k, on in reversed(list(enumerate(at)))
+        ]
+        rows.add(wire(m, f"placed_{i}", reduce(or_, placed)), ready=4)
+        negative.append(wire(m, f"negative_{i}", at & sign.replicate(_PLACES)))
     counts = [Cat(bits) for bits in zip(*ones(m, "count", negative), strict=True)]
     # 4095 = 2**12 - 1: the counts come off 12 bits higher (9 with small products), and go on where they stand. At place
     # 0 the two dropped bits of each negative product stood for 3; with the count's own 1 that is the count, two bits

@@ -4,16 +4,22 @@ Every rounding boundary of E4M3 and of E2M1 under a legal block scale is a multi
 matters, so 20 bits and "something is below" decide every rounding exactly.
 """
 
+from collections.abc import Iterable
+from functools import reduce
 from itertools import pairwise
+from operator import or_
 from typing import NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
-from ..formats import E2M1, E4M3, MAX_STORED, MIN_BLOCK_SCALE_CODE, MiniFloat
+from ..formats import E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE, MiniFloat
 from .faults import Faults
 from .pipeline import wire
 
-__all__ = ["FRACTION_BITS", "MAGNITUDE_BITS", "Fixed", "block_scale", "e2m1_boundaries", "encode_e4m3", "to_fixed"]
+__all__ = [
+    "FRACTION_BITS", "MAGNITUDE_BITS", "Fixed", "block_scale", "e2m1_boundaries", "encode_e4m3", "passed", "to_fixed",
+    "wider_block_scale",
+]  # fmt: skip
 
 FRACTION_BITS = 11
 _LIMIT = MAX_STORED << FRACTION_BITS
@@ -29,7 +35,7 @@ class Fixed(NamedTuple):
 
     def above(self, boundary: Value | int) -> Value:
         """value > boundary"""
-        return (self.magnitude > boundary) | ((self.magnitude == boundary) & self.sticky)
+        return Cat(self.sticky, self.magnitude) > (boundary << 1)
 
     def at_least(self, boundary: Value | int) -> Value:
         """value >= boundary"""
@@ -78,7 +84,7 @@ def encode_e4m3(m: Module, name: str, value: Fixed, faults: Faults) -> Value:
     code = Signal(E4M3.bits - 1, name=name)
     # Binades from the subnormals (which share the lowest normal binade's step) upwards; the last match wins.
     m.d.comb += code.eq(_round_at(value, step, 0, faults))
-    for binade, top in enumerate(range(step + kept_bits, MAGNITUDE_BITS), start=1):
+    for binade, top in enumerate(range(step + kept_bits, len(value.magnitude)), start=1):
         with m.If(value.magnitude[top:].any()):
             m.d.comb += code.eq(_round_at(value, step + binade, binade << E4M3.mantissa_bits, faults))
     return code
@@ -120,26 +126,45 @@ def block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
     boundaries amax has passed.
     """
     scale = Signal(E4M3.bits - 1)
-    subnormal: Value | int = 0
-    for step, boundary in enumerate(_subnormal_boundaries()):
-        subnormal = subnormal + _rounds_up(amax, step, boundary, faults)
+    subnormal = passed(
+        _rounds_up(amax, step, boundary, faults) for step, boundary in enumerate(_subnormal_boundaries())
+    )
 
     normalized, position = _leading_one(m, amax.magnitude)
     significand = Fixed(normalized, amax.sticky)
     upper = wire(m, "upper", normalized >= _ONE * 3 // 2)
-    count: Value | int = 0
+    beyond = []
     for step, (high, low) in enumerate(zip(_mantissa_boundaries(12), _mantissa_boundaries(6), strict=True)):
         # Of a significand from 1.5 on no boundary is beyond 2, of one below none is under 1 but for those passed.
         above = _rounds_up(significand, step, high, faults) if high < 2 * _ONE else C(0, 1)
         beneath = _rounds_up(significand, step, low, faults) if low >= _ONE else C(1, 1)
-        count = count + Mux(upper, above, beneath)
+        beyond.append(Mux(upper, above, beneath))
     # amax = significand * 2**(position - 11); quotient's biased exponent, one lower below 1.5.
     exponent = position + (E4M3.bias - FRACTION_BITS - 2)
-    normal = ((exponent - ~upper) << E4M3.mantissa_bits) + count
+    normal = ((exponent - ~upper) << E4M3.mantissa_bits) + passed(beyond)
     chosen = Mux(amax.magnitude >= _PER_STEP * _STEPS, normal, subnormal)[: E4M3.bits - 1]
     code = wire(m, "unclamped_scale", chosen)
     m.d.comb += scale.eq(Mux(code.any(), code, MIN_BLOCK_SCALE_CODE))
     return scale
+
+
+def wider_block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
+    """The other scale of "four over six", amax / 4 rounded to E4M3, 1 to 105 (7 bits)."""
+    quarter = Fixed(amax.magnitude[2:], amax.magnitude[:2].any() | amax.sticky)
+    code = encode_e4m3(m, "unclamped_wider_scale", quarter, faults)
+    at_most = Mux(code > MAX_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE, code)
+    return wire(m, "wider_scale", Mux(code.any(), at_most, MIN_BLOCK_SCALE_CODE)[: E4M3.bits - 1])
+
+
+def passed(boundaries: Iterable[Value]) -> Value:
+    """How many boundaries a value has passed; they ascend, so those passed come first."""
+    flags = [Value.cast(flag) for flag in boundaries]
+    bits = []
+    for weight in (1 << n for n in range(len(flags).bit_length())):
+        # The count has this bit from every odd multiple of its weight up to the next multiple.
+        ends = [*flags[weight - 1 :: weight], C(0, 1)]
+        bits.append(reduce(or_, [low & ~high for low, high in zip(ends[::2], ends[1::2], strict=False)]))
+    return Cat(bits)
 
 
 def _rounds_up(value: Fixed, code: int, boundary: int, faults: Faults) -> Value:

@@ -1,7 +1,8 @@
 """The activation selector: quantizes a block both ways, scores the difference, decides, and packs the result."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -9,7 +10,6 @@ from amaranth.lib.wiring import In, Out
 
 from ..formats import (
     BLOCK_SIZE,
-    E2M1,
     E4M3,
     SELECTOR_MODES,
     STORED_FRACTION_BITS,
@@ -21,12 +21,12 @@ from .config import SelectorConfig
 from .decoder import decode_e2m1, decode_e4m3
 from .dot import tree_sum
 from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
-from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, to_fixed
+from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, passed, to_fixed, wider_block_scale
 from .hierarchy import add_part
 from .operands import STORED_BLOCK
 from .pipeline import Pipeline, sticky, wire
 
-__all__ = ["THRESHOLD", "Selector", "SelectorCore", "SelectorSettings", "selector_input", "selector_output"]
+__all__ = ["THRESHOLD", "Selector", "SelectorCore", "selector_input", "selector_output", "selector_settings"]
 
 _CUTS = ("fixed", "quarters", "amax", "scale", "codes", "quantized", "squares", "score")
 _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
@@ -59,6 +59,13 @@ def selector_output(config: SelectorConfig) -> data.StructLayout:
     )
 
 
+class _Scale(NamedTuple):
+    """A block scale (unit 2**-9)."""
+
+    significand: Value
+    shift: Value
+
+
 class _Leading(NamedTuple):
     """The three leading bits of a number, and how many bits follow them."""
 
@@ -68,10 +75,13 @@ class _Leading(NamedTuple):
 
 THRESHOLD = data.StructLayout({"significand": THRESHOLD_SIGNIFICAND_BITS, "exponent": THRESHOLD_EXPONENT_BITS})
 
-_SETTINGS = {"tensor_exponent": signed(8), "threshold": THRESHOLD, "mode": range(len(SELECTOR_MODES))}
 
-SelectorSettings = wiring.Signature({name: Out(shape) for name, shape in _SETTINGS.items()})
-"""A site's registers; they must not change while blocks are inside."""
+def selector_settings(*, four_over_six: bool) -> wiring.Signature:
+    """A site's registers; they must not change while blocks are inside."""
+    members = {"tensor_exponent": signed(8), "threshold": THRESHOLD, "mode": range(len(SELECTOR_MODES))}
+    if four_over_six:
+        members["four_over_six"] = 1
+    return wiring.Signature({name: Out(shape) for name, shape in members.items()})
 
 
 class SelectorCore(wiring.Component):
@@ -85,7 +95,8 @@ class SelectorCore(wiring.Component):
         x: its values, in the input format.
         static_fp8: its precision in mode "static".
         channel_codes: the power of two that each channel counts, where the selector is built with them.
-        settings: the site's registers; a tensor exponent beyond the legal ones counts as the nearest legal one.
+        settings: the site's registers (`selector_settings`); a tensor exponent beyond the legal ones counts as the
+            nearest legal one.
         running: there is a block at the inputs, inside, or at the outputs. Otherwise no register changes, so that the
             clock can rest.
         valid_out: a block stands at the outputs.
@@ -106,7 +117,7 @@ class SelectorCore(wiring.Component):
             "x": In(config.format.bits * BLOCK_SIZE),
             "static_fp8": In(1),
             **({"channel_codes": In(4 * BLOCK_SIZE)} if config.channel_codes else {}),
-            "settings": In(SelectorSettings),
+            "settings": In(selector_settings(four_over_six=config.four_over_six)),
             "running": Out(1),
             "valid_out": Out(1),
             "block": Out(STORED_BLOCK),
@@ -136,25 +147,21 @@ class SelectorCore(wiring.Component):
         s = pipeline.step(
             "scale",
             s,
-            scale=block_scale(m, Fixed(s.amax[1:], s.amax[0]), faults),
+            scales=self._scales(m, Fixed(s.amax[1:], s.amax[0])),
             codes8=[encode_e4m3(m, f"e4m3_{i}", v, faults) for i, v in enumerate(s.values)],
         )
-        boundaries = e2m1_boundaries(m, *_scale_parts(m, "scale", s.scale))
-        codes4 = [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, faults)) for i, v in enumerate(s.values)]
-        s = pipeline.step("codes", s, codes4=codes4)
-        parts = _scale_parts(m, "error_scale", s.scale)
+        decoded = [_decoded_scale(m, scale) for scale in s.scales]
+        s = pipeline.step("codes", s, codes4=[self._codes4(m, s.values, scale) for scale in decoded], decoded=decoded)
         s = pipeline.step(
             "quantized",
             s,
-            errors=[_error(m, i, s.codes4[i], s.codes8[i], *parts) for i in range(BLOCK_SIZE)],
+            errors=[_errors(m, codes, s.codes8, scale) for codes, scale in zip(s.codes4, s.decoded, strict=True)],
             packed8=self._packed8(s.codes8, s.signs, s.nans),
-            packed4=Cat(Cat(code, sign & code.any()) for code, sign in zip(s.codes4, s.signs, strict=True)),
+            packed4=[_packed4(codes, s.signs) for codes in s.codes4],
             block_nan=Cat(s.nans).any(),
         )
-        s = pipeline.step(
-            "squares", s, leading=[_three_bits(m, f"leading_{i}", e, faults) for i, e in enumerate(s.errors)]
-        )
-        s = pipeline.step("score", s, score=self._score(m, s.leading, s.channel))
+        s = pipeline.step("squares", s, leading=[self._leading(m, errors) for errors in s.errors])
+        s = pipeline.step("score", s, scores=[self._score(m, leading, s.channel) for leading in s.leading])
         self._choose(m, s, static_fp8, pipeline.valid)
         m.d.comb += self.running.eq(self.valid | pipeline.busy | self.valid_out)
         return m
@@ -164,6 +171,21 @@ class SelectorCore(wiring.Component):
         exponent, limit = self.settings.tensor_exponent, TENSOR_EXPONENT_LIMIT
         clamped = Mux(exponent < -limit, -limit, Mux(exponent > limit, limit, exponent))
         return self._faults.pick("tensor exponent negated", clamped, -clamped)
+
+    def _scales(self, m: Module, amax: Fixed) -> list[Value]:
+        """The scales that a block may have."""
+        scales = [block_scale(m, amax, self._faults)]
+        if self._config.four_over_six:
+            scales.append(wider_block_scale(m, amax, self._faults))
+        return scales
+
+    def _codes4(self, m: Module, values: list[Fixed], scale: _Scale) -> list[Value]:
+        """The E2M1 magnitude codes under a scale."""
+        boundaries = e2m1_boundaries(m, scale.significand, scale.shift)
+        return [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, self._faults)) for i, v in enumerate(values)]
+
+    def _leading(self, m: Module, errors: list[Value]) -> list[_Leading]:
+        return [_three_bits(m, f"leading_{i}", error, self._faults) for i, error in enumerate(errors)]
 
     def _packed8(self, codes: list[Value], signs: list[Value], nans: list[Value]) -> Value:
         """The elements of an FP8 block. Zeros are +0."""
@@ -181,11 +203,12 @@ class SelectorCore(wiring.Component):
             squares.append(square << channel.word_select(i, 4) if self._config.channel_codes else square)
         return tree_sum(squares)[: self._config.score_bits]
 
-    def _choose(self, m: Module, s: Any, static_fp8: Value, valid: Value | None) -> None:
+    def _choose(self, m: Module, s: SimpleNamespace, static_fp8: Value, valid: Value | None) -> None:
         """The decision, and the output register."""
         mode = self.settings.mode
+        best = self._best(m, s)
         # The modes are dynamic, static, all FP4, all FP8: bit 1 says "the same for all blocks".
-        chosen = Mux(mode[1], mode[0], Mux(mode[0], static_fp8, self._above_threshold(m, s.score)))
+        chosen = Mux(mode[1], mode[0], Mux(mode[0], static_fp8, best.above))
         fp8 = wire(m, "fp8", chosen | self._faults.pick("NaN block left in FP4", s.block_nan, 0))
         assert valid is not None
         taken = wire(m, "moving", valid & self.advance)
@@ -194,14 +217,24 @@ class SelectorCore(wiring.Component):
             m.d.sync += self.valid_out.eq(valid)
         with m.If(taken):
             m.d.sync += [
-                self.block.codes.eq(Mux(fp8, s.packed8, s.packed4)),
-                self.block.scale.eq(Mux(fp8, 0, s.scale)),
+                self.block.codes.eq(Mux(fp8, s.packed8, best.packed4)),
+                self.block.scale.eq(Mux(fp8, 0, best.scale)),
                 self.block.fp8.eq(fp8),
             ]
         if self._monitored:
             m.d.comb += self.taken.eq(taken)
             with m.If(taken):
-                m.d.sync += [self.nan.eq(s.block_nan), self.score.eq(s.score)]
+                m.d.sync += [self.nan.eq(s.block_nan), self.score.eq(best.score)]
+
+    def _best(self, m: Module, s: SimpleNamespace) -> SimpleNamespace:
+        """What goes with the scale of the lower score; of equal ones the first."""
+        fields = {"scale": s.scales, "packed4": s.packed4, "score": s.scores}
+        # Compared with the threshold beside the choice, not behind it.
+        fields["above"] = [self._above_threshold(m, score) for score in s.scores]
+        if not self._config.four_over_six:
+            return SimpleNamespace(**{name: values[0] for name, values in fields.items()})
+        wider = wire(m, "wider", self.settings.four_over_six & (s.scores[1] < s.scores[0]))
+        return SimpleNamespace(**{name: Mux(wider, *reversed(values)) for name, values in fields.items()})
 
     def _above_threshold(self, m: Module, score: Value) -> Value:
         """score > threshold; a threshold beyond the score's width is never exceeded."""
@@ -219,6 +252,7 @@ class Selector(wiring.Component):
         i: blocks of 16 values; `last` is passed through.
         o: quantized blocks; `score` shows what was compared with the threshold.
         tensor_exponent, threshold, mode: the site's registers; they must not change while blocks are inside.
+        four_over_six: another one, where the selector is built with it.
         clear_flags: clears the flags; an event in the same cycle wins.
         nan: sticky: a block held a NaN.
         format_error: sticky: the tensor exponent was out of range.
@@ -227,10 +261,11 @@ class Selector(wiring.Component):
 
     def __init__(self, config: SelectorConfig, faults: bool = False):
         self.config = config
+        settings = selector_settings(four_over_six=config.four_over_six).members
         members = {
             "i": In(stream.Signature(selector_input(config))),
             "o": Out(stream.Signature(selector_output(config))),
-            **{name: In(shape) for name, shape in _SETTINGS.items()},
+            **{name: In(member.shape) for name, member in settings.items()},
             "clear_flags": In(1),
             "nan": Out(1),
             "format_error": Out(1),
@@ -252,7 +287,7 @@ class Selector(wiring.Component):
             core.valid.eq(self.i.valid),
             core.x.eq(i.x),
             core.static_fp8.eq(i.static_fp8),
-            *(getattr(core.settings, name).eq(getattr(self, name)) for name in _SETTINGS),
+            *(getattr(core.settings, name).eq(getattr(self, name)) for name in core.settings.signature.members),
             self.o.valid.eq(core.valid_out),
             o.codes.eq(core.block.codes),
             o.scale.eq(core.block.scale),
@@ -282,27 +317,33 @@ def _maximum(m: Module, values: Sequence[Value], count: int) -> Sequence[Value]:
 
 def _encode_e2m1(value: Fixed, boundaries: list[Value], faults: Faults) -> Value:
     """The E2M1 magnitude code (3 bits): how many boundaries lie below, where a tie goes to the even code."""
-    count: Value | int = 0
-    for code, boundary in enumerate(boundaries):
-        if code % 2:
-            count = count + value.at_least(boundary)
-        else:
-            count = count + faults.pick("E2M1 tie rounds up", value.above(boundary), value.at_least(boundary))
-    return Value.cast(count)[: E2M1.bits - 1]
+    return passed(
+        value.at_least(boundary)
+        if code % 2
+        else faults.pick("E2M1 tie rounds up", value.above(boundary), value.at_least(boundary))
+        for code, boundary in enumerate(boundaries)
+    )
 
 
-def _scale_parts(m: Module, name: str, scale: Value) -> tuple[Value, Value]:
-    """A block scale's significand and shift (unit 2**-9)."""
+def _decoded_scale(m: Module, scale: Value) -> _Scale:
     decoded = decode_e4m3(Cat(scale, C(0, 1)))
-    return wire(m, f"{name}_significand", decoded.significand), wire(m, f"{name}_shift", decoded.shift)
+    return _Scale(wire(m, "scale_significand", decoded.significand), wire(m, "scale_shift", decoded.shift))
 
 
-def _error(m: Module, index: int, code4: Value, code8: Value, significand: Value, shift: Value) -> Value:
-    """|Q4 - Q8| in units of 2**-10 (17 bits)."""
-    q4 = wire(m, f"q4_{index}", (decode_e2m1(Cat(code4, C(0, 1))).significand * significand) << shift)
-    wide = decode_e4m3(Cat(code8, C(0, 1)))
-    q8 = wire(m, f"q8_{index}", (wide.significand << wide.shift) << (STORED_FRACTION_BITS - 9))
-    return Mux(q4 > q8, q4 - q8, q8 - q4)[:_ERROR_BITS]
+def _packed4(codes: list[Value], signs: list[Value]) -> Value:
+    """The elements of an FP4 block. Zeros are +0."""
+    return Cat(Cat(code, sign & code.any()) for code, sign in zip(codes, signs, strict=True))
+
+
+def _errors(m: Module, codes4: list[Value], codes8: list[Value], scale: _Scale) -> list[Value]:
+    """|Q4 - Q8| of all elements, in units of 2**-10 (17 bits)."""
+    errors = []
+    for index, (code4, code8) in enumerate(zip(codes4, codes8, strict=True)):
+        q4 = wire(m, f"q4_{index}", (decode_e2m1(Cat(code4, C(0, 1))).significand * scale.significand) << scale.shift)
+        wide = decode_e4m3(Cat(code8, C(0, 1)))
+        q8 = wire(m, f"q8_{index}", (wide.significand << wide.shift) << (STORED_FRACTION_BITS - 9))
+        errors.append(Mux(q4 > q8, q4 - q8, q8 - q4)[:_ERROR_BITS])
+    return errors
 
 
 def _three_bits(m: Module, name: str, error: Value, faults: Faults) -> _Leading:

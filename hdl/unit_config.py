@@ -213,15 +213,19 @@ class SelectorConfig:
         input_format: "float32" or "bfloat16".
         channel_codes: whether each channel has a 4-bit power-of-two sensitivity code.
         pipeline: registers before the output register, 0 to 8.
+        four_over_six: whether a block may take the scale amax / 4 in place of amax / 6.
     """
 
     input_format: str = "float32"
     channel_codes: bool = False
     pipeline: int = 8
+    four_over_six: bool = False
 
     def __post_init__(self) -> None:
         check("selector", "input_format", self.input_format, self.input_format in _INPUT_FORMATS, "float32 or bfloat16")
-        check("selector", "channel_codes", self.channel_codes, isinstance(self.channel_codes, bool), "True or False")
+        for name in ("channel_codes", "four_over_six"):
+            value = getattr(self, name)
+            check("selector", name, value, isinstance(value, bool), "True or False")
         check_selector_depth("selector", "pipeline", self.pipeline)
 
     @property

@@ -38,7 +38,8 @@ class FGMPConfig:
             mean squared gradient and its input's mean square (a row and a column instead of a matrix).
         activations: "dynamic" (the selector decides block by block), "static" (one precision per block column, fixed
             at calibration) or "none" (activations are not quantized).
-        four_over_six: give an activation block the better of the scales amax / 6 and amax / 4. Not in the RTL.
+        four_over_six: give an activation block the better of the scales amax / 6 and amax / 4, for hardware
+            that is built with it.
         channel_codes: weigh the selector's score by a 4-bit power of two per input channel.
         samples: windows of calibration text.
         window: tokens in a window.

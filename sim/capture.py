@@ -102,8 +102,8 @@ def captured_selector_campaign(design: Design, layer: Capture) -> Campaign:
     """
     config, settings = design.config, layer.settings
     assert isinstance(config, SelectorConfig)
-    if settings.four_over_six:
-        raise InputError(f"site of {layer.name}: four over six, expected none (the RTL has only amax / 6)")
+    if settings.four_over_six and not config.four_over_six:
+        raise InputError(f"site of {layer.name}: four over six, expected a selector that is built with it")
     if settings.channel_codes is not None and not config.channel_codes:
         raise InputError(f"site of {layer.name}: channel codes, expected a selector that is built with them")
     blocks = to_blocks(layer.x)

@@ -1,6 +1,6 @@
 """Campaigns for the selector: ties, boundaries of the block scale, thresholds, special values, random blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,13 +70,16 @@ def blocks_campaign(
             "score": selected.score[:, 0].long().numpy(),
         }
         results.append(pack_payloads(design.port("o_payload"), expected))
+        registers = {
+            "tensor_exponent": exponent,
+            "threshold": settings.threshold.significand | settings.threshold.exponent << 8,
+            "mode": SELECTOR_MODES.index(settings.mode),
+        }
+        if config.four_over_six:
+            registers["four_over_six"] = int(settings.four_over_six)
         groups.append(
             Group(
-                {
-                    "tensor_exponent": exponent,
-                    "threshold": settings.threshold.significand | settings.threshold.exponent << 8,
-                    "mode": SELECTOR_MODES.index(settings.mode),
-                },
+                registers,
                 count,
                 count,
                 {"nan": int(selected.nan.any()), "format_error": int(legal != exponent)},
@@ -97,15 +100,21 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
     generator = torch.Generator().manual_seed(seed)
     few = max(count // 4, 1)
     middle = Threshold(200, 16)
-    everywhere = [
-        BlockSet(x, SiteSettings(0, middle, mode))
-        for x in (_e2m1_ties(), _e4m3_ties(), _scale_boundaries())
-        for mode in ("all_fp4", "all_fp8")
+    corners = {
+        "E2M1 ties under every block scale": _e2m1_ties(),
+        "E4M3 ties": _e4m3_ties(),
+        "amax at every boundary of the block scale": _scale_boundaries(),
+    }
+    campaigns = [
+        blocks_campaign(design, name, [BlockSet(x, SiteSettings(0, middle, mode)) for mode in ("all_fp4", "all_fp8")])
+        for name, x in corners.items()
     ]
+    config = design.config
+    assert isinstance(config, SelectorConfig)
+    if config.four_over_six:
+        campaigns += [blocks_campaign(design, "four over six", list(_four_over_six_sets(generator, count, corners)))]
     return [
-        blocks_campaign(design, "E2M1 ties under every block scale", everywhere[0:2]),
-        blocks_campaign(design, "E4M3 ties", everywhere[2:4]),
-        blocks_campaign(design, "amax at every boundary of the block scale", everywhere[4:6]),
+        *campaigns,
         blocks_campaign(design, "scores at the threshold", list(_threshold_sets(design, generator))),
         blocks_campaign(design, "NaN, infinity, zero, subnormal, saturation", list(_special_sets(design))),
         blocks_campaign(design, "every tensor exponent", list(_exponent_sets(generator))),
@@ -114,6 +123,22 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
             design, "random heavy-tailed, stalls", list(_random_sets(generator, few, seed + 1)), (0.3, 0.4), seed
         ),
     ]
+
+
+def _four_over_six_sets(generator: torch.Generator, count: int, corners: Mapping[str, Tensor]) -> Iterator[BlockSet]:
+    """Blocks for which either scale scores lower, blocks that both represent exactly, and all corners, both ways."""
+    exact = torch.zeros(8, BLOCK_SIZE)
+    exact[:, 0] = 6 * 2.0 ** torch.arange(-3, 5)
+    exact[1:, 1] = exact[1:, 0] / 2
+    x = torch.randn(count, BLOCK_SIZE, generator=generator) ** 3 * 2 ** (torch.randn(count, 1, generator=generator) * 4)
+    # 432 to 448: the wider scale is at its limit.
+    large = torch.linspace(-448, 448, 16 * 32).view(32, BLOCK_SIZE)[:, torch.randperm(BLOCK_SIZE, generator=generator)]
+    for values in (exact, x, large, *corners.values()):
+        score = select(values, SiteSettings(0, four_over_six=True)).score.flatten()
+        threshold = Threshold.nearest(score.median().item())
+        for mode in ("all_fp4", "dynamic"):
+            yield BlockSet(values, SiteSettings(0, threshold, mode, four_over_six=True))
+    yield BlockSet(x, SiteSettings(0, threshold))
 
 
 def _neighbours(values: Tensor) -> Tensor:

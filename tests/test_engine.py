@@ -43,7 +43,15 @@ ENGINE = pytest.mark.xdist_group("engine")
 SMALL = pytest.mark.xdist_group("engine-4")
 _QUICK = ["every kind of input and output", "registers"]
 ODD = EngineConfig(
-    lanes=32, rows=8, slots=2, k_max=42_784, n_max=512, pipeline=0, raw_input="bfloat16", channel_codes=True
+    lanes=32,
+    rows=8,
+    slots=2,
+    k_max=42_784,
+    n_max=512,
+    pipeline=0,
+    raw_input="bfloat16",
+    channel_codes=True,
+    four_over_six=True,
 )
 
 
@@ -81,7 +89,7 @@ def test_engine(name, big):
 
 
 def test_other_parameters(cache):
-    """32 lanes, so two blocks a row; bfloat16 in; a sensitivity code per channel; no registers in the dot product."""
+    """32 lanes, so two blocks a row; bfloat16 in; channel codes and four over six; no registers in the dot product."""
     unit = bench(build(ODD, "odd"), cache)
     assert_right(
         run_scenarios(unit, [*_QUICK, "random stalls on all streams", "gemms back to back", "NaN and illegal scales"])

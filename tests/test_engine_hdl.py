@@ -31,6 +31,10 @@ from .conftest import ROOT, build_preset
         ({"packed_output": 1}, "engine packed_output: 1, expected True or False"),
         ({"lanes": 8}, "engine packed_output: True, expected False with 8 lanes"),
         (
+            {"raw_input": "none", "packed_output": False, "four_over_six": True},
+            "engine four_over_six: True, expected False without a selector",
+        ),
+        (
             {"raw_input": "none", "packed_output": False, "channel_codes": True},
             "engine channel_codes: True, expected False without a selector",
         ),

@@ -25,7 +25,7 @@ def test_glitches_by_hand(late, pulses):
     netlist = five_cells()
     timed = TimedSimulator(Implementation(None, Target(cells()), Mapped({}, {}, {}), netlist, analyse(netlist, None)))
     data, in2, q, inverted, y, z, q2 = 3, 4, 5, 6, 7, 8, 9
-    delay = next(gate.steps for gate in timed.gates if y in gate.output)
+    delay = next(steps for gate, steps in timed.gates if y in gate.output)
     assert delay >= 1
     timed.launches = {0: np.array([data, in2]), late * delay: np.array([q, q2])} if late else {
         0: np.array([data, in2, q, q2])

@@ -41,6 +41,7 @@ ALL = pytest.mark.parametrize("name", PRESETS)
         (lambda: LaneConfig(sharing="none"), "lane sharing: 'none', expected split or merged"),
         (lambda: SelectorConfig("float16"), "selector input_format: 'float16', expected float32 or bfloat16"),
         (lambda: SelectorConfig(channel_codes=2), "selector channel_codes: 2, expected True or False"),
+        (lambda: SelectorConfig(four_over_six=1), "selector four_over_six: 1, expected True or False"),
         (lambda: SelectorConfig(pipeline=-1), "selector pipeline: -1, expected 0 to 8"),
         (lambda: DecoderConfig("E5M2"), "decoder element: 'E5M2', expected E4M3 or E2M1"),
         (lambda: preset("nosuch"), "preset: 'nosuch', expected one of lane, "),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fgmp.errors import InputError
 from fgmp.formats import E4M3, MAX_BLOCK_SCALE_CODE
 from fgmp.golden import exact
+from fgmp.golden.codec import decode_e4m3
 from fgmp.golden.selector import SiteSettings, Threshold, select
 
 value = st.one_of(
@@ -33,15 +34,22 @@ def arbiter_values(row):
     st.sampled_from(["dynamic", "static", "all_fp4", "all_fp8"]),
     st.booleans(),
     st.lists(st.integers(0, 15), min_size=16, max_size=16),
+    st.booleans(),
 )
-def test_select_equals_reference(row, exponent, significand, shift, mode, static, channel):
+def test_select_equals_reference(row, exponent, significand, shift, mode, static, channel, four_over_six):
     threshold = Threshold(significand, shift)
     settings = SiteSettings(
-        exponent, threshold, mode, static_fp8=torch.tensor([[static]]), channel_codes=torch.tensor([channel])
+        exponent,
+        threshold,
+        mode,
+        static_fp8=torch.tensor([[static]]),
+        channel_codes=torch.tensor([channel]),
+        four_over_six=four_over_six,
     )
     x = torch.tensor([row])
     got = select(x, settings)
-    want = exact.select_block(arbiter_values(x[0].tolist()), exponent, threshold.value, mode, static, channel)
+    values = arbiter_values(x[0].tolist())
+    want = exact.select_block(values, exponent, threshold.value, mode, static, channel, four_over_six=four_over_six)
     assert (
         exact.ExactBlock(
             bool(got.fp8[0, 0]),
@@ -52,6 +60,20 @@ def test_select_equals_reference(row, exponent, significand, shift, mode, static
         )
         == want
     )
+
+
+def test_four_over_six_by_hand():
+    """The largest element at 6 and at 4; of equal scores the first; the wider scale ends at 72."""
+    settings = SiteSettings(0, mode="all_fp4", four_over_six=True)
+    x = torch.zeros(4, 16)
+    x[0, :2] = torch.tensor([8.0, 6.0])  # scale 2: 4 and 3; scale 1.375: 8.25 and 5.5
+    x[1, :2] = torch.tensor([6.0, 3.0])  # exact at scale 1 as 6 and 3, at 1.5 as 4 and 2
+    x[2, 0] = 448.0  # 112 is beyond the legal scales: both are 72
+    selected = select(x, settings)
+    assert decode_e4m3(selected.scales[:, 0]).tolist() == [2.0, 1.0, 72.0, 2.0**-9]
+    assert selected.codes[0, 0, :2].tolist() == [6, 5]
+    assert selected.score[0, 0] == 0
+    assert decode_e4m3(select(x, SiteSettings(0, mode="all_fp4")).scales[0, 0]) == 1.375
 
 
 def test_scores_equal_to_the_threshold_stay_fp4():

@@ -86,7 +86,7 @@ def test_a_broken_handshake_is_found(message, change, cache):
         Simulator(broken, cache=cache).run(campaigns)
 
 
-@pytest.mark.parametrize("name", ["selector-bf16", "selector-channel", "selector-flat"])
+@pytest.mark.parametrize("name", ["selector-bf16", "selector-channel", "selector-flat", "selector-four-over-six"])
 def test_other_selectors(name, cache):
     assert_equal(regress(name, count=400, model=False, cache_folder=cache), 15_000)
 
@@ -340,8 +340,12 @@ def test_what_a_site_holds_reaches_the_bench(cache):
                 captured_selector_campaign(plain, layer)
     wider = study.variant(FGMPConfig(threshold_samples=2, four_over_six=True), "FGMP")
     layer = capture(study.model, study.sites, wider, samples[0], 5)[0]
-    with pytest.raises(InputError, match="four over six"):
+    with pytest.raises(InputError, match="four over six, expected a selector that is built with it"):
         captured_selector_campaign(plain, layer)
+    campaign = captured_selector_campaign(build_preset("selector-four-over-six"), layer)
+    results = fields_of(build_preset("selector-four-over-six").port("o_payload"), campaign.results)
+    assert results["scale"] == select(layer.x, layer.settings).scales.flatten().tolist()
+    assert campaign.groups[0].registers["four_over_six"] == 1
 
 
 def test_campaigns_survive_the_disk(tmp_path):

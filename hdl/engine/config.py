@@ -33,6 +33,7 @@ class EngineConfig:
         packed_output: whether results may leave through a selector as packed blocks (needs 16 or 32 lanes).
         channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
         sharing: "split" or "merged", how the lanes' adder trees are shared between precision modes (LaneConfig).
+        four_over_six: whether the selectors may give a block the scale amax / 4 in place of amax / 6.
         selector_pipeline: registers inside the selectors, 0 to 8 (SelectorConfig).
         row_order: "precision" (rows of a step are visited FP4 first, then FP8, and the other way round) or "ascending".
         accumulators: "banked" or "memory", how the sums are kept (AccumulatorConfig).
@@ -47,6 +48,7 @@ class EngineConfig:
     raw_input: str = "float32"
     packed_output: bool = True
     channel_codes: bool = False
+    four_over_six: bool = False
     sharing: str = "split"
     selector_pipeline: int = 8
     row_order: str = "precision"
@@ -63,15 +65,16 @@ class EngineConfig:
         check("engine", "row_order", self.row_order, self.row_order in ROW_ORDERS, " or ".join(ROW_ORDERS))
         check("engine", "accumulators", self.accumulators, self.accumulators in STORAGES, " or ".join(STORAGES))
         check("engine", "raw_input", self.raw_input, self.raw_input in RAW_INPUTS, "none, float32 or bfloat16")
-        for name in ("packed_output", "channel_codes"):
+        for name in ("packed_output", "channel_codes", "four_over_six"):
             value = getattr(self, name)
             check("engine", name, value, isinstance(value, bool), "True or False")
         legal = not self.packed_output or self.lanes >= BLOCK_SIZE
         check(
             "engine", "packed_output", self.packed_output, legal, f"False with {self.lanes} lanes (it needs 16 or 32)"
         )
-        legal = not self.channel_codes or self.packed_output or self.raw_input != "none"
-        check("engine", "channel_codes", self.channel_codes, legal, "False without a selector")
+        for name in ("channel_codes", "four_over_six"):
+            legal = not getattr(self, name) or self.packed_output or self.raw_input != "none"
+            check("engine", name, getattr(self, name), legal, "False without a selector")
 
     @property
     def accumulator_bits(self) -> int:
@@ -89,7 +92,7 @@ class EngineConfig:
 
     def selector(self, source: str) -> SelectorConfig:
         """A selector of this engine for values of the format `source`."""
-        return SelectorConfig(source, self.channel_codes, self.selector_pipeline)
+        return SelectorConfig(source, self.channel_codes, self.selector_pipeline, self.four_over_six)
 
     @property
     def input_selector(self) -> SelectorConfig | None:

@@ -1,6 +1,6 @@
 """The queue of GEMMs: which runs, which waits, whether it is legal, how it ends, and what it counted."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -132,6 +132,8 @@ class Control(wiring.Component):
                 (settings.threshold.exponent, waiting[f"{which.upper()}.exponent"]),
                 (settings.mode, waiting[f"{which.upper()}.mode"]),
             ]
+            if self._config.four_over_six:
+                copies.append((settings.four_over_six, waiting[f"{which.upper()}.four_over_six"]))
         with m.If(begin):
             m.d.sync += [target.eq(value) for target, value in copies]
 
@@ -148,15 +150,19 @@ class Control(wiring.Component):
             & _within(self.format.exponent, EXPONENT_LIMIT)
         )
         if config.packed_output:
-            exponent = _within(self.output_selector.tensor_exponent, TENSOR_EXPONENT_LIMIT)
-            legal &= ~packed | ((self.n.value <= config.n_max) & exponent)
+            legal &= ~packed | ((self.n.value <= config.n_max) & self._selectable(self.output_selector))
         else:
             legal &= ~packed
         if config.raw_input != "none":
-            legal &= ~self.format.raw_input | _within(self.input_selector.tensor_exponent, TENSOR_EXPONENT_LIMIT)
+            legal &= ~self.format.raw_input | self._selectable(self.input_selector)
         else:
             legal &= ~self.format.raw_input
         return legal
+
+    def _selectable(self, site: wiring.PureInterface) -> Value:
+        """Whether a selector may work with such registers."""
+        built_in = Const(1) if self._config.four_over_six else ~site.four_over_six
+        return _within(site.tensor_exponent, TENSOR_EXPONENT_LIMIT) & built_in
 
 
 def _within(value: Value, limit: int) -> Value:

@@ -97,6 +97,7 @@ class EngineCore(wiring.Component):
             registers.features.raw_input.eq(RAW_INPUTS.index(config.raw_input)),
             registers.features.packed_output.eq(int(config.packed_output)),
             registers.features.channel_codes.eq(int(config.channel_codes)),
+            registers.features.four_over_six.eq(int(config.four_over_six)),
             registers.features.accumulator_bits.eq(config.accumulator_bits),
             registers.limits.k_max.eq(config.k_max),
             registers.limits.n_max_blocks.eq(config.n_max // BLOCK_SIZE),

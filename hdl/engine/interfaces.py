@@ -4,7 +4,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..operands import STORED_BLOCK
-from ..selector import SelectorSettings
+from ..selector import selector_settings
 from .config import STREAM_BYTES, TILE_BLOCKS, EngineConfig
 
 __all__ = [
@@ -61,10 +61,11 @@ class GemmSettings(wiring.Signature):
             "relu": Out(1),  # negative results become +0
             "exponent": Out(8),  # sum of both tensor exponents, signed
         }
+        selector = selector_settings(four_over_six=config.four_over_six)
         if config.raw_input != "none":
-            members |= {"raw_input": Out(1), "input_selector": Out(SelectorSettings)}
+            members |= {"raw_input": Out(1), "input_selector": Out(selector)}
         if config.packed_output:
-            members |= {"packed": Out(1), "output_selector": Out(SelectorSettings)}
+            members |= {"packed": Out(1), "output_selector": Out(selector)}
         super().__init__(members)
 
 

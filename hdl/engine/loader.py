@@ -8,7 +8,7 @@ from ...formats import BLOCK_SIZE
 from ..config import SelectorConfig
 from ..hierarchy import add_part
 from ..pipeline import wire
-from ..selector import SelectorCore, SelectorSettings
+from ..selector import SelectorCore, selector_settings
 from .config import STREAM_BYTES, TILE_BLOCKS
 from .interfaces import BEAT_BITS, BeatStream, BlockWrite, TileRequest
 from .stream import WINDOW_BYTES, ByteWindow, Skid
@@ -116,7 +116,12 @@ class ValueReader(wiring.Component):
 
     def __init__(self, rows: int, config: SelectorConfig):
         self._config = config
-        members = {**_reader_members(rows), **_site_entry(config), "settings": In(SelectorSettings), "nan": Out(1)}
+        members = {
+            **_reader_members(rows),
+            **_site_entry(config),
+            "settings": In(selector_settings(four_over_six=config.four_over_six)),
+            "nan": Out(1),
+        }
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
@@ -214,7 +219,12 @@ class Loader(wiring.Component):
             "beat_taken": Out(1),
         }
         if values is not None:
-            members |= {"raw": In(1), "settings": In(SelectorSettings), "nan": Out(1), **_site_entry(values)}
+            members |= {
+                "raw": In(1),
+                "settings": In(selector_settings(four_over_six=values.four_over_six)),
+                "nan": Out(1),
+                **_site_entry(values),
+            }
         super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
 from ..hierarchy import add_part
-from ..selector import SelectorSettings
+from ..selector import selector_settings
 from .config import TILE_BLOCKS, EngineConfig
 from .interfaces import ActivationRead, BeatStream, BufferRead, GemmSize, SiteWrite, SlotState
 from .loader import Loader
@@ -74,7 +74,7 @@ class OperandPath(wiring.Component):
         if self._selector is not None:
             members |= {
                 "raw": In(1),
-                "settings": In(SelectorSettings),
+                "settings": In(selector_settings(four_over_six=config.four_over_six)),
                 "nan": Out(1),
                 "site": In(SiteWrite(codes=config.channel_codes)),
             }

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ...formats import BLOCK_SIZE
 from ..hierarchy import add_part
 from ..pipeline import wire
-from ..selector import SelectorCore, SelectorSettings
+from ..selector import SelectorCore, selector_settings
 from .config import EngineConfig
 from .drain import Drain, result_members
 from .interfaces import BEAT, BEAT_BITS, BeatStream, SiteWrite
@@ -50,7 +50,7 @@ class Output(wiring.Component):
         if config.packed_output:
             members |= {
                 "packed": In(1),
-                "settings": In(SelectorSettings),
+                "settings": In(selector_settings(four_over_six=config.four_over_six)),
                 "site": In(SiteWrite(codes=config.channel_codes)),
                 "nan": Out(1),
             }

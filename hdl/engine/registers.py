@@ -9,8 +9,8 @@ __all__ = [
 ]  # fmt: skip
 
 IDENTIFICATION = 0x46474D50
-MAP_VERSION = 3
-"""2 added RESULT_PACKETS and STATUS.closing, 3 adds STALL_SUMS."""
+MAP_VERSION = 4
+"""2 added RESULT_PACKETS and STATUS.closing, 3 STALL_SUMS, 4 adds four over six."""
 OUTPUT_FORMATS = ("float32", "bfloat16", "packed")
 
 INPUT_SITE = 0x10000
@@ -83,6 +83,7 @@ def _selector(prefix: str, offset: int, whose: str) -> tuple[Register, ...]:
                 Field("significand", 0, 8, "of the threshold"),
                 Field("exponent", 8, 6, "of the threshold"),
                 Field("mode", 16, 2, "0 dynamic, 1 static, 2 all FP4, 3 all FP8"),
+                Field("four_over_six", 18, 1, "a block may take the scale amax / 4; 0 where not built in"),
                 Field("tensor_exponent", 24, 8, "-47 to 47", True),
             ),
         ),
@@ -119,6 +120,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("raw_input", 0, 2, "0 none, 1 float32, 2 bfloat16"),
             Field("packed_output", 2, 1, "1 if built in"),
             Field("channel_codes", 3, 1, "1 if built in"),
+            Field("four_over_six", 4, 1, "1 if built in"),
             Field("accumulator_bits", 8, 8, "width of an accumulator"),
         ),
     ),

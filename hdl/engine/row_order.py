@@ -57,7 +57,8 @@ class RowOrder(wiring.Component):
         rest = wire(m, "rest", remaining & ~lowest)
         index = Cat(Cat(lowest[i] for i in range(rows) if i >> bit & 1).any() for bit in range((rows - 1).bit_length()))
         offer = wire(m, "offer", remaining.any() & (~self.valid | self.taken))
-        is_last = wire(m, "is_last", ~rest.any())
+        # One row is left: known without knowing which is next.
+        is_last = wire(m, "is_last", ~(remaining & (remaining - 1)[:rows]).any())
         m.d.comb += [self.ready.eq(~remaining.any() | (offer & is_last)), self.begins.eq(offer & fresh)]
         with m.If(offer):
             m.d.sync += [

@@ -46,8 +46,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
                        "columns, for little memory")  # fmt: skip
     group.add_argument("--activations", default="dynamic", help="dynamic (default: decided block by block on the "
                        "fly), static (a pattern fixed at calibration) or none (weights only)")  # fmt: skip
-    group.add_argument("--four-over-six", action="store_true", help="activation scales from amax / 6 or amax / 4 (not "
-                       "in the RTL)")  # fmt: skip
+    group.add_argument("--four-over-six", action="store_true", help="activation scales from amax / 6 or amax / 4 (for "
+                       "hardware that is built with it)")  # fmt: skip
     group.add_argument("--channel-codes", action="store_true", help="weigh activation channels by powers of two")
     _add_method(parser)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="while the model is measured, and "

@@ -159,6 +159,8 @@ def check_gemm(gemm: Gemm, config: EngineConfig) -> None:
     for name, site in (("site", gemm.site), ("output_site", gemm.output_site)):
         if site is not None and site.channel_codes is not None and not config.channel_codes:
             raise InputError(f"{name}: channel codes given, expected none in this engine")
+        if site is not None and site.four_over_six and not config.four_over_six:
+            raise InputError(f"{name}: four over six, expected an engine that is built with it")
 
 
 def cycle_limit(gemm: Gemm, config: EngineConfig) -> int:

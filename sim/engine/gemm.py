@@ -118,6 +118,7 @@ class Gemm:
                     exponent=site.threshold.exponent,
                     mode=SELECTOR_MODES.index(site.mode),
                     tensor_exponent=site.exponent,
+                    four_over_six=int(site.four_over_six),
                 )
                 writes.append((name, value))
                 result += _site_writes(base, site)

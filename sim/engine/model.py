@@ -221,7 +221,7 @@ def _gemm(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Gemm:
     assert layer.site is not None
     settings = layer.site.settings
     output = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
-    in_hardware = config.raw_input == "float32" and not settings.four_over_six
+    in_hardware = config.raw_input == "float32" and (config.four_over_six or not settings.four_over_six)
     if in_hardware and (settings.channel_codes is None or config.channel_codes):
         if config.channel_codes and settings.channel_codes is None:
             codes = torch.zeros(ceil_div(x.shape[1], BLOCK_SIZE), BLOCK_SIZE, dtype=torch.uint8)

@@ -37,7 +37,12 @@ def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generato
     static = torch.rand(blocks, generator=generator) >= 0.5
     codes = torch.randint(0, 16, (blocks, BLOCK_SIZE), generator=generator, dtype=torch.uint8)
     return SiteSettings(
-        exponent, threshold, mode, static_fp8=static, channel_codes=codes if config.channel_codes else None
+        exponent,
+        threshold,
+        mode,
+        static_fp8=static,
+        channel_codes=codes if config.channel_codes else None,
+        four_over_six=config.four_over_six and chance.random() < 0.5,
     )
 
 

@@ -13,7 +13,7 @@ from fgmp.formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, PRECISION_MODES
 from fgmp.golden.blocks import to_blocks
 from fgmp.golden.gemm import raw_gemm
 from fgmp.golden.selector import SiteSettings, Threshold, select
-from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
+from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, EngineConfig, RowOrderConfig
 from fgmp.hdl.design import build
 from fgmp.sim.capture import Capture
 from fgmp.synth.asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
@@ -23,7 +23,7 @@ from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.timing import analyse
 from fgmp.synth.energy.memory_model import MemoryModel, node_of
-from fgmp.synth.energy.run import SCHEMA, EnergyRequest
+from fgmp.synth.energy.run import SCHEMA, EnergyRequest, selector_by_layer
 from fgmp.synth.energy.tiles import CHANGES, mode_streams, pair_shares, sample_tile
 from fgmp.synth.liberty.cells import StandardCells
 from fgmp.synth.liberty.find import read_liberty
@@ -58,6 +58,16 @@ def test_pair_shares_count_every_pair():
     total = sum(counts.values())
     assert all(count > 0 for count in counts.values())
     assert pair_shares(LAYERS) == pytest.approx({n: c / total for n, c in counts.items()}, rel=1e-12)
+
+
+def test_selector_of_a_layer_by_hand():
+    """16 lanes at 40 pJ; a block of activations meets 4,096 outputs in 256 cycles, fewer than 16 in one."""
+    engine, pj = EngineConfig(slots=8), {"busy": 300.0, "idle": 2.0}
+    long, short, tiny = selector_by_layer([(4096, 4096), (2048, 4096), (2048, 4)], engine, pj, 40.0)
+    assert long["raw"] == pytest.approx(256 * 300 / (4096 * 40))  # beyond 2,048, so again for each of 256 N tiles
+    assert long["packed"] == pytest.approx((300 + 255 * 2) / (4096 * 40))
+    assert short["raw"] == short["packed"] == long["packed"]
+    assert tiny["raw"] == pytest.approx(300 / (4 * 40))
 
 
 def test_tiles_hold_a_layers_own_blocks_and_sums():

@@ -73,6 +73,14 @@ def energy_table(result: Mapping[str, Any]) -> str:
         ]
     )
     lines += aligned(table)
+    layers = rows[-1]["selector_by_layer"]
+    lines += ["", "selector / lane in a linear of K x N whose input comes raw, or was packed by the layer before"]
+    head = [f"{layer['k']:,} x {layer['n']:,} {how}" for layer in layers for how in ("raw", "packed")]
+    shares = [
+        [r["name"], *(f"{layer[how]:.2%}" for layer in r["selector_by_layer"] for how in ("raw", "packed"))]
+        for r in rows[1:]
+    ]
+    lines += aligned([["", *head], *shares])
     lines += ["", "lane, pJ by precision mode (activations x weights), and how often the model has it"]
     names = (*PRECISION_MODES, CHANGES)
     table = [["", *(n if n in PRECISION_MODES else "while changing" for n in names)]]

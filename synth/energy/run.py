@@ -43,7 +43,7 @@ from .memory_model import MemoryModel, node_of
 from .tiles import pair_shares, sample_tile
 from .workload import DEMO, Texts, open_workload
 
-__all__ = ["PAPER", "SCHEMA", "EnergyRequest", "run_energy"]
+__all__ = ["PAPER", "SCHEMA", "EnergyRequest", "run_energy", "selector_by_layer"]
 
 SCHEMA = "fgmp-energy/1"
 
@@ -69,6 +69,7 @@ class EnergyRequest:
         words: 64 x `words` places of the model are simulated.
         captured: windows whose activations feed the hardware.
         seed: of the places.
+        layers: (K, N) of linears, for whose selector to say what it takes.
         glitches: whether to measure, too, what gates take with delays.
     """
 
@@ -83,6 +84,7 @@ class EnergyRequest:
     words: int = 8
     captured: int = 4
     seed: int = 0
+    layers: tuple[tuple[int, int], ...] = ((4096, 4096),)
     glitches: bool = True
     cache: Path = CACHE
 
@@ -103,6 +105,9 @@ class EnergyRequest:
             raise InputError(f"memory factor: {self.memory_factor}, expected 0 or more")
         if not 0 <= self.seed < 1 << 31:
             raise InputError(f"seed: {self.seed}, expected 0 to 2147483647")
+        for k, n in self.layers:
+            if k < 1 or n < 1:
+                raise InputError(f"layer: K = {k}, N = {n}, expected both at least 1")
         engine = changed(preset(self.engine), self.changes)
         if not isinstance(engine, EngineConfig):
             raise InputError(f"engine: {self.engine!r}, expected the preset of an engine")
@@ -244,6 +249,7 @@ def _measure(
             "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
         },
         "selector_pj": selector_pj,
+        "selector_by_layer": [] if fp8_only else selector_by_layer(request.layers, engine, selector_pj, lane["pj"]),
         "parts_pj": parts,
         "pj": sum(parts.values()),
         "parts_with_glitches_pj": with_glitches,
@@ -264,13 +270,13 @@ def _selector(
     sites: Sequence[Site],
     filled: float,
     fp8_only: bool,
-) -> tuple[PartEnergy, dict[str, float | None]]:
+) -> tuple[PartEnergy, dict[str, float]]:
     """A lane's share of the input's selector, and what that takes in a busy and an idle cycle.
 
     The one of the results belongs to the next layer's input.
     """
     if fp8_only:
-        return PartEnergy(0.0, 0.0), {"busy": None, "idle": None}
+        return PartEnergy(0.0, 0.0), {}
     watched = {name for site in sites for name in site.watched}
     inputs = [layer for layer in layers if layer.name in watched]
     busy, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed, glitches)
@@ -278,6 +284,21 @@ def _selector(
     timed = None if busy.timed is None else filled * busy.timed + rest
     part = _shared(hardware.engine, PartEnergy(filled * busy.plain + rest, timed))
     return part, {"busy": busy.plain, "idle": idle}
+
+
+def selector_by_layer(
+    layers: Sequence[tuple[int, int]], engine: EngineConfig, selector: Mapping[str, float], lane: float
+) -> list[dict[str, Any]]:
+    """The selector's energy over the lanes' for linears of given (K, N): raw input, and input that was packed before.
+
+    `selector` has pJ of a busy and an idle cycle, `lane` is pJ of a lane per block pair.
+    """
+
+    def share(n: int, fills: int) -> float:
+        cycles = max(n / engine.lanes, fills)  # in which a block of activations meets its weights
+        return (fills * selector["busy"] + (cycles - fills) * selector["idle"]) / (n * lane)
+
+    return [{"k": k, "n": n, "raw": share(n, _fills(engine, k, n)), "packed": share(n, 1)} for k, n in layers]
 
 
 class _Filled(NamedTuple):
@@ -290,7 +311,7 @@ class _Filled(NamedTuple):
 def _filled(engine: EngineConfig, layers: Sequence[Capture]) -> _Filled:
     pairs = sum(layer.activations.fp8.numel() * layer.weight.shape[0] for layer in layers)
     cycles = pairs / engine.lanes
-    fills = [(_fills(engine, layer), layer.activations.fp8) for layer in layers]
+    fills = [(_fills(engine, layer.x.shape[1], layer.weight.shape[0]), layer.activations.fp8) for layer in layers]
     return _Filled(
         sum(n * fp8.numel() for n, fp8 in fills) / cycles, sum(n * int(fp8.sum()) for n, fp8 in fills) / cycles
     )
@@ -323,9 +344,9 @@ def _buffer_energy(
     }
 
 
-def _fills(engine: EngineConfig, layer: Capture) -> int:
+def _fills(engine: EngineConfig, k: int, n: int) -> int:
     """How often a linear sends its input, through the selector into the buffer: for each N tile if K is long."""
-    return 1 if layer.x.shape[1] <= engine.resident_k else ceil_div(layer.weight.shape[0], engine.lanes)
+    return 1 if k <= engine.resident_k else ceil_div(n, engine.lanes)
 
 
 def _compare(row: dict[str, Any], fp8: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ __all__ = [
     "write_vectors",
 ]
 
-_find = lazy(
+_find, __dir__ = lazy(
     __name__,
     {
         "Blocks": "blocks",

@@ -30,7 +30,7 @@ __all__ = [
     "write_design",
 ]
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "PRESETS": "config",

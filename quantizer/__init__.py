@@ -28,7 +28,7 @@ __all__ = [
     "windows",
 ]
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "Checkpoint": "calibrate.resume",

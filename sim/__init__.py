@@ -37,7 +37,7 @@ __all__ = [
     "weight_bytes",
 ]
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "BlockSet": "selector_campaigns",

@@ -26,7 +26,7 @@ __all__ = [
     "stimuli",
 ]
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     {
         "Device": "fpga.nextpnr",

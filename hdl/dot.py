@@ -31,7 +31,7 @@ from .operands import (
 from .pipeline import Pipeline, wire
 from .rows import Rows, ones
 
-__all__ = ["TERM_BITS", "Dot", "DotProduct", "connect_blocks", "tree_sum"]
+__all__ = ["TERM_BITS", "Dot", "DotProduct", "connect_blocks"]
 
 TERM_BITS = 1 + (BLOCK_SIZE * MAX_STORED**2 << 20).bit_length()
 
@@ -379,10 +379,3 @@ def _digits(counts: list[Value]) -> Value:
     """Sum of counts, each a digit higher than the one before. A count of 16 is alone, so digits may overlap."""
     digits = [Cat(n[0] | (counts[k - 1][_DIGIT] if k else 0), n[1:_DIGIT]) for k, n in enumerate(counts)]
     return Cat(*digits, counts[-1][_DIGIT])
-
-
-def tree_sum(values: list[Value]) -> Value:
-    """Sum of a power of two of values, as a balanced tree."""
-    while len(values) > 1:
-        values = [x + y for x, y in zip(values[::2], values[1::2], strict=True)]
-    return values[0]

@@ -4,7 +4,7 @@ Every rounding boundary of E4M3 and of E2M1 under a legal block scale is a multi
 matters, so 20 bits and "something is below" decide every rounding exactly.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from itertools import pairwise
 from operator import or_
@@ -17,8 +17,8 @@ from .faults import Faults
 from .pipeline import wire
 
 __all__ = [
-    "FRACTION_BITS", "MAGNITUDE_BITS", "Fixed", "block_scale", "e2m1_boundaries", "encode_e4m3", "passed", "to_fixed",
-    "wider_block_scale",
+    "FRACTION_BITS", "MAGNITUDE_BITS", "Fixed", "block_scale", "e2m1_boundaries", "e2m1_values", "encode_e4m3",
+    "passed", "scale_multiples", "to_fixed", "wider_block_scale",
 ]  # fmt: skip
 
 FRACTION_BITS = 11
@@ -184,10 +184,21 @@ def _leading_one(m: Module, magnitude: Value) -> tuple[Value, Value]:
     return normalized, position
 
 
-def e2m1_boundaries(m: Module, significand: Value, shift: Value) -> list[Value]:
-    """The seven boundaries of E2M1 under a block scale `significand << shift` (unit 2**-9), in units of 2**-11."""
-    magnitudes = E2M1.magnitudes
-    middles = [int(4 * (low + high) / 2) for low, high in pairwise(magnitudes)]
-    return [
-        wire(m, f"boundary_{i}", ((significand * middle) << shift)[:MAGNITUDE_BITS]) for i, middle in enumerate(middles)
-    ]
+def scale_multiples(m: Module, significand: Value, shift: Value) -> dict[int, Value]:
+    """Once, three, five and seven times a block scale `significand << shift`, from which all that follows is wired."""
+    return {odd: wire(m, f"scale_times_{odd}", ((significand * odd) << shift)[:MAGNITUDE_BITS]) for odd in (1, 3, 5, 7)}
+
+
+def e2m1_boundaries(multiples: Mapping[int, Value]) -> list[Value]:
+    """The seven boundaries of E2M1 under a block scale of unit 2**-9, in units of 2**-11."""
+    return [_multiple(multiples, int(2 * (low + high))) for low, high in pairwise(E2M1.magnitudes)]
+
+
+def e2m1_values(multiples: Mapping[int, Value]) -> list[Value]:
+    """The E2M1 magnitudes but zero, times a block scale of unit 2**-9, in units of 2**-10. Needs 1 and 3."""
+    return [_multiple(multiples, int(2 * magnitude)) for magnitude in E2M1.magnitudes[1:]]
+
+
+def _multiple(multiples: Mapping[int, Value], factor: int) -> Value:
+    twos = (factor & -factor).bit_length() - 1
+    return (multiples[factor >> twos] << twos)[:MAGNITUDE_BITS]

@@ -1,6 +1,8 @@
 """The activation selector: quantizes a block both ways, scores the difference, decides, and packs the result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -18,13 +20,23 @@ from ..formats import (
     THRESHOLD_SIGNIFICAND_BITS,
 )
 from .config import SelectorConfig
-from .decoder import decode_e2m1, decode_e4m3
-from .dot import tree_sum
+from .decoder import decode_e4m3
 from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
-from .fixed import Fixed, block_scale, e2m1_boundaries, encode_e4m3, passed, to_fixed, wider_block_scale
+from .fixed import (
+    Fixed,
+    block_scale,
+    e2m1_boundaries,
+    e2m1_values,
+    encode_e4m3,
+    passed,
+    scale_multiples,
+    to_fixed,
+    wider_block_scale,
+)
 from .hierarchy import add_part
 from .operands import STORED_BLOCK
 from .pipeline import Pipeline, sticky, wire
+from .rows import Rows
 
 __all__ = ["THRESHOLD", "Selector", "SelectorCore", "selector_input", "selector_output", "selector_settings"]
 
@@ -57,13 +69,6 @@ def selector_output(config: SelectorConfig) -> data.StructLayout:
     return data.StructLayout(
         {"codes": 8 * BLOCK_SIZE, "scale": 8, "fp8": 1, "nan": 1, "last": 1, "score": config.score_bits}
     )
-
-
-class _Scale(NamedTuple):
-    """A block scale (unit 2**-9)."""
-
-    significand: Value
-    shift: Value
 
 
 class _Leading(NamedTuple):
@@ -150,12 +155,17 @@ class SelectorCore(wiring.Component):
             scales=self._scales(m, Fixed(s.amax[1:], s.amax[0])),
             codes8=[encode_e4m3(m, f"e4m3_{i}", v, faults) for i, v in enumerate(s.values)],
         )
-        decoded = [_decoded_scale(m, scale) for scale in s.scales]
-        s = pipeline.step("codes", s, codes4=[self._codes4(m, s.values, scale) for scale in decoded], decoded=decoded)
+        multiples = [_scale_multiples(m, scale) for scale in s.scales]
+        s = pipeline.step(
+            "codes",
+            s,
+            codes4=[self._codes4(m, s.values, each) for each in multiples],
+            multiples=[[each[1], each[3]] for each in multiples],
+        )
         s = pipeline.step(
             "quantized",
             s,
-            errors=[_errors(m, codes, s.codes8, scale) for codes, scale in zip(s.codes4, s.decoded, strict=True)],
+            errors=[_errors(m, codes, s.codes8, *each) for codes, each in zip(s.codes4, s.multiples, strict=True)],
             packed8=self._packed8(s.codes8, s.signs, s.nans),
             packed4=[_packed4(codes, s.signs) for codes in s.codes4],
             block_nan=Cat(s.nans).any(),
@@ -179,9 +189,9 @@ class SelectorCore(wiring.Component):
             scales.append(wider_block_scale(m, amax, self._faults))
         return scales
 
-    def _codes4(self, m: Module, values: list[Fixed], scale: _Scale) -> list[Value]:
+    def _codes4(self, m: Module, values: list[Fixed], multiples: Mapping[int, Value]) -> list[Value]:
         """The E2M1 magnitude codes under a scale."""
-        boundaries = e2m1_boundaries(m, scale.significand, scale.shift)
+        boundaries = e2m1_boundaries(multiples)
         return [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, self._faults)) for i, v in enumerate(values)]
 
     def _leading(self, m: Module, errors: list[Value]) -> list[_Leading]:
@@ -197,11 +207,11 @@ class SelectorCore(wiring.Component):
 
     def _score(self, m: Module, leading: list[_Leading], channel: Value) -> Value:
         """The sum of the errors' squares, each of three significant bits."""
-        squares: list[Value] = []
+        rows = Rows(m, "score", self._config.score_bits)
         for i, (kept, low) in enumerate(leading):
             square = wire(m, f"square_{i}", ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS])
-            squares.append(square << channel.word_select(i, 4) if self._config.channel_codes else square)
-        return tree_sum(squares)[: self._config.score_bits]
+            rows.add(square << channel.word_select(i, 4) if self._config.channel_codes else square)
+        return rows.join(*rows.two())
 
     def _choose(self, m: Module, s: SimpleNamespace, static_fp8: Value, valid: Value | None) -> None:
         """The decision, and the output register."""
@@ -325,9 +335,10 @@ def _encode_e2m1(value: Fixed, boundaries: list[Value], faults: Faults) -> Value
     )
 
 
-def _decoded_scale(m: Module, scale: Value) -> _Scale:
+def _scale_multiples(m: Module, scale: Value) -> dict[int, Value]:
+    """Multiples of a block scale, in units of 2**-9."""
     decoded = decode_e4m3(Cat(scale, C(0, 1)))
-    return _Scale(wire(m, "scale_significand", decoded.significand), wire(m, "scale_shift", decoded.shift))
+    return scale_multiples(m, wire(m, "scale_significand", decoded.significand), wire(m, "scale_shift", decoded.shift))
 
 
 def _packed4(codes: list[Value], signs: list[Value]) -> Value:
@@ -335,11 +346,13 @@ def _packed4(codes: list[Value], signs: list[Value]) -> Value:
     return Cat(Cat(code, sign & code.any()) for code, sign in zip(codes, signs, strict=True))
 
 
-def _errors(m: Module, codes4: list[Value], codes8: list[Value], scale: _Scale) -> list[Value]:
-    """|Q4 - Q8| of all elements, in units of 2**-10 (17 bits)."""
+def _errors(m: Module, codes4: list[Value], codes8: list[Value], once: Value, thrice: Value) -> list[Value]:
+    """|Q4 - Q8| of all elements, in units of 2**-10 (17 bits), under a block scale: once, and three times."""
+    values = e2m1_values({1: once, 3: thrice})
     errors = []
     for index, (code4, code8) in enumerate(zip(codes4, codes8, strict=True)):
-        q4 = wire(m, f"q4_{index}", (decode_e2m1(Cat(code4, C(0, 1))).significand * scale.significand) << scale.shift)
+        chosen = [value & (code4 == code).replicate(len(value)) for code, value in enumerate(values, 1)]
+        q4 = wire(m, f"q4_{index}", reduce(or_, chosen))
         wide = decode_e4m3(Cat(code8, C(0, 1)))
         q8 = wire(m, f"q8_{index}", (wide.significand << wide.shift) << (STORED_FRACTION_BITS - 9))
         errors.append(Mux(q4 > q8, q4 - q8, q8 - q4)[:_ERROR_BITS])

@@ -73,7 +73,7 @@ def weights(arguments):
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()
             scored = score_weights({"w": linear}, measured, FGMPConfig(), Path(folder), progress=False)
-            dict(pack_weights({"w": linear}, scored, FGMPConfig(), progress=False))
+            dict(pack_weights({"w": linear}, scored, FGMPConfig(), measured, progress=False))
             if index:  # the first compiles
                 rates.append(linear.weight.numel() / (time.process_time() - started) / 1e6)
                 memory.append((peak_memory() - before) / linear.weight.nbytes)

@@ -113,7 +113,7 @@ def select_block(
     codes8 = [encode(E4M3, x) for x in fractions]
     amax = max(abs(x) for x in fractions)
     scales = [block_scale_code(amax, largest) for largest in ((6, 4) if four_over_six else (6,))]
-    candidates = [(scale, *_score(fractions, scale, codes8, channel_codes)) for scale in scales]
+    candidates = [(scale, *_fp4_candidate(fractions, scale, codes8, channel_codes)) for scale in scales]
     scale, codes4, score = min(candidates, key=lambda candidate: candidate[2])  # the first of equal scores
     nan = any(x is None for x in values)
     choice = {"dynamic": score > threshold, "static": static_fp8, "all_fp4": False, "all_fp8": True}[mode]
@@ -123,7 +123,7 @@ def select_block(
     return ExactBlock(False, scale, tuple(codes4), score, nan)
 
 
-def _score(
+def _fp4_candidate(
     values: Sequence[Fraction], scale: int, codes8: Sequence[int], channel_codes: Sequence[int]
 ) -> tuple[list[int], int]:
     """E2M1 codes under a block scale, and the sum of what they are off from E4M3, cut and squared."""

@@ -139,12 +139,12 @@ def select(x: Tensor, settings: SiteSettings) -> Selected:
     q8 = decode_e4m3(codes8)
     score = impact_scores(q4, q8, settings.channel_codes)
     if settings.four_over_six:
-        wider = block_scale_codes(v, 4)
-        wider_codes4, wider_q4 = stored_fp4(v, wider)
-        wider_score = impact_scores(wider_q4, q8, settings.channel_codes)
-        better = wider_score < score
-        scales, score = torch.where(better, wider, scales), torch.where(better, wider_score, score)
-        codes4 = torch.where(better[..., None], wider_codes4, codes4)
+        larger = block_scale_codes(v, 4)
+        larger_codes4, larger_q4 = stored_fp4(v, larger)
+        larger_score = impact_scores(larger_q4, q8, settings.channel_codes)
+        better = larger_score < score
+        scales, score = torch.where(better, larger, scales), torch.where(better, larger_score, score)
+        codes4 = torch.where(better[..., None], larger_codes4, codes4)
     if settings.mode == "dynamic":
         fp8 = score > float(settings.threshold.value)
     elif settings.mode == "static":

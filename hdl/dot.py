@@ -18,7 +18,7 @@ from .config import DotConfig
 from .faults import NO_FAULTS, Faults
 from .hierarchy import add_part
 from .operands import (
-    ALWAYS,
+    COMMON_MEMBERS,
     FP8_SCALE,
     FP8_SHIFT,
     TRIPLE_BITS,
@@ -308,7 +308,7 @@ def connect_blocks(m: Module, dot: DotProduct, a: Value, w: Value, formats: str,
     values = decode_activations(m, a, formats, faults)
     for name, value in values.items():
         on = Const(1, 1)
-        if formats == "mixed" and name not in (*ALWAYS, "scale", "shift"):
+        if formats == "mixed" and name not in (*COMMON_MEMBERS, "scale", "shift"):
             on = ~a.fp8 if name.startswith("narrow_") else a.fp8
         m.d.comb += getattr(dot.a, name).eq(_selected(on, value))
     weights = decode_weights(m, w, formats, faults)
@@ -352,7 +352,8 @@ def _wide_tree(
         turned = Cat(sign.replicate(_SMALL_BITS), upper.replicate(_PLACED_BITS - _SMALL_BITS))
         fine = wire(m, f"fine_{i}", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ turned)
         at = wire(m, f"at_{i}", (Const(1, 1) << shift[_OFFSET:])[:_PLACES])
-        # The lowest two bits of a product are zero at place 0, whose shift is at least 2.
+        # The lowest two bits of a product are zero at place 0, whose shift is at least 2. They are
+        # ORed from the highest place down; another order maps to other gates.
         placed = [
             Cat(Const(0, _DIGIT * k - _OFFSET), _selected(on, fine)) if k else _selected(on, fine[_OFFSET:])
             for k, on in reversed(list(enumerate(at)))

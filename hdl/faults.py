@@ -31,6 +31,9 @@ SELECTOR_FAULTS = (
     "negative zero emitted",
     "NaN block left in FP4",
     "tensor exponent negated",
+    "equal score takes the larger scale",
+    "larger scale beyond 105",
+    "bits below a quarter dropped",
 )
 
 

@@ -4,7 +4,7 @@ Every rounding boundary of E4M3 and of E2M1 under a legal block scale is a multi
 matters, so 20 bits and "something is below" decide every rounding exactly.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from itertools import pairwise
 from operator import or_
@@ -13,12 +13,22 @@ from typing import NamedTuple
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value
 
 from ..formats import E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE, MiniFloat
+from .decoder import decode_e4m3
 from .faults import Faults
 from .pipeline import wire
 
 __all__ = [
-    "FRACTION_BITS", "MAGNITUDE_BITS", "Fixed", "block_scale", "e2m1_boundaries", "e2m1_values", "encode_e4m3",
-    "passed", "scale_multiples", "to_fixed", "wider_block_scale",
+    "FRACTION_BITS",
+    "MAGNITUDE_BITS",
+    "Fixed",
+    "block_scale",
+    "count_passed",
+    "e2m1_boundaries",
+    "e2m1_values",
+    "encode_e4m3",
+    "larger_block_scale",
+    "scale_multiples",
+    "to_fixed",
 ]  # fmt: skip
 
 FRACTION_BITS = 11
@@ -126,9 +136,8 @@ def block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
     boundaries amax has passed.
     """
     scale = Signal(E4M3.bits - 1)
-    subnormal = passed(
-        _rounds_up(amax, step, boundary, faults) for step, boundary in enumerate(_subnormal_boundaries())
-    )
+    small = [_rounds_up(amax, step, boundary, faults) for step, boundary in enumerate(_subnormal_boundaries())]
+    subnormal = count_passed(m, "subnormal_scale", small)
 
     normalized, position = _leading_one(m, amax.magnitude)
     significand = Fixed(normalized, amax.sticky)
@@ -141,30 +150,32 @@ def block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
         beyond.append(Mux(upper, above, beneath))
     # amax = significand * 2**(position - 11); quotient's biased exponent, one lower below 1.5.
     exponent = position + (E4M3.bias - FRACTION_BITS - 2)
-    normal = ((exponent - ~upper) << E4M3.mantissa_bits) + passed(beyond)
+    normal = ((exponent - ~upper) << E4M3.mantissa_bits) + count_passed(m, "scale_mantissa", beyond)
     chosen = Mux(amax.magnitude >= _PER_STEP * _STEPS, normal, subnormal)[: E4M3.bits - 1]
     code = wire(m, "unclamped_scale", chosen)
     m.d.comb += scale.eq(Mux(code.any(), code, MIN_BLOCK_SCALE_CODE))
     return scale
 
 
-def wider_block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
+def larger_block_scale(m: Module, amax: Fixed, faults: Faults) -> Value:
     """The other scale of "four over six", amax / 4 rounded to E4M3, 1 to 105 (7 bits)."""
-    quarter = Fixed(amax.magnitude[2:], amax.magnitude[:2].any() | amax.sticky)
-    code = encode_e4m3(m, "unclamped_wider_scale", quarter, faults)
-    at_most = Mux(code > MAX_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE, code)
-    return wire(m, "wider_scale", Mux(code.any(), at_most, MIN_BLOCK_SCALE_CODE)[: E4M3.bits - 1])
+    lost = amax.magnitude[:2].any()
+    quarter = Fixed(amax.magnitude[2:], amax.sticky | faults.pick("bits below a quarter dropped", lost, 0))
+    code = encode_e4m3(m, "unclamped_larger_scale", quarter, faults)
+    beyond = faults.pick("larger scale beyond 105", code > MAX_BLOCK_SCALE_CODE, 0)
+    at_most = Mux(beyond, MAX_BLOCK_SCALE_CODE, code)
+    return wire(m, "larger_scale", Mux(code.any(), at_most, MIN_BLOCK_SCALE_CODE)[: E4M3.bits - 1])
 
 
-def passed(boundaries: Iterable[Value]) -> Value:
+def count_passed(m: Module, name: str, boundaries: list[Value]) -> Value:
     """How many boundaries a value has passed; they ascend, so those passed come first."""
-    flags = [Value.cast(flag) for flag in boundaries]
+    flags = wire(m, f"{name}_passed", Cat(boundaries))
     bits = []
     for weight in (1 << n for n in range(len(flags).bit_length())):
         # The count has this bit from every odd multiple of its weight up to the next multiple.
         ends = [*flags[weight - 1 :: weight], C(0, 1)]
         bits.append(reduce(or_, [low & ~high for low, high in zip(ends[::2], ends[1::2], strict=False)]))
-    return Cat(bits)
+    return wire(m, name, Cat(bits))
 
 
 def _rounds_up(value: Fixed, code: int, boundary: int, faults: Faults) -> Value:
@@ -184,9 +195,15 @@ def _leading_one(m: Module, magnitude: Value) -> tuple[Value, Value]:
     return normalized, position
 
 
-def scale_multiples(m: Module, significand: Value, shift: Value) -> dict[int, Value]:
-    """Once, three, five and seven times a block scale `significand << shift`, from which all that follows is wired."""
-    return {odd: wire(m, f"scale_times_{odd}", ((significand * odd) << shift)[:MAGNITUDE_BITS]) for odd in (1, 3, 5, 7)}
+def scale_multiples(m: Module, prefix: str, scale: Value) -> dict[int, Value]:
+    """Once, three, five and seven times a block scale, in units of 2**-9: all that follows is wired from these."""
+    decoded = decode_e4m3(Cat(scale, C(0, 1)))
+    significand = wire(m, f"{prefix}scale_significand", decoded.significand)
+    shift = wire(m, f"{prefix}scale_shift", decoded.shift)
+    return {
+        odd: wire(m, f"{prefix}scale_times_{odd}", ((significand * odd) << shift)[:MAGNITUDE_BITS])
+        for odd in (1, 3, 5, 7)
+    }
 
 
 def e2m1_boundaries(multiples: Mapping[int, Value]) -> list[Value]:

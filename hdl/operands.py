@@ -16,7 +16,7 @@ from .pipeline import wire
 from .unit_config import ActivationDecoderConfig
 
 __all__ = [
-    "ALWAYS",
+    "COMMON_MEMBERS",
     "FP8_BLOCK",
     "FP8_SCALE",
     "FP8_SHIFT",
@@ -51,7 +51,7 @@ _SCALE = {"fp8": 1, "scale": 4, "shift": 4, "illegal": 1}
 FP8_SCALE, FP8_SHIFT = 1, 1
 """The scale of an FP8 block, whose elements are in units of 2**-9: those of FP4 are in 2**-10."""
 
-ALWAYS = ("fp8", "nan", "illegal")
+COMMON_MEMBERS = ("fp8", "nan", "illegal")
 """Members of decoded activations that belong to neither precision's bus."""
 
 _BUS = {"significands": 4, "positives": 1, "negatives": 1, "triples": TRIPLE_BITS}
@@ -200,7 +200,7 @@ class ActivationDecoder(wiring.Component):
         if formats == "mixed":
             narrow, wide = (wire(m, f"take_{n}", self.valid & (self.stored.fp8 == n)) for n in (0, 1))
             enables = {name: narrow if name.startswith("narrow_") else wide for name in values}
-            enables |= dict.fromkeys(ALWAYS, self.valid)
+            enables |= dict.fromkeys(COMMON_MEMBERS, self.valid)
             enables |= dict.fromkeys(("scale", "shift"), narrow)
         for name, value in values.items():
             held = Signal(len(value), name=f"decoded_{name}", reset_less=True)

@@ -1,10 +1,10 @@
 """The activation selector: quantizes a block both ways, scores the difference, decides, and packs the result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -25,13 +25,13 @@ from .faults import NO_FAULTS, SELECTOR_FAULTS, Faults
 from .fixed import (
     Fixed,
     block_scale,
+    count_passed,
     e2m1_boundaries,
     e2m1_values,
     encode_e4m3,
-    passed,
+    larger_block_scale,
     scale_multiples,
     to_fixed,
-    wider_block_scale,
 )
 from .hierarchy import add_part
 from .operands import STORED_BLOCK
@@ -52,6 +52,9 @@ _CUTS_BY_DEPTH: dict[int, tuple[str, ...]] = {
     7: ("fixed", "amax", "scale", "codes", "quantized", "squares", "score"),
     8: _CUTS,
 }
+_LARGER = "larger_"
+"""Begins the names of what belongs to the other scale of "four over six"."""
+
 _ERROR_BITS = 17
 _KEPT_BITS = 3
 
@@ -114,6 +117,7 @@ class SelectorCore(wiring.Component):
 
     def __init__(self, config: SelectorConfig, *, monitored: bool = False, faults: Faults = NO_FAULTS):
         self._config = config
+        self._which = ("", _LARGER) if config.four_over_six else ("",)
         self._monitored = monitored
         self._faults = faults
         members = {
@@ -149,29 +153,32 @@ class SelectorCore(wiring.Component):
         )
         s = pipeline.step("quarters", s, quarters=_maximum(m, [Cat(v.sticky, v.magnitude) for v in s.values], 4))
         s = pipeline.step("amax", s, amax=_maximum(m, s.quarters, 1)[0])
+        # What depends on a block scale is there for each scale that the block may have, named after it.
         s = pipeline.step(
             "scale",
             s,
-            scales=self._scales(m, Fixed(s.amax[1:], s.amax[0])),
             codes8=[encode_e4m3(m, f"e4m3_{i}", v, faults) for i, v in enumerate(s.values)],
+            **self._scales(m, Fixed(s.amax[1:], s.amax[0])),
         )
-        multiples = [_scale_multiples(m, scale) for scale in s.scales]
+        multiples = {which: scale_multiples(m, which, getattr(s, f"{which}scale")) for which in self._which}
         s = pipeline.step(
             "codes",
             s,
-            codes4=[self._codes4(m, s.values, each) for each in multiples],
-            multiples=[[each[1], each[3]] for each in multiples],
+            **self._each("codes4", lambda which: self._codes4(m, which, s.values, multiples[which])),
+            **self._each("once", lambda which: multiples[which][1]),
+            **self._each("thrice", lambda which: multiples[which][3]),
         )
+        q8 = [wire(m, f"q8_{i}", _decoded8(code)) for i, code in enumerate(s.codes8)]
         s = pipeline.step(
             "quantized",
             s,
-            errors=[_errors(m, codes, s.codes8, *each) for codes, each in zip(s.codes4, s.multiples, strict=True)],
             packed8=self._packed8(s.codes8, s.signs, s.nans),
-            packed4=[_packed4(codes, s.signs) for codes in s.codes4],
             block_nan=Cat(s.nans).any(),
+            **self._each("errors", lambda which: _errors(m, which, s, q8)),
+            **self._each("packed4", lambda which: _packed4(getattr(s, f"{which}codes4"), s.signs)),
         )
-        s = pipeline.step("squares", s, leading=[self._leading(m, errors) for errors in s.errors])
-        s = pipeline.step("score", s, scores=[self._score(m, leading, s.channel) for leading in s.leading])
+        s = pipeline.step("squares", s, **self._each("leading", lambda which: self._leading(m, which, s)))
+        s = pipeline.step("score", s, **self._each("score", lambda which: self._score(m, which, s)))
         self._choose(m, s, static_fp8, pipeline.valid)
         m.d.comb += self.running.eq(self.valid | pipeline.busy | self.valid_out)
         return m
@@ -182,20 +189,23 @@ class SelectorCore(wiring.Component):
         clamped = Mux(exponent < -limit, -limit, Mux(exponent > limit, limit, exponent))
         return self._faults.pick("tensor exponent negated", clamped, -clamped)
 
-    def _scales(self, m: Module, amax: Fixed) -> list[Value]:
-        """The scales that a block may have."""
-        scales = [block_scale(m, amax, self._faults)]
-        if self._config.four_over_six:
-            scales.append(wider_block_scale(m, amax, self._faults))
-        return scales
+    def _each(self, name: str, value: Callable[[str], Any]) -> dict[str, Any]:
+        """Fields of a step called `name`, for each scale that a block may have."""
+        return {f"{which}{name}": value(which) for which in self._which}
 
-    def _codes4(self, m: Module, values: list[Fixed], multiples: Mapping[int, Value]) -> list[Value]:
+    def _scales(self, m: Module, amax: Fixed) -> dict[str, Value]:
+        """The scales that a block may have."""
+        makers = {"": block_scale, _LARGER: larger_block_scale}
+        return self._each("scale", lambda which: makers[which](m, amax, self._faults))
+
+    def _codes4(self, m: Module, which: str, values: list[Fixed], multiples: Mapping[int, Value]) -> list[Value]:
         """The E2M1 magnitude codes under a scale."""
         boundaries = e2m1_boundaries(multiples)
-        return [wire(m, f"e2m1_{i}", _encode_e2m1(v, boundaries, self._faults)) for i, v in enumerate(values)]
+        return [_encode_e2m1(m, f"{which}e2m1_{i}", v, boundaries, self._faults) for i, v in enumerate(values)]
 
-    def _leading(self, m: Module, errors: list[Value]) -> list[_Leading]:
-        return [_three_bits(m, f"leading_{i}", error, self._faults) for i, error in enumerate(errors)]
+    def _leading(self, m: Module, which: str, s: SimpleNamespace) -> list[_Leading]:
+        errors = getattr(s, f"{which}errors")
+        return [_three_bits(m, f"{which}leading_{i}", error, self._faults) for i, error in enumerate(errors)]
 
     def _packed8(self, codes: list[Value], signs: list[Value], nans: list[Value]) -> Value:
         """The elements of an FP8 block. Zeros are +0."""
@@ -205,12 +215,14 @@ class SelectorCore(wiring.Component):
             elements.append(Mux(nan, E4M3.nan_code, Cat(code, negative)))
         return Cat(elements)
 
-    def _score(self, m: Module, leading: list[_Leading], channel: Value) -> Value:
+    def _score(self, m: Module, which: str, s: SimpleNamespace) -> Value:
         """The sum of the errors' squares, each of three significant bits."""
-        rows = Rows(m, "score", self._config.score_bits)
-        for i, (kept, low) in enumerate(leading):
-            square = wire(m, f"square_{i}", ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS])
-            rows.add(square << channel.word_select(i, 4) if self._config.channel_codes else square)
+        rows = Rows(m, f"{which}sum", self._config.score_bits)
+        for i, (kept, low) in enumerate(getattr(s, f"{which}leading")):
+            square = wire(m, f"{which}square_{i}", ((kept * kept) << Cat(C(0, 1), low))[: 2 * _ERROR_BITS])
+            if self._config.channel_codes:
+                square = wire(m, f"{which}weighted_{i}", square << s.channel.word_select(i, 4))
+            rows.add(square)
         return rows.join(*rows.two())
 
     def _choose(self, m: Module, s: SimpleNamespace, static_fp8: Value, valid: Value | None) -> None:
@@ -237,19 +249,24 @@ class SelectorCore(wiring.Component):
                 m.d.sync += [self.nan.eq(s.block_nan), self.score.eq(best.score)]
 
     def _best(self, m: Module, s: SimpleNamespace) -> SimpleNamespace:
-        """What goes with the scale of the lower score; of equal ones the first."""
-        fields = {"scale": s.scales, "packed4": s.packed4, "score": s.scores}
-        # Compared with the threshold beside the choice, not behind it.
-        fields["above"] = [self._above_threshold(m, score) for score in s.scores]
-        if not self._config.four_over_six:
-            return SimpleNamespace(**{name: values[0] for name, values in fields.items()})
-        wider = wire(m, "wider", self.settings.four_over_six & (s.scores[1] < s.scores[0]))
-        return SimpleNamespace(**{name: Mux(wider, *reversed(values)) for name, values in fields.items()})
-
-    def _above_threshold(self, m: Module, score: Value) -> Value:
-        """score > threshold; a threshold beyond the score's width is never exceeded."""
+        """All that belongs to the scale of the lower score; of equal ones to the smaller scale."""
         register = self.settings.threshold
         threshold = wire(m, "threshold_units", register.significand << register.exponent)
+        names = ("scale", "packed4", "score")
+        found = [{name: getattr(s, f"{which}{name}") for name in names} for which in self._which]
+        for fields in found:
+            fields["above"] = self._above(fields["score"], threshold)  # beside the choice, not behind it
+        if len(found) == 1:
+            return SimpleNamespace(**found[0])
+        first, second = found
+        lower = self._faults.pick(
+            "equal score takes the larger scale", second["score"] < first["score"], second["score"] <= first["score"]
+        )
+        larger = wire(m, "takes_larger", self.settings.four_over_six & lower)
+        return SimpleNamespace(**{name: Mux(larger, second[name], first[name]) for name in first})
+
+    def _above(self, score: Value, threshold: Value) -> Value:
+        """score > threshold; a threshold beyond the score's width is never exceeded."""
         kept, beyond = threshold[: len(score)], threshold[len(score) :]
         above = self._faults.pick("score equal to threshold is FP8", score > kept, score >= kept)
         return ~beyond.any() & above
@@ -262,7 +279,7 @@ class Selector(wiring.Component):
         i: blocks of 16 values; `last` is passed through.
         o: quantized blocks; `score` shows what was compared with the threshold.
         tensor_exponent, threshold, mode: the site's registers; they must not change while blocks are inside.
-        four_over_six: another one, where the selector is built with it.
+        four_over_six: also a site register, where built in.
         clear_flags: clears the flags; an event in the same cycle wins.
         nan: sticky: a block held a NaN.
         format_error: sticky: the tensor exponent was out of range.
@@ -325,20 +342,21 @@ def _maximum(m: Module, values: Sequence[Value], count: int) -> Sequence[Value]:
     return values
 
 
-def _encode_e2m1(value: Fixed, boundaries: list[Value], faults: Faults) -> Value:
+def _encode_e2m1(m: Module, name: str, value: Fixed, boundaries: list[Value], faults: Faults) -> Value:
     """The E2M1 magnitude code (3 bits): how many boundaries lie below, where a tie goes to the even code."""
-    return passed(
+    flags = [
         value.at_least(boundary)
         if code % 2
         else faults.pick("E2M1 tie rounds up", value.above(boundary), value.at_least(boundary))
         for code, boundary in enumerate(boundaries)
-    )
+    ]
+    return count_passed(m, name, flags)
 
 
-def _scale_multiples(m: Module, scale: Value) -> dict[int, Value]:
-    """Multiples of a block scale, in units of 2**-9."""
-    decoded = decode_e4m3(Cat(scale, C(0, 1)))
-    return scale_multiples(m, wire(m, "scale_significand", decoded.significand), wire(m, "scale_shift", decoded.shift))
+def _decoded8(code: Value) -> Value:
+    """The magnitude of an E4M3 magnitude code, in units of 2**-10."""
+    wide = decode_e4m3(Cat(code, C(0, 1)))
+    return (wide.significand << wide.shift) << (STORED_FRACTION_BITS - 9)
 
 
 def _packed4(codes: list[Value], signs: list[Value]) -> Value:
@@ -346,16 +364,14 @@ def _packed4(codes: list[Value], signs: list[Value]) -> Value:
     return Cat(Cat(code, sign & code.any()) for code, sign in zip(codes, signs, strict=True))
 
 
-def _errors(m: Module, codes4: list[Value], codes8: list[Value], once: Value, thrice: Value) -> list[Value]:
-    """|Q4 - Q8| of all elements, in units of 2**-10 (17 bits), under a block scale: once, and three times."""
-    values = e2m1_values({1: once, 3: thrice})
+def _errors(m: Module, which: str, s: SimpleNamespace, q8: list[Value]) -> list[Value]:
+    """|Q4 - Q8| of all elements under a scale, in units of 2**-10 (17 bits)."""
+    values = e2m1_values({1: getattr(s, f"{which}once"), 3: getattr(s, f"{which}thrice")})
     errors = []
-    for index, (code4, code8) in enumerate(zip(codes4, codes8, strict=True)):
+    for index, (code4, wide) in enumerate(zip(getattr(s, f"{which}codes4"), q8, strict=True)):
         chosen = [value & (code4 == code).replicate(len(value)) for code, value in enumerate(values, 1)]
-        q4 = wire(m, f"q4_{index}", reduce(or_, chosen))
-        wide = decode_e4m3(Cat(code8, C(0, 1)))
-        q8 = wire(m, f"q8_{index}", (wide.significand << wide.shift) << (STORED_FRACTION_BITS - 9))
-        errors.append(Mux(q4 > q8, q4 - q8, q8 - q4)[:_ERROR_BITS])
+        q4 = wire(m, f"{which}q4_{index}", reduce(or_, chosen))
+        errors.append(Mux(q4 > wide, q4 - wide, wide - q4)[:_ERROR_BITS])
     return errors
 
 

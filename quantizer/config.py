@@ -15,11 +15,13 @@ POLICIES = ("fisher", "quantization-error", "output-error", "random")
 """How a block is scored: the paper's Fisher information, or a baseline that it compares with."""
 
 ACTIVATION_MODES = ("dynamic", "static", "none")
+ROUNDINGS = ("nearest", "gptq")
 _CHOICES = {
     "policy": POLICIES,
     "threshold": ("global", "per-layer"),
     "sensitivity": ("fisher", "factored"),
     "activations": ACTIVATION_MODES,
+    "rounding": ROUNDINGS,
 }
 
 
@@ -34,6 +36,8 @@ class FGMPConfig:
             "output-error" (weighted by the other operand's mean square) and "random".
         threshold: one "global" threshold for all weights and one for all activations, or one "per-layer".
         clip: choose the FP4 block scales of weights by sensitivity instead of amax / 6.
+        rounding: of weights: "nearest" (as the paper), or "gptq": column by column, where each makes up for the errors
+            of those before it.
         sensitivity: of weights: "fisher", the mean squared gradient of each, or "factored", the product of its output's
             mean squared gradient and its input's mean square (a row and a column instead of a matrix).
         activations: "dynamic" (the selector decides block by block), "static" (one precision per block column, fixed
@@ -53,6 +57,7 @@ class FGMPConfig:
     policy: str = "fisher"
     threshold: str = "global"
     clip: bool = True
+    rounding: str = "nearest"
     sensitivity: str = "fisher"
     activations: str = "dynamic"
     four_over_six: bool = False

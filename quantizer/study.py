@@ -6,6 +6,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +96,13 @@ class Study:
     def calibration(self, config: FGMPConfig) -> Calibration:
         """The calibration for `config`, made when first asked for."""
         kind = config.sensitivity if config.needs_gradients else None
-        if kind not in self._calibrations:
-            self._calibrations[kind] = calibrate(
-                self.model,
-                self.linears,
-                self.sites,
-                self.samples,
-                self.loss,
-                sensitivity=kind,
-                checkpoint=self._checkpoint,
-                progress=self.progress,
-            )
+        moments = config.rounding == "gptq"
+        known = self._calibrations.get(kind)
+        if known is not None and moments and not known.moments:
+            found = self._measured(None, moments=True)  # which no gradient is needed for
+            self._calibrations[kind] = replace(known, moments=found.moments)
+        elif known is None:
+            self._calibrations[kind] = self._measured(kind, moments=moments, checkpoint=self._checkpoint)
             unreached = self._calibrations[kind].unreached
             if unreached and not self._warned:
                 self._warned = True
@@ -116,6 +113,19 @@ class Study:
                     stacklevel=3,
                 )
         return self._calibrations[kind]
+
+    def _measured(self, sensitivity: str | None, *, moments: bool, checkpoint: Checkpoint | None = None) -> Calibration:
+        return calibrate(
+            self.model,
+            self.linears,
+            self.sites,
+            self.samples,
+            self.loss,
+            sensitivity=sensitivity,
+            moments=moments,
+            checkpoint=checkpoint,
+            progress=self.progress,
+        )
 
     def site_settings(self, config: FGMPConfig) -> dict[str, SiteSettings] | None:
         """How each site is quantized under `config`; None where activations stay as they are."""
@@ -156,7 +166,7 @@ class Study:
 
     def pack(self, config: FGMPConfig) -> Any:
         """Pairs of name and packed weight, one at a time."""
-        return pack_weights(self.linears, self.score(config), config, progress=self.progress)
+        return pack_weights(self.linears, self.score(config), config, self.calibration(config), progress=self.progress)
 
     def variant(self, config: FGMPConfig, name: str, *, exact: bool = True) -> Variant:
         """The model as `config` quantizes it, beside the model itself."""

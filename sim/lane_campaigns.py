@@ -94,7 +94,7 @@ def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int |
 
 
 def pair_campaigns(design: Design, *, share: int = 1) -> list[Campaign]:
-    """All element pairs of each pairing of precisions, each pair in every one of the 16 positions.
+    """All element pairs of each precision mode, each pair in every one of the 16 positions.
 
     A block pair holds 16 different pairs; over a whole turn, every position meets every pair. Pairs with a NaN go by
     themselves, because they poison the rounded results of those beside them. With `share` > 1 only one in `share` block

@@ -1,6 +1,6 @@
 """Campaigns for the selector: ties, boundaries of the block scale, thresholds, special values, random blocks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +45,7 @@ def blocks_campaign(
     for blocks in sets:
         x = blocks.x.to(getattr(torch, config.input_format))
         count = len(x)
-        static, channel = _drawn(config, count, blocks.seed)
+        static, channel = _drawn(design, count, blocks.seed)
         settings = blocks.settings
         if settings.static_fp8 is not None:
             static = settings.static_fp8
@@ -88,8 +88,10 @@ def blocks_campaign(
     return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
 
 
-def _drawn(config: SelectorConfig, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+def _drawn(design: Design, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """Static bits (count) and, where the selector has them, channel codes (count, 16)."""
+    config = design.config
+    assert isinstance(config, SelectorConfig)
     generator = torch.Generator().manual_seed(seed)
     static = torch.rand(count, generator=generator) < 0.5
     return static, torch.randint(0, 16, (count, BLOCK_SIZE), generator=generator) if config.channel_codes else None
@@ -112,7 +114,8 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
     config = design.config
     assert isinstance(config, SelectorConfig)
     if config.four_over_six:
-        campaigns += [blocks_campaign(design, "four over six", list(_four_over_six_sets(generator, count, corners)))]
+        sets = list(_four_over_six_sets(design, generator, count, [*corners.values()]))
+        campaigns.append(blocks_campaign(design, "four over six", sets))
     return [
         *campaigns,
         blocks_campaign(design, "scores at the threshold", list(_threshold_sets(design, generator))),
@@ -125,20 +128,25 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
     ]
 
 
-def _four_over_six_sets(generator: torch.Generator, count: int, corners: Mapping[str, Tensor]) -> Iterator[BlockSet]:
-    """Blocks for which either scale scores lower, blocks that both represent exactly, and all corners, both ways."""
+def _four_over_six_sets(
+    design: Design, generator: torch.Generator, count: int, corners: Sequence[Tensor]
+) -> Iterator[BlockSet]:
+    """Blocks for which either scale scores lower, blocks that both represent exactly, special values, all corners."""
     exact = torch.zeros(8, BLOCK_SIZE)
     exact[:, 0] = 6 * 2.0 ** torch.arange(-3, 5)
     exact[1:, 1] = exact[1:, 0] / 2
     x = torch.randn(count, BLOCK_SIZE, generator=generator) ** 3 * 2 ** (torch.randn(count, 1, generator=generator) * 4)
-    # 432 to 448: the wider scale is at its limit.
+    # From 288 on the larger scale is 72, the largest; from 420 on both are.
     large = torch.linspace(-448, 448, 16 * 32).view(32, BLOCK_SIZE)[:, torch.randperm(BLOCK_SIZE, generator=generator)]
-    for values in (exact, x, large, *corners.values()):
-        score = select(values, SiteSettings(0, four_over_six=True)).score.flatten()
-        threshold = Threshold.nearest(score.median().item())
+    special = x[:64].clone()
+    special.view(-1)[:: BLOCK_SIZE + 3] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-42]).repeat(14)[:54]
+    for values in (exact, x, large, special, _scale_boundaries(4), *corners):
+        _, channel = _drawn(design, len(values), 0)
+        settings = SiteSettings(1, channel_codes=None if channel is None else channel[:, None], four_over_six=True)
+        threshold = Threshold.nearest(select(values, settings).score.median().item())
         for mode in ("all_fp4", "dynamic"):
-            yield BlockSet(values, SiteSettings(0, threshold, mode, four_over_six=True))
-    yield BlockSet(x, SiteSettings(0, threshold))
+            yield BlockSet(values, SiteSettings(1, threshold, mode, four_over_six=True))
+        yield BlockSet(values, SiteSettings(1, threshold))
 
 
 def _neighbours(values: Tensor) -> Tensor:
@@ -172,10 +180,10 @@ def _e4m3_ties() -> Tensor:
     return _in_blocks(_neighbours((values[1:] + values[:-1]) / 2), torch.tensor(448.0))
 
 
-def _scale_boundaries() -> Tensor:
-    """amax at six times every midpoint between block scales (and its neighbours), with smaller elements beside it."""
+def _scale_boundaries(largest: int = 6) -> Tensor:
+    """amax at `largest` times every midpoint between block scales (and its neighbours), smaller elements beside it."""
     values = torch.tensor([E4M3.magnitude(code) for code in range(MAX_BLOCK_SCALE_CODE + 2)])
-    amax = _neighbours(6 * (values[1:] + values[:-1]) / 2)
+    amax = _neighbours(largest * (values[1:] + values[:-1]) / 2)
     ramp = torch.linspace(0.03, 0.97, BLOCK_SIZE - 1)
     return torch.cat((amax[:, None] * ramp, amax[:, None]), 1)
 
@@ -189,7 +197,7 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
     x = torch.zeros(len(offsets), BLOCK_SIZE)
     x[:, 0] = 6 * 2.0 ** torch.randint(0, 4, (len(offsets),), generator=generator)
     x[:, 5] = offsets
-    _, channel = _drawn(config, len(x), 0)
+    _, channel = _drawn(design, len(x), 0)
     settings = SiteSettings(0, channel_codes=None if channel is None else channel[:, None])
     plain = select(x.to(getattr(torch, config.input_format)), settings)
     for score in sorted({int(s) for s in plain.score.flatten().tolist()}):

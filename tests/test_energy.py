@@ -63,11 +63,16 @@ def test_pair_shares_count_every_pair():
 def test_selector_of_a_layer_by_hand():
     """16 lanes at 40 pJ; a block of activations meets 4,096 outputs in 256 cycles, fewer than 16 in one."""
     engine, pj = EngineConfig(slots=8), {"busy": 300.0, "idle": 2.0}
-    long, short, tiny = selector_by_layer([(4096, 4096), (2048, 4096), (2048, 4)], engine, pj, 40.0)
+    shapes = [(4096, 4096), (2048, 4096), (2048, 4), (4096, 17)]
+    long, short, tiny, odd = selector_by_layer(shapes, engine, pj, 40.0)
     assert long["raw"] == pytest.approx(256 * 300 / (4096 * 40))  # beyond 2,048, so again for each of 256 N tiles
     assert long["packed"] == pytest.approx((300 + 255 * 2) / (4096 * 40))
     assert short["raw"] == short["packed"] == long["packed"]
     assert tiny["raw"] == pytest.approx(300 / (4 * 40))
+    assert odd["raw"] == pytest.approx(2 * 300 / (17 * 40))  # two N tiles
+    assert odd["packed"] == pytest.approx((300 + 2) / (17 * 40))
+    for other in (replace(engine, packed_output=False), replace(engine, raw_input="bfloat16")):
+        assert selector_by_layer(shapes, other, pj, 40.0)[0]["packed"] is None
 
 
 def test_tiles_hold_a_layers_own_blocks_and_sums():
@@ -229,6 +234,8 @@ def test_shares_of_a_meter_add_up_to_the_whole():
         ({"words": 0}, "words: 0"),
         ({"memory_factor": -1.0}, "memory factor: -1.0"),
         ({"seed": -1}, "seed: -1"),
+        ({"layers": ((0, 5),)}, "layer: K = 0, N = 5, expected both at least 1"),
+        ({"layers": ((64, 64), (4112, 64))}, "K: 4112, expected"),
     ],
 )
 def test_jobs_that_cannot_work_are_refused(change, message):

@@ -141,7 +141,7 @@ FAULTS += [("selector", i + 1, name) for i, name in enumerate(SELECTOR_FAULTS)]
 def faulty(cache):
     """One build of each unit with a fault-select input, and campaigns that pass on it while no fault is selected."""
     lane = build(LaneConfig(k_max=64), "lane_faulty", faults=True)
-    selector = build(SelectorConfig("float32", pipeline=2), "selector_faulty", faults=True)
+    selector = build(SelectorConfig(channel_codes=True, pipeline=2, four_over_six=True), "selector_faulty", faults=True)
     units = {
         "lane": (Simulator(lane, cache=cache), lane_campaigns(lane, count=128) + pair_campaigns(lane, share=61)),
         "selector": (Simulator(selector, cache=cache), selector_campaigns(selector, count=200)),

@@ -130,7 +130,7 @@ def _selector() -> Picture:
     stages = (
         ("to fixed point\n|x| / 2**e\n20 bits + sticky", 10),
         ("maximum of 16\namax", 150),
-        ("block scale\namax / 6\nE4M3", 270),
+        ("block scale\namax / 6\n(or also / 4)", 270),
         ("quantize twice\nE2M1 by compares\nE4M3", 390),
         ("error\n|Q4 - Q8|\nthree bits", 530),
         ("square and add\nscore", 650),

@@ -51,7 +51,10 @@ EVENTS = (
     ("activations_short", "TLAST of the activations came too early; the GEMM was ended"),
     ("activations_long", "TLAST of the activations came too late; what was too much is discarded"),
     ("start_rejected", "START while a GEMM was already waiting; the START was ignored"),
-    ("config_error", "START with an illegal size, format or exponent; the START was ignored"),
+    (
+        "config_error",
+        "START with an illegal size, format, exponent or selector setting; the START was ignored",
+    ),
 )
 
 COUNTERS = (
@@ -83,7 +86,7 @@ def _selector(prefix: str, offset: int, whose: str) -> tuple[Register, ...]:
                 Field("significand", 0, 8, "of the threshold"),
                 Field("exponent", 8, 6, "of the threshold"),
                 Field("mode", 16, 2, "0 dynamic, 1 static, 2 all FP4, 3 all FP8"),
-                Field("four_over_six", 18, 1, "a block may take the scale amax / 4; 0 where not built in"),
+                Field("four_over_six", 18, 1, "a block may take the scale amax / 4; must be 0 where not built in"),
                 Field("tensor_exponent", 24, 8, "-47 to 47", True),
             ),
         ),

@@ -4,7 +4,7 @@ Nothing is kept of a sample: a parameter's or a site's gradient is squared, adde
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Calibration:
         channels: by site, float32 (K,), mean squared gradient per input channel; empty if no gradients were taken.
         squares: by site, float32 (K,), mean square of each input channel.
         exponents: tensor exponent of the activations by site, one octave of headroom included.
+        moments: by site, float32 (K, K), mean products of two input channels, where they were asked for; 0 where no
+            calibration text came.
         unreached: linears without a gradient in any sample. Their sensitivities are the means over those of their kind:
             linears whose names differ in numbers only (other layers, other experts) and whose shapes are equal.
     """
@@ -42,6 +44,7 @@ class Calibration:
     channels: dict[str, Tensor]
     squares: dict[str, Tensor]
     exponents: dict[str, int]
+    moments: dict[str, Tensor] = field(default_factory=dict)
     unreached: tuple[str, ...] = ()
 
 
@@ -53,18 +56,23 @@ def calibrate(
     loss: Callable[[Any], Tensor],
     *,
     sensitivity: str | None = "fisher",
+    moments: bool = False,
     checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> Calibration:
     """Run every sample once: forward, and backward from `loss(sample)` unless `sensitivity` is None.
 
     `sensitivity` "fisher" measures each weight's mean squared gradient; "factored" measures only rows and columns.
+    `moments` are measured too where asked for, K x K a site.
     Under torch.distributed each process takes its share of the samples, and all return the sums of all.
     Raises InputError if a weight or an activation is NaN.
     """
     for name, linear in linears.items():
         check_no_nan(linear.weight.detach(), f"{name}.weight")
     totals = _zeros(linears, sites, sensitivity)
+    if moments:
+        device = {site.name: linears[site.name].weight.device for site in sites}
+        totals |= {f"moments/{s.name}": torch.zeros(s.channels, s.channels, device=device[s.name]) for s in sites}
     mine = distributed.share(len(samples))
     done = checkpoint.load(totals) if checkpoint else 0
     bar = tqdm(total=len(mine), initial=done, desc="calibrate", unit="sample", disable=not progress, leave=False)
@@ -183,6 +191,8 @@ class _Watch:
                 amax = totals[f"amax/{site.name}"]
                 torch.maximum(amax, values.abs().amax(), out=amax)
             totals[f"squares/{site.name}"] += values.square().sum(0)
+            if f"moments/{site.name}" in totals:
+                totals[f"moments/{site.name}"].addmm_(values.T, values)
             totals[f"rows/{site.name}"] += len(values)
             if self._sensitivity is None or not torch.is_grad_enabled():
                 return
@@ -271,7 +281,12 @@ def _means(
             for name in what:
                 values[name] = _mean_of_kin(name, what, kinds, values)
         unreached = [n for n in linears if n in dead or any(n in s.linears for s in sites if s.name in silent)]
-    return Calibration(list(sites), weights, channels, squares, exponents, tuple(unreached))
+    moments = {
+        s.name: totals[f"moments/{s.name}"] / totals[f"rows/{s.name}"].clamp(min=1).float()
+        for s in sites
+        if f"moments/{s.name}" in totals
+    }
+    return Calibration(list(sites), weights, channels, squares, exponents, moments, tuple(unreached))
 
 
 def _mean_of_kin(name: str, without: Sequence[str], kinds: Mapping[str, str], values: Mapping[str, Tensor]) -> Tensor:

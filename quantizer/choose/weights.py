@@ -22,6 +22,7 @@ from ...golden.matrix import mixed_blocks, scale_codes
 from ...golden.packing import Packed, concatenate, pack
 from ..calibrate.calibration import Calibration
 from ..config import FGMPConfig
+from .compensation import compensated, error_factor
 from .percentile import choose_globally
 from .scores import weight_impacts
 
@@ -29,6 +30,9 @@ __all__ = ["ScoredWeights", "pack_weights", "score_weights"]
 
 _SLICE = 1 << 20
 """Elements that are worked on at a time."""
+
+_ROWS = 1024
+"""Rows that are worth a step of their own for each column."""
 
 FAST_FROM = 1 << 24
 """Models with so many weights are worth the time that compiling the arithmetic takes (docs/quantize.md)."""
@@ -100,22 +104,36 @@ def mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def pack_weights(
-    linears: Mapping[str, nn.Linear], scored: ScoredWeights, config: FGMPConfig, *, progress: bool = True
+    linears: Mapping[str, nn.Linear],
+    scored: ScoredWeights,
+    config: FGMPConfig,
+    calibration: Calibration,
+    *,
+    progress: bool = True,
 ) -> Iterator[tuple[str, Packed]]:
     """Each linear's packed weight, made when asked for; the caller may drop the linear's own weight afterwards."""
     masks = _masks(scored, config)
+    sites = {name: site.name for site in calibration.sites for name in site.linears}
+    latest, factor = "", None  # linears of one site come one after the other
     total = sum(scales.size for scales in scored.scales.values()) * BLOCK_SIZE
     bar = tqdm(masks, total=len(linears), desc="pack", unit="linear", disable=not progress, leave=False)
     for (name, linear), mask in zip(linears.items(), bar, strict=True):
         weight = linear.weight.detach()
-        exponent = scored.exponents[name]
+        exponent, fast = scored.exponents[name], total >= FAST_FROM
+        if config.rounding == "gptq" and sites[name] != latest:
+            latest = sites[name]
+            factor = error_factor(calibration.moments[latest].cpu())
         parts = []
-        for part in slices(weight.shape):
+        for part in slices(weight.shape, _SLICE if factor is None else max(_SLICE, _ROWS * weight.shape[1])):
             rows = weight[part]
             blocks = to_blocks(scale_to_stored(rows, exponent, f"{name}.weight")).cpu()
             scales, fp8 = torch.from_numpy(scored.scales[name][part].copy()), torch.from_numpy(mask[part])
             shape = (rows.shape[0], rows.shape[1])
-            parts.append(pack(mixed_blocks(blocks, scales, fp8, shape, exponent, fast=total >= FAST_FROM)))
+            if factor is None:
+                parts.append(pack(mixed_blocks(blocks, scales, fp8, shape, exponent, fast=fast)))
+            else:
+                mixed = compensated(blocks, fp8, factor, clip=config.clip, fast=fast)
+                parts.append(pack(mixed.tensor(shape, exponent)))
         yield name, concatenate(parts)
 
 
@@ -139,9 +157,9 @@ def _like(blocks: Tensor, weighting: Tensor | None, part: slice) -> Tensor | Non
     return to_blocks(rows.float()).expand(blocks.shape).reshape(-1, BLOCK_SIZE)
 
 
-def slices(shape: torch.Size | tuple[int, ...]) -> Iterator[slice]:
-    """Slices of rows of a matrix, about `_SLICE` elements each."""
-    rows = max(1, _SLICE // max(shape[1], 1))
+def slices(shape: torch.Size | tuple[int, ...], elements: int = _SLICE) -> Iterator[slice]:
+    """Slices of rows of a matrix, about so many elements each."""
+    rows = max(1, elements // max(shape[1], 1))
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
 
 

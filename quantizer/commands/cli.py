@@ -42,6 +42,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policy", default="fisher", help="fisher (default), quantization-error, output-error, random")
     group.add_argument("--threshold", default="global", help="global (default) or per-layer")
     group.add_argument("--no-clip", action="store_true", help="FP4 weight scales from amax / 6, not by sensitivity")
+    group.add_argument("--rounding", default="nearest", help="of weights: nearest (default), or gptq: column by "
+                       "column, each making up for the errors of those before it")  # fmt: skip
     group.add_argument("--sensitivity", default="fisher", help="of weights: fisher (default), or factored: rows times "
                        "columns, for little memory")  # fmt: skip
     group.add_argument("--activations", default="dynamic", help="dynamic (default: decided block by block on the "
@@ -78,6 +80,7 @@ def _quantize(args: argparse.Namespace) -> int:
         policy=args.policy,
         threshold=args.threshold,
         clip=not args.no_clip,
+        rounding=args.rounding,
         sensitivity=args.sensitivity,
         activations=args.activations,
         four_over_six=args.four_over_six,

@@ -65,9 +65,9 @@ def _without_nan(value: Any) -> Any:
 
 
 def uniform(fp4: bool, base: FGMPConfig | None = None) -> FGMPConfig:
-    """All NVFP4 (with plain block scales, amax / 6) or all FP8, otherwise like `base`."""
+    """All NVFP4 (with plain block scales, amax / 6) or all FP8, rounded to nearest, otherwise like `base`."""
     base = base or FGMPConfig()
-    return replace(base, fp4_weights=float(fp4), fp4_activations=float(fp4), clip=False)
+    return replace(base, fp4_weights=float(fp4), fp4_activations=float(fp4), clip=False, rounding="nearest")
 
 
 def compare(

@@ -20,6 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weights-only": {"activations": "none"},
     "four-over-six": {"four_over_six": True},
     "channel-codes": {"channel_codes": True},
+    "gptq": {"rounding": "gptq"},
 }
 """Options that may follow a format's name after commas, and the settings that they change."""
 
@@ -59,5 +60,5 @@ def ablation(fraction: float) -> list[str]:
     """The formats of the ablation table: every policy with and without clipping, and each refinement alone."""
     head = f"fgmp:{fraction:g}"
     policies = [f"{head}{extra}{clip}" for extra in ("", *(f",{p}" for p in POLICIES[1:])) for clip in ("", ",noclip")]
-    refinements = ("per-layer", "per-layer,noclip", "factored", "static", "channel-codes", "four-over-six")
+    refinements = ("per-layer", "per-layer,noclip", "factored", "static", "channel-codes", "four-over-six", "gptq")
     return ["fp8", "nvfp4", "nvfp4,four-over-six", *policies, *(f"{head},{extra}" for extra in refinements)]

@@ -227,21 +227,31 @@ def windows(
     Raises InputError, naming the text by `name`, if it is too short; `flag` is what sets the window.
     """
     language_model.check_window(window, flag)
-    return spread(text, count, window, language_model.tokens, name, "windows")
+    # No tokenizer in use averages more than 16 characters a token.
+    return spread(text, count, window, language_model.tokens, name, "windows", characters=16 * window)
 
 
-def spread(text: str, count: int, length: int, tokens: Callable[[str], Tensor], name: str, what: str) -> Tensor:
-    """int64 ids (count, `length`): the first `length` of what `tokens` makes of places spread evenly over `text`.
+def spread(
+    text: str,
+    count: int,
+    length: int,
+    tokens: Callable[[str], Tensor],
+    name: str,
+    what: str,
+    *,
+    characters: int | None = None,
+) -> Tensor:
+    """int64 ids (count, `length`): the first `length` tokens of each of `count` parts of `text`, spread evenly over it.
 
-    Raises InputError, naming the text by `name` and its parts by `what`, if it is too short.
+    Of each part only so many `characters` are read, if they are given. Raises InputError, naming the text by `name` and
+    its parts by `what`, if it is too short.
     """
     if count < 1:
         raise InputError(f"{name}: {count} {what} asked for, expected at least 1")
     stride = len(text) // count
     rows = []
     for i in range(count):
-        # No tokenizer in use averages more than 16 characters a token; a part must not reach into the next.
-        ids = tokens(text[i * stride : i * stride + min(stride, 16 * length)])[:length]
+        ids = tokens(text[i * stride : i * stride + min(stride, characters or stride)])[:length]
         if len(ids) < length:
             raise InputError(
                 f"{name}: {len(text)} characters do not hold {count} {what} of {length} tokens, expected more text or "

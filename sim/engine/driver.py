@@ -10,6 +10,7 @@ from ...errors import InputError
 from ...formats import ceil_div
 from ...golden.packing import Packed
 from ...hdl.config import EngineConfig
+from ...hdl.engine.config import RAW_INPUTS
 from ...hdl.engine.registers import COUNTERS, EVENTS, IDENTIFICATION, MAP_VERSION, register
 from ..runner import SimulationError
 from .gemm import Gemm, field_value
@@ -67,6 +68,18 @@ class Result:
         return self.counters["products"] / self.counters["span"]
 
 
+def features(config: EngineConfig) -> int:
+    """The register FEATURES of an engine."""
+    return field_value(
+        "FEATURES",
+        raw_input=RAW_INPUTS.index(config.raw_input),
+        packed_output=int(config.packed_output),
+        channel_codes=int(config.channel_codes),
+        four_over_six=int(config.four_over_six),
+        accumulator_bits=config.accumulator_bits,
+    )
+
+
 class EngineDriver:
     """Runs GEMMs on an engine behind a `EnginePort`."""
 
@@ -81,6 +94,8 @@ class EngineDriver:
         shape = {"lanes": config.lanes, "rows": config.rows, "slots": config.slots, "k_tile_blocks": 16}
         if (found := self.read("SHAPE")) != (expected := field_value("SHAPE", **shape)):
             raise InputError(f"engine: SHAPE {found:#010x}, expected {expected:#010x}")
+        if (found := self.read("FEATURES")) != (expected := features(config)):
+            raise InputError(f"engine: FEATURES {found:#010x}, expected {expected:#010x}")
 
     def read(self, name: str) -> int:
         """Read a register by name."""

@@ -466,9 +466,12 @@ def _registers(bench: Bench) -> None:
         bench.expect(f"busy after {change}", driver.read("STATUS") & 3, 0)
         bench.clear_events()
         bench.expect("events cleared", driver.events(), set())
+    # What a selector that is not used cannot do is nobody's business.
+    for name in quiet:
+        driver.write(name, field_value(name, tensor_exponent=48, four_over_six=1))
+    bench.recovers("illegal gemms")
     for name, value in quiet.items():
         driver.write(name, value)
-    bench.recovers("illegal gemms")
 
 
 def _program(bench: Bench, gemm: Gemm) -> None:

@@ -147,7 +147,10 @@ def _tile(streams: int, blocks: int, rows: int, fp8_shares: tuple[float, float],
 def _selector(design: Design, words: int, cycles: int, generator: torch.Generator) -> Stimulus:
     x = torch.randn(64 * words, cycles, BLOCK_SIZE, generator=generator) * _SPREAD
     # Of normal values about 70 % of the blocks have less squared error than this.
-    sets = [BlockSet(blocks, SiteSettings(0, Threshold(195, 24))) for blocks in x]
+    config = design.config
+    assert isinstance(config, SelectorConfig)
+    settings = SiteSettings(0, Threshold(195, 24), four_over_six=config.four_over_six)
+    sets = [BlockSet(blocks, settings) for blocks in x]
     return selector_stimulus(design, sets, "random normal activations")
 
 

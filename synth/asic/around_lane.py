@@ -7,7 +7,7 @@ from torch import Tensor
 from ...golden.blocks import Blocks
 from ...hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from ...hdl.design import Design
-from ...hdl.operands import ALWAYS
+from ...hdl.operands import COMMON_MEMBERS
 from .gates import pack_bits
 from .operand_bits import activation_bits, stored_held
 from .stimulus import Stimulus, flag_words, integer_words, stream_words
@@ -98,7 +98,7 @@ def decoder_stimulus(design: Design, tile: Tile, order: Tensor) -> Stimulus:
 
 def _waits(name: str, blocks: Blocks) -> bool:
     """Whether a member is of a precision that some stream does not begin with."""
-    if name in ALWAYS:
+    if name in COMMON_MEMBERS:
         return False
     first = blocks.fp8[:, 0]
     return bool(first.any() if name.startswith("narrow_") or name in ("scale", "shift") else not first.all())

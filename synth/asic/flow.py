@@ -103,7 +103,7 @@ def simulate(
         raise InputError(f"{unit.target.cells.source}: no timing tables, expected them for energy")
     netlist = unit.netlist
     simulator = GateSimulator(netlist, stimulus.words)
-    shares = shares or stimulus.all()
+    shares = shares or stimulus.one_share()
     meters = {name: PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for name in shares}
     drive = stimulus.drive(netlist)
     answers = {

@@ -17,7 +17,7 @@ from ..liberty.expression import compile_expression, variables
 from .netlist import CONSTANT_0, CONSTANT_1, Instance, Netlist
 from .timing import levels
 
-__all__ = ["ONES", "GateSimulator", "Gates", "Words", "alike_gates", "pack_bits", "pin_nets", "unpack_bits"]
+__all__ = ["ONES", "GateSimulator", "Gates", "Words", "gate_group", "pack_bits", "pin_nets", "unpack_bits"]
 
 Words = NDArray[np.uint64]
 ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -151,10 +151,10 @@ def _gate_groups(netlist: Netlist) -> list[Gates]:
             for pin in instance.cell.outputs:
                 if pin in instance.nets:
                     members[level[instance.nets[pin]], instance.cell.name, pin].append(instance)
-    return [alike_gates(gates, pin) for (_, _, pin), gates in sorted(members.items(), key=lambda item: item[0])]
+    return [gate_group(gates, pin) for (_, _, pin), gates in sorted(members.items(), key=lambda item: item[0])]
 
 
-def alike_gates(instances: list[Instance], pin: str) -> Gates:
+def gate_group(instances: list[Instance], pin: str) -> Gates:
     """Instances of one cell, for its output `pin`. Raises InputError where that reads more than the cell's inputs."""
     cell = instances[0].cell
     text = cell.pins[pin].function or "0"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from .flow import Implementation
-from .gates import GateSimulator, Words, alike_gates
+from .gates import GateSimulator, Words, gate_group
 from .netlist import Instance
 from .power import PowerMeter
 from .stimulus import Stimulus
@@ -31,7 +31,7 @@ def glitch_factors(
     """
     assert unit.timing is not None
     netlist = unit.netlist
-    shares = shares or stimulus.all()
+    shares = shares or stimulus.one_share()
     meters = {
         name: tuple(PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for _ in range(2)) for name in shares
     }
@@ -85,7 +85,7 @@ class TimedSimulator:
                     groups[instance.cell.name, pin, steps].append(instance)
                 else:
                     launches[steps].append(instance.nets[pin])
-        self.gates = [(alike_gates(instances, pin), steps) for (_, pin, steps), instances in groups.items()]
+        self.gates = [(gate_group(instances, pin), steps) for (_, pin, steps), instances in groups.items()]
         self.launches = {steps: np.array(nets) for steps, nets in launches.items()}
         self.launches[0] = np.array(sorted(set(unit.netlist.sources())), dtype=np.int64)
         self._longest = max((steps for _, steps in self.gates), default=1)

@@ -38,12 +38,12 @@ class Stimulus:
         """Streams / 64."""
         return next(iter(self.inputs.values())).shape[2]
 
-    def all(self) -> dict[str, Words]:
+    def one_share(self) -> dict[str, Words]:
         """The one share, called "", that every stream has in every cycle."""
         return {"": np.full((self.cycles, self.words), ONES)}
 
     def drive(self, netlist: Netlist) -> Callable[[int], dict[int, Words]]:
-        """What the netlist's input nets are in a cycle; ports that it has lost are left out."""
+        """A function of the cycle that gives the netlist's input nets; ports that it has lost are left out."""
         ports = [(values, netlist.ports[port]) for port, values in self.inputs.items() if port in netlist.ports]
 
         def nets(cycle: int) -> dict[int, Words]:
@@ -58,7 +58,7 @@ class Stimulus:
 
 
 def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, tuple[NDArray[np.int64], Words]]:
-    """What a unit's error flags are in the cycles `at`, where nothing is wrong: low."""
+    """A unit's error flags in the cycles `at`, where nothing is wrong: low."""
     return {p.name: (at, np.zeros((len(at), 1, words), dtype=np.uint64)) for p in design.ports if p.name in _FLAGS}
 
 

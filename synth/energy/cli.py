@@ -34,8 +34,9 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", type=float, metavar="NM", help="the library's feature size, for the memories' energy "
                         "(default: by the library's name)")  # fmt: skip
     parser.add_argument("--memory-factor", type=float, default=1.0, metavar="X", help="scale the memories' energy")
-    parser.add_argument("--layer", type=int, nargs=2, action="append", metavar=("K", "N"), help="say what the selector "
-                        "takes in a linear of this size; may be repeated, default 4096 4096")  # fmt: skip
+    parser.add_argument("--layer", type=int, nargs=2, action="append", metavar=("K", "N"), help="also report the "
+                        "selector's energy against the lanes' in a linear of this size; may be repeated, default "
+                        "4096 4096")  # fmt: skip
     parser.add_argument("--no-glitches", action="store_true", help="leave out what gates with delays take, which needs "
                         "some minutes")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=Path("out/energy"), metavar="DIR", help="for energy.json and "
@@ -63,7 +64,7 @@ def _energy(args: argparse.Namespace) -> int:
         words=args.words,
         captured=args.captured,
         seed=args.seed,
-        layers=tuple((k, n) for k, n in args.layer or [(4096, 4096)]),
+        layers=tuple((k, n) for k, n in args.layer or ()),
         glitches=not args.no_glitches,
         cache=args.cache or CACHE,
     )

@@ -73,14 +73,7 @@ def energy_table(result: Mapping[str, Any]) -> str:
         ]
     )
     lines += aligned(table)
-    layers = rows[-1]["selector_by_layer"]
-    lines += ["", "selector / lane in a linear of K x N whose input comes raw, or was packed by the layer before"]
-    head = [f"{layer['k']:,} x {layer['n']:,} {how}" for layer in layers for how in ("raw", "packed")]
-    shares = [
-        [r["name"], *(f"{layer[how]:.2%}" for layer in r["selector_by_layer"] for how in ("raw", "packed"))]
-        for r in rows[1:]
-    ]
-    lines += aligned([["", *head], *shares])
+    lines += _selector_lines(rows)
     lines += ["", "lane, pJ by precision mode (activations x weights), and how often the model has it"]
     names = (*PRECISION_MODES, CHANGES)
     table = [["", *(n if n in PRECISION_MODES else "while changing" for n in names)]]
@@ -91,6 +84,17 @@ def energy_table(result: Mapping[str, Any]) -> str:
     lines += aligned(table)
     lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]
     return "\n".join(lines)
+
+
+def _selector_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    layers = rows[-1]["selector_by_layer"]
+    if not layers:
+        return []
+    hows = [how for how in ("raw", "packed") if layers[0][how] is not None]
+    table = [["", *(f"{layer['k']:,} x {layer['n']:,} {how}" for layer in layers for how in hows)]]
+    table += [[r["name"], *(f"{layer[how]:.2%}" for layer in r["selector_by_layer"] for how in hows)] for r in rows[1:]]
+    title = "selector / lane in a linear of K x N whose input comes raw, or was packed by the layer before"
+    return ["", title, *aligned(table)]
 
 
 def plot_energy(result: Mapping[str, Any], folder: Path, kind: str = "svg") -> list[Path]:

@@ -14,7 +14,7 @@ from ...cache import cached
 from ...errors import InputError
 from ...formats import PRECISION_MODES
 from ...golden.blocks import to_blocks
-from ...hdl.config import ActivationDecoderConfig, EngineConfig, EngineLaneConfig, RowOrderConfig
+from ...hdl.config import ActivationDecoderConfig, EngineConfig, EngineLaneConfig, RowOrderConfig, SelectorConfig
 from ...hdl.design import Design, build
 from ...hdl.unit_config import FORMATS
 from ...hdl.wrappers import RAM_MODULE
@@ -42,6 +42,7 @@ __all__ = [
     "depth_of",
     "lane_energy",
     "lane_name",
+    "measured_selector",
     "measured_total",
     "row_order_energy",
     "selector_energy",
@@ -129,7 +130,7 @@ def build_hardware(
     if engine.row_order != "ascending":
         row_order = implement(build(RowOrderConfig(engine.rows), "row_order"), relaxed, cache)
     on_step("mapping the selector")
-    selector = implement(build(engine.input_selector or engine.selector("float32"), "selector"), relaxed, cache)
+    selector = implement(build(measured_selector(engine), "selector"), relaxed, cache)
     on_step("mapping the engine, whose clock counts")
     whole = implement(build(engine, "engine"), target, cache)
     period = max(map(_period, (mixed, *fp8, whole)))
@@ -146,6 +147,11 @@ def build_hardware(
         period=period,
         cache=cache,
     )
+
+
+def measured_selector(engine: EngineConfig) -> SelectorConfig:
+    """The selector that an engine is charged for: that of its input, or one for float32 where it has none."""
+    return engine.input_selector or engine.selector("float32")
 
 
 def _accumulators(engine: EngineConfig) -> Design:

@@ -35,6 +35,7 @@ from .hardware import (
     depth_of,
     lane_energy,
     lane_name,
+    measured_selector,
     row_order_energy,
     selector_energy,
     weighted,
@@ -69,7 +70,8 @@ class EnergyRequest:
         words: 64 x `words` places of the model are simulated.
         captured: windows whose activations feed the hardware.
         seed: of the places.
-        layers: (K, N) of linears, for whose selector to say what it takes.
+        layers: (K, N) of linears for which the selector's share is reported; default 4,096 x 4,096, or the engine's
+            longest K.
         glitches: whether to measure, too, what gates take with delays.
     """
 
@@ -84,7 +86,7 @@ class EnergyRequest:
     words: int = 8
     captured: int = 4
     seed: int = 0
-    layers: tuple[tuple[int, int], ...] = ((4096, 4096),)
+    layers: tuple[tuple[int, int], ...] = ()
     glitches: bool = True
     cache: Path = CACHE
 
@@ -105,23 +107,24 @@ class EnergyRequest:
             raise InputError(f"memory factor: {self.memory_factor}, expected 0 or more")
         if not 0 <= self.seed < 1 << 31:
             raise InputError(f"seed: {self.seed}, expected 0 to 2147483647")
-        for k, n in self.layers:
-            if k < 1 or n < 1:
-                raise InputError(f"layer: K = {k}, N = {n}, expected both at least 1")
         engine = changed(preset(self.engine), self.changes)
         if not isinstance(engine, EngineConfig):
             raise InputError(f"engine: {self.engine!r}, expected the preset of an engine")
+        for k, n in self.layers:
+            if k < 1 or n < 1:
+                raise InputError(f"layer: K = {k}, N = {n}, expected both at least 1")
+            check_k(k, engine.k_max)
         return engine
 
-    def formats(self) -> dict[str, FGMPConfig]:
-        """All FP8, then every fraction of every kind of sites."""
+    def formats(self, *, four_over_six: bool) -> dict[str, FGMPConfig]:
+        """All FP8, then every fraction of every kind of sites; `four_over_six` where the selector has it."""
         formats = {FP8: uniform(False)}
         for kind in self.activations:
             for fraction in sorted(self.fractions):
                 # At 1 every block is FP4 whoever decides.
                 if fraction < 1 or kind == self.activations[0]:
                     formats[f"FGMP {fraction:g} {kind}" if fraction < 1 else "FGMP 1"] = FGMPConfig(
-                        fp4_weights=fraction, fp4_activations=fraction, activations=kind
+                        fp4_weights=fraction, fp4_activations=fraction, activations=kind, four_over_six=four_over_six
                     )
         return formats
 
@@ -146,7 +149,7 @@ def run_energy(
     glitches = Glitches(hardware) if request.glitches else None
     rows: list[dict[str, Any]] = []
     base: tuple[np.ndarray, ...] | None = None
-    for name, config in request.formats().items():
+    for name, config in request.formats(four_over_six=engine.four_over_six).items():
         on_step(f"{name}: quantizing")
         variant = workload.study.variant(config, name, exact=False)
         on_step(f"{name}: {workload.measure}")
@@ -220,6 +223,7 @@ def _measure(
         dearest = max(factors.values())
         by_mode = {name: pj * factors.get(name, dearest) for name, pj in lane["by_mode"].items()}
         timed = weighted(by_mode, lane["changes"], shares)
+    shapes = request.layers or ((min(4096, engine.k_max), 4096),)
     filled = _filled(engine, layers)
     selector, selector_pj = _selector(request, hardware, glitches, layers, sites, filled.blocks, fp8_only)
     gates = {
@@ -249,7 +253,7 @@ def _measure(
             "others_pj": {lane_name(u): m["pj"] for u, m in zip(units, measured, strict=True)},
         },
         "selector_pj": selector_pj,
-        "selector_by_layer": [] if fp8_only else selector_by_layer(request.layers, engine, selector_pj, lane["pj"]),
+        "selector_by_layer": [] if fp8_only else selector_by_layer(shapes, engine, selector_pj, lane["pj"]),
         "parts_pj": parts,
         "pj": sum(parts.values()),
         "parts_with_glitches_pj": with_glitches,
@@ -270,13 +274,13 @@ def _selector(
     sites: Sequence[Site],
     filled: float,
     fp8_only: bool,
-) -> tuple[PartEnergy, dict[str, float]]:
+) -> tuple[PartEnergy, dict[str, float | None]]:
     """A lane's share of the input's selector, and what that takes in a busy and an idle cycle.
 
     The one of the results belongs to the next layer's input.
     """
     if fp8_only:
-        return PartEnergy(0.0, 0.0), {}
+        return PartEnergy(0.0, 0.0), {"busy": None, "idle": None}
     watched = {name for site in sites for name in site.watched}
     inputs = [layer for layer in layers if layer.name in watched]
     busy, idle = selector_energy(hardware, inputs, max(request.words // 4, 1), request.seed, glitches)
@@ -287,18 +291,26 @@ def _selector(
 
 
 def selector_by_layer(
-    layers: Sequence[tuple[int, int]], engine: EngineConfig, selector: Mapping[str, float], lane: float
+    layers: Sequence[tuple[int, int]], engine: EngineConfig, selector: Mapping[str, float | None], lane: float
 ) -> list[dict[str, Any]]:
     """The selector's energy over the lanes' for linears of given (K, N): raw input, and input that was packed before.
 
-    `selector` has pJ of a busy and an idle cycle, `lane` is pJ of a lane per block pair.
+    `selector` has pJ of a busy and an idle cycle, `lane` is pJ of a lane per block pair. Where results do not leave
+    packed, or another selector packs them, `packed` is None.
     """
+    busy, idle = selector["busy"], selector["idle"]
+    assert busy is not None
+    assert idle is not None
+    packs = engine.output_selector is not None and engine.output_selector == measured_selector(engine)
 
     def share(n: int, fills: int) -> float:
-        cycles = max(n / engine.lanes, fills)  # in which a block of activations meets its weights
-        return (fills * selector["busy"] + (cycles - fills) * selector["idle"]) / (n * lane)
+        cycles = ceil_div(n, engine.lanes)  # in which a block of activations meets its weights, an N tile each
+        return (fills * busy + (cycles - fills) * idle) / (n * lane)
 
-    return [{"k": k, "n": n, "raw": share(n, _fills(engine, k, n)), "packed": share(n, 1)} for k, n in layers]
+    return [
+        {"k": k, "n": n, "raw": share(n, _fills(engine, k, n)), "packed": share(n, 1) if packs else None}
+        for k, n in layers
+    ]
 
 
 class _Filled(NamedTuple):

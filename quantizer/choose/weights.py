@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +115,17 @@ def pack_weights(
     """Each linear's packed weight, made when asked for; the caller may drop the linear's own weight afterwards."""
     masks = _masks(scored, config)
     sites = {name: site.name for site in calibration.sites for name in site.linears}
-    latest, factor = "", None  # linears of one site come one after the other
+
+    @lru_cache(maxsize=4)  # linears of one site, or of the few sites of a layer's experts, come close together
+    def factor_of(site: str) -> Tensor:
+        return error_factor(calibration.moments[site].cpu())
+
     total = sum(scales.size for scales in scored.scales.values()) * BLOCK_SIZE
     bar = tqdm(masks, total=len(linears), desc="pack", unit="linear", disable=not progress, leave=False)
     for (name, linear), mask in zip(linears.items(), bar, strict=True):
         weight = linear.weight.detach()
         exponent, fast = scored.exponents[name], total >= FAST_FROM
-        if config.rounding == "gptq" and sites[name] != latest:
-            latest = sites[name]
-            factor = error_factor(calibration.moments[latest].cpu())
+        factor = factor_of(sites[name]) if config.rounding == "gptq" else None
         parts = []
         for part in slices(weight.shape, _SLICE if factor is None else max(_SLICE, _ROWS * weight.shape[1])):
             rows = weight[part]

@@ -80,10 +80,6 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "the same with a sensitivity code per channel in both selectors",
         EngineConfig(channel_codes=True),
     ),
-    "engine-four-over-six": (
-        "`engine`, whose selectors may give a block the scale amax / 4 (four over six)",
-        EngineConfig(four_over_six=True),
-    ),
     "engine-8": (
         "8 lanes, 32 rows, packed input only, float results only",
         EngineConfig(lanes=8, rows=32, slots=4, raw_input="none", packed_output=False, accumulators="memory"),

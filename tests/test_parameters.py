@@ -134,7 +134,7 @@ VHDL = set(
 )
 
 
-LARGE = ("engine", "engine-channel", "engine-four-over-six", "engine-8")
+LARGE = ("engine", "engine-channel", "engine-8")
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in LARGE])

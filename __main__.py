@@ -142,7 +142,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _one_line(error: BaseException) -> str | None:
-    """What a user can do something about, in one line; None for what is a defect."""
+    """An error that a user can do something about, as one line; None for a defect."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name is not None and not error.name.startswith("fgmp"):
@@ -153,7 +153,7 @@ def _one_line(error: BaseException) -> str | None:
 
 
 def _exhaustion(error: BaseException) -> str | None:
-    """What the machine lacks, if that is what an error says."""
+    """The resource that the machine lacks, if an error says so."""
     if not isinstance(error, OSError):
         try:  # libraries report what they ran out of as errors of their own
             exhausted(str(error), "output")

@@ -25,7 +25,7 @@ SIMULATORS = Path("out") / "simulators"
 SYNTHESIS = Path("out") / "synth"
 
 LIMIT_BYTES = 8 << 30
-"""What one cache may hold before its oldest entries go."""
+"""Size of a cache beyond which its oldest entries go."""
 
 _IN_USE_SECONDS = 3600
 """An entry that was used so recently stays, whatever the limit: somebody may be running it."""
@@ -50,7 +50,7 @@ def digest(content: object) -> str:
 
 
 def cached(folder: Path, kind: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """What `make` returns (JSON data) for this key, from `folder` if it was made before."""
+    """The result of `make` (JSON data) for this key, from `folder` if it was made before."""
     mark = digest({"kind": kind, "key": dict(key)})
     path = folder / f"{kind}-{mark[:32]}.json.z"
     try:
@@ -107,7 +107,7 @@ def cached_folder(cache: Path, name: str, content: Sequence[object], build: Call
 
 
 def entries(cache: Path) -> Iterator[Entry]:
-    """What a cache holds."""
+    """The content of a cache."""
     for path in sorted(cache.iterdir()) if cache.is_dir() else []:
         with suppress(OSError):  # another process may be clearing it
             if path.is_dir():

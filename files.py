@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _PARTIAL = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{32}\.partial$")
-"""What a temporary name ends with: machine, process, its start time, and a number of its own."""
+"""End of a temporary name: machine, process, its start time, and a number of its own."""
 
 _FOREIGN_SECONDS = 86400
 """Another machine's temporary file is stale after so long: whether its process lives cannot be seen from here."""

@@ -118,7 +118,7 @@ SCORE_BITS = 38
 SCORE_BITS_WITH_CHANNEL_CODES = 53
 
 SELECTOR_MODES = ("dynamic", "static", "all_fp4", "all_fp8")
-"""What decides a block's precision in the selector; the index is the register value."""
+"""Ways to decide a block's precision in the selector; the index is the register value."""
 
 PRECISION_MODES = {
     "FP4xFP4": (False, False),

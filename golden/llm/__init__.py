@@ -1,1 +1,1 @@
-"""What was here is `fgmp.quantizer` now; `hf` is kept until 0.2."""
+"""Moved to `fgmp.quantizer`; `hf` is kept until 0.2."""

@@ -72,7 +72,7 @@ class SiteQuantizer:
 
 
 def _mark(x: Tensor) -> int | Tensor:
-    """What tells whether `x` was written to since; under inference mode tensors count no writes, so it is a copy."""
+    """A mark that changes when `x` is written to; under inference mode tensors count no writes, so it is a copy."""
     return x.clone() if x.is_inference() else x._version
 
 

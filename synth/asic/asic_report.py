@@ -1,4 +1,4 @@
-"""What `fgmp synth asic` prints."""
+"""The output of `fgmp synth asic`."""
 
 from typing import Any
 

@@ -81,7 +81,7 @@ class Target:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What results say about the mapping."""
+        """The settings of the mapping, for results."""
         return {
             "sizing_period_ns": self.period,
             "optimize": self.optimize,
@@ -133,7 +133,7 @@ def check_library(target: Target) -> None:
 
 
 def mapping_script(verilog: str, top: str, target: Target, keep: tuple[str, ...]) -> list[str]:
-    """What yosys and abc are told."""
+    """The script of yosys and abc."""
     abc, genlib = _sizing(target)
     gate = _gate_rule(target)
     marks = [f"setattr -mod -set keep_hierarchy 1 {name}" for name in keep]

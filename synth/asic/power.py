@@ -269,7 +269,7 @@ class PowerMeter:
         return self._cycles
 
     def energy(self) -> Energy:
-        """What was counted, per cycle of one stream. Raises ValueError if nothing was."""
+        """The energy that was counted, per cycle of one stream. Raises ValueError if nothing was."""
         if not self._cycles:
             raise ValueError("no cycle was counted")
         netlist = self._netlist

@@ -118,7 +118,7 @@ def _cell_arcs(cell: Cell, output: str, tables: _Tables) -> list[_CellArc]:
 
 
 class _Graph:
-    """What delays are made of.
+    """The parts of delays.
 
     Attributes:
         rows: combinational arcs by level: level, net and edge in, net and edge out, tables of delay and slew.

@@ -23,7 +23,7 @@ PROLOGUE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """What the streams work on.
+    """The work of the streams.
 
     Attributes:
         a: activation blocks (streams, blocks, rows, 16).

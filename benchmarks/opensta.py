@@ -58,7 +58,7 @@ def script(unit, meter, folder, wire_load):
 
 
 def slim(module):
-    """The files from which a netlist can be read again."""
+    """The parts of a module from which a netlist can be read again."""
     cells = {name: {"type": cell["type"], "connections": cell["connections"]} for name, cell in module["cells"].items()}
     return {"ports": module["ports"], "cells": cells, "netnames": {}}
 

@@ -352,8 +352,8 @@ def _wide_tree(
         turned = Cat(sign.replicate(_SMALL_BITS), upper.replicate(_PLACED_BITS - _SMALL_BITS))
         fine = wire(m, f"fine_{i}", (product << shift[:_OFFSET])[:_PLACED_BITS] ^ turned)
         at = wire(m, f"at_{i}", (Const(1, 1) << shift[_OFFSET:])[:_PLACES])
-        # The lowest two bits of a product are zero at place 0, whose shift is at least 2. They are
-        # ORed from the highest place down; another order maps to other gates.
+        # The lowest two bits of a product are zero at place 0, whose shift is at least 2. Places are ORed from the
+        # highest down; another order maps to other gates.
         placed = [
             Cat(Const(0, _DIGIT * k - _OFFSET), _selected(on, fine)) if k else _selected(on, fine[_OFFSET:])
             for k, on in reversed(list(enumerate(at)))

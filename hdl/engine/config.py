@@ -32,8 +32,8 @@ class EngineConfig:
         raw_input: whether activations may come unquantized, through a selector: "none", "float32", "bfloat16".
         packed_output: whether results may leave through a selector as packed blocks (needs 16 or 32 lanes).
         channel_codes: whether the selectors have a 4-bit power-of-two sensitivity per channel.
-        sharing: "split" or "merged", how the lanes' adder trees are shared between precision modes (LaneConfig).
         four_over_six: whether the selectors may give a block the scale amax / 4 in place of amax / 6.
+        sharing: "split" or "merged", how the lanes' adder trees are shared between precision modes (LaneConfig).
         selector_pipeline: registers inside the selectors, 0 to 8 (SelectorConfig).
         row_order: "precision" (rows of a step are visited FP4 first, then FP8, and the other way round) or "ascending".
         accumulators: "banked" or "memory", how the sums are kept (AccumulatorConfig).

@@ -116,7 +116,7 @@ def pack_weights(
     masks = _masks(scored, config)
     sites = {name: site.name for site in calibration.sites for name in site.linears}
 
-    @lru_cache(maxsize=4)  # linears of one site, or of the few sites of a layer's experts, come close together
+    @lru_cache(maxsize=2)  # linears of one site, or of the two sites of a layer's experts, come close together
     def factor_of(site: str) -> Tensor:
         return error_factor(calibration.moments[site].cpu())
 

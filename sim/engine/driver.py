@@ -68,7 +68,7 @@ class Result:
         return self.counters["products"] / self.counters["span"]
 
 
-def features(config: EngineConfig) -> int:
+def _features(config: EngineConfig) -> int:
     """The register FEATURES of an engine."""
     return field_value(
         "FEATURES",
@@ -94,7 +94,7 @@ class EngineDriver:
         shape = {"lanes": config.lanes, "rows": config.rows, "slots": config.slots, "k_tile_blocks": 16}
         if (found := self.read("SHAPE")) != (expected := field_value("SHAPE", **shape)):
             raise InputError(f"engine: SHAPE {found:#010x}, expected {expected:#010x}")
-        if (found := self.read("FEATURES")) != (expected := features(config)):
+        if (found := self.read("FEATURES")) != (expected := _features(config)):
             raise InputError(f"engine: FEATURES {found:#010x}, expected {expected:#010x}")
 
     def read(self, name: str) -> int:

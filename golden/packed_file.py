@@ -26,7 +26,7 @@ def save_packed(path: Path, tensors: Mapping[str, Packed]) -> None:
     flat: dict[str, Tensor] = {}
     index: dict[str, Any] = {}
     for name, packed in tensors.items():
-        parts = dict(zip(_PARTS, (packed.mask, packed.scale, packed.payload), strict=True))
+        parts = dict(zip(_PARTS, (packed.mask, packed.scales, packed.payload), strict=True))
         flat.update({f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()})
         index[name] = {
             "shape": list(packed.shape),

@@ -24,18 +24,18 @@ _FP8_BYTES = BLOCK_SIZE
 
 @dataclass(frozen=True)
 class Packed:
-    """A mixed tensor as stored: `mask` (N, ceil(B / 8)), `scale` and `payload` one-dimensional, all uint8."""
+    """A mixed tensor as stored: `mask` (N, ceil(B / 8)), `scales` and `payload` one-dimensional, all uint8."""
 
     shape: tuple[int, int]
     exponent: int
     mask: Tensor
-    scale: Tensor
+    scales: Tensor
     payload: Tensor
 
     @property
     def bytes(self) -> int:
         """Size of the three byte tensors."""
-        return self.mask.numel() + self.scale.numel() + self.payload.numel()
+        return self.mask.numel() + self.scales.numel() + self.payload.numel()
 
 
 def pack(tensor: MixedTensor) -> Packed:
@@ -51,7 +51,7 @@ def pack(tensor: MixedTensor) -> Packed:
 def concatenate(parts: Sequence[Packed]) -> Packed:
     """Matrices of equal width and exponent, one below the other."""
     rows = sum(part.shape[0] for part in parts)
-    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("mask", "scale", "payload"))
+    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("mask", "scales", "payload"))
     return Packed((rows, parts[0].shape[1]), parts[0].exponent, *joined)
 
 
@@ -81,14 +81,14 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     fp8 = bits[:, :blocks]
     fp4_blocks = int((~fp8).sum())
     _, scales_size, payload_size = packed_sizes(packed.shape, fp4_blocks)
-    _expect_size(name, "scales", packed.scale, scales_size)
+    _expect_size(name, "scales", packed.scales, scales_size)
     _expect_size(name, "payload", packed.payload, payload_size)
-    illegal = (packed.scale < MIN_BLOCK_SCALE_CODE) | (packed.scale > MAX_BLOCK_SCALE_CODE)
+    illegal = (packed.scales < MIN_BLOCK_SCALE_CODE) | (packed.scales > MAX_BLOCK_SCALE_CODE)
     if illegal.any():
         where = int(illegal.nonzero()[0])
-        raise InputError(f"{name}: block scale {where} has code {int(packed.scale[where])}, expected 1 to 105")
+        raise InputError(f"{name}: block scale {where} has code {int(packed.scales[where])}, expected 1 to 105")
     scales = torch.zeros(fp8.shape, dtype=torch.uint8)
-    scales[~fp8] = packed.scale
+    scales[~fp8] = packed.scales
     halves = torch.zeros(*fp8.shape, 2, dtype=torch.int64)
     # A copy is aligned, which what a file holds need not be.
     halves[_used_halves(fp8)] = packed.payload.clone().view(torch.int64)

@@ -100,8 +100,8 @@ def test_other_parameters(cache):
     x = torch.randn(3, columns, generator=generator).bfloat16()
     pattern = torch.rand(-(-columns // 16), generator=generator) > 0.5
     codes = torch.zeros(len(pattern), 16, dtype=torch.uint8)
-    site = SiteSettings(0, Threshold(0, 0), "static", static_fp8=pattern, channel_codes=codes)
-    gemm = Gemm(pack(random_mixed(5, columns, 0.7, generator)), x, site=site)
+    settings = SiteSettings(0, Threshold(0, 0), "static", static_fp8=pattern, channel_codes=codes)
+    gemm = Gemm(pack(random_mixed(5, columns, 0.7, generator)), x, settings=settings)
     assert torch.equal(unit.driver.run(gemm).value, gemm.expected())
 
 
@@ -276,9 +276,9 @@ def test_weight_stream_carries_the_bytes_of_the_file(big):
 def test_packed_results_are_the_next_layers_activations(big):
     """Two layers without the host touching a byte: the result stream of one is the activation stream of the next."""
     generator = torch.Generator().manual_seed(5)
-    site = SiteSettings(3, Threshold(100, 14))
+    settings = SiteSettings(3, Threshold(100, 14))
     weights = [pack(random_mixed(n, k, 0.7, generator)) for n, k in ((300, 96), (20, 300))]
-    first = Gemm(weights[0], random_mixed(70, 96, 0.5, generator), output="packed", output_site=site)
+    first = Gemm(weights[0], random_mixed(70, 96, 0.5, generator), output="packed", output_settings=settings)
     between = big.driver.run(first)
     packed = packed_results(between.data, first, big.config)
     assert torch.equal(packed.payload, first.expected_packed().payload)
@@ -309,28 +309,28 @@ def test_driver_refuses_what_the_engine_cannot_do(cache):
     blocks = random_mixed(2, 1040, 0.5, torch.Generator().manual_seed(2))
     with pytest.raises(InputError, match="K: 1040, expected at most 1024 in this engine"):
         unit.driver.run(Gemm(packed, blocks))
-    site = SiteSettings(0, Threshold(1, 1))
+    settings = SiteSettings(0, Threshold(1, 1))
     with pytest.raises(InputError, match="raw activations: float32, expected none"):
-        unit.driver.run(Gemm(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), site=site))
+        unit.driver.run(Gemm(pack(random_mixed(4, 16, 0.5, torch.Generator())), torch.zeros(2, 16), settings=settings))
     with pytest.raises(InputError, match="output: packed, expected float32 or bfloat16"):
-        unit.driver.run(uniform_like("packed", site))
+        unit.driver.run(uniform_like("packed", settings))
     with pytest.raises(InputError, match="SHAPE"):
         EngineDriver(unit.engine, preset("engine-8"))
     with pytest.raises(SimulationError, match="no end after 100 cycles"):
         unit.driver.run(uniform_gemm(8, 64, 1024, 0.5, 1), limit=100)
 
 
-def uniform_like(output, site):
+def uniform_like(output, settings):
     gemm = uniform_gemm(2, 4, 16, 0.5, 1)
-    return Gemm(gemm.weight, gemm.activations, output=output, output_site=site)
+    return Gemm(gemm.weight, gemm.activations, output=output, output_settings=settings)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"output": "int8"}, "output: 'int8', expected one of float32, bfloat16, packed"),
-        ({"output": "packed"}, "output_site: expected one for packed results"),
-        ({"site": SiteSettings(0, Threshold(0, 0))}, "site: expected one for raw activations"),
+        ({"output": "packed"}, "output_settings: expected one for packed results"),
+        ({"settings": SiteSettings(0, Threshold(0, 0))}, "settings: expected one for raw activations"),
         ({"weight": pack(random_mixed(2, 32, 0.5, torch.Generator()))}, "K: 16 and 32, expected the same"),
     ],
 )

@@ -47,17 +47,17 @@ def test_the_fast_path_multiplies_the_same_values(dtype):
 
 
 def test_site_is_quantized_once_for_all_its_readers_and_then_let_go():
-    site = SiteQuantizer(SiteSettings(0, Threshold(1, 0)), readers=3)
+    quantizer = SiteQuantizer(SiteSettings(0, Threshold(1, 0)), readers=3)
     x = torch.ones(2, 16)
-    first = site(x)
-    assert site(x) is first
-    assert site(x) is first
-    assert site._last is None
+    first = quantizer(x)
+    assert quantizer(x) is first
+    assert quantizer(x) is first
+    assert quantizer._last is None
     x.mul_(2)
-    assert not torch.equal(site(x), first)
-    kept = site(x)
+    assert not torch.equal(quantizer(x), first)
+    kept = quantizer(x)
     x.mul_(2)  # changed in place between two readers: quantized again
-    assert not torch.equal(site(x), kept)
+    assert not torch.equal(quantizer(x), kept)
 
 
 def test_four_over_six_never_scores_worse_and_static_takes_whole_columns():

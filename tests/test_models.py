@@ -121,11 +121,11 @@ def expected_logits(model):
     for name, layer in model.named_modules():
         if isinstance(layer, FGMPLinear):
             linear = layer.to_linear()
-            site, exponent = layer.site, layer.site.settings.exponent
+            quantizer, exponent = layer.quantizer, layer.quantizer.settings.exponent
 
-            def quantize_input(_, args, site=site, exponent=exponent):
+            def quantize_input(_, args, quantizer=quantizer, exponent=exponent):
                 rows = args[0].reshape(-1, args[0].shape[-1])
-                values = site.select(rows).tensor(tuple(rows.shape), exponent).stored() * 2.0**exponent
+                values = quantizer.select(rows).tensor(tuple(rows.shape), exponent).stored() * 2.0**exponent
                 return (values.view(args[0].shape),)
 
             linear.register_forward_pre_hook(quantize_input)
@@ -233,7 +233,7 @@ def test_fused_layers_of_torch_do_not_read_past_the_quantizer():
     torch.manual_seed(0)
     model = Encoder().eval()
     quantize(model, FP8, IDS, loss=lambda s: model(s[None]).square().mean(), progress=False)
-    sites = {m.site for m in model.modules() if isinstance(m, FGMPLinear)}
+    sites = {m.quantizer for m in model.modules() if isinstance(m, FGMPLinear)}
     assert sites
     with torch.no_grad():
         fast = model(IDS)
@@ -261,7 +261,7 @@ def test_residuals_written_in_place_are_other_activations(mode):
     with torch.no_grad():
         before = model(IDS)
     quantize(model, FP8, IDS, loss=lambda s: model(s[None]).square().mean(), progress=False)
-    assert len({m.site for m in model.layers}) == 4
+    assert len({m.quantizer for m in model.layers}) == 4
     with mode():
         assert error(model(IDS).clone(), before) < 0.1
 

@@ -37,7 +37,7 @@ def test_round_trip(rows, columns, share, seed):
     packed = pack(tensor)
     assert same(unpack(packed), tensor)
     again = pack(unpack(packed))
-    assert all(torch.equal(getattr(packed, n), getattr(again, n)) for n in ("mask", "scale", "payload"))
+    assert all(torch.equal(getattr(packed, n), getattr(again, n)) for n in ("mask", "scales", "payload"))
 
 
 def test_layout_by_hand():
@@ -51,7 +51,7 @@ def test_layout_by_hand():
     tensor = Blocks(mask, torch.tensor([[0, 5, 105]], dtype=torch.uint8), codes).tensor((1, 48), -3)
     packed = pack(tensor)
     assert packed.mask.tolist() == [[0b001]]
-    assert packed.scale.tolist() == [5, 105]
+    assert packed.scales.tolist() == [5, 105]
     assert packed.payload.tolist() == [*range(0x30, 0x40), 0x21, 0xC3, *[0] * 6, *[0] * 7, 0x70]
 
 
@@ -61,18 +61,18 @@ def test_bits_per_element(share, bits):
 
 
 def broken(packed, **changes):
-    return Packed(**{**{n: getattr(packed, n) for n in ("shape", "exponent", "mask", "scale", "payload")}, **changes})
+    return Packed(**{**{n: getattr(packed, n) for n in ("shape", "exponent", "mask", "scales", "payload")}, **changes})
 
 
 def test_unpack_refuses_what_is_not_a_packed_tensor():
     packed = pack(mixed(2, 40))
-    scale = packed.scale.clone()
+    scale = packed.scales.clone()
     scale[0] = 106
     for changes, message in (
         ({"exponent": 48}, "w: tensor exponent 48"),
         ({"payload": packed.payload[:-1]}, "w: payload has"),
-        ({"scale": packed.scale[:-1]}, "w: scales has"),
-        ({"scale": scale}, "w: block scale 0 has code 106, expected 1 to 105"),
+        ({"scales": packed.scales[:-1]}, "w: scales has"),
+        ({"scales": scale}, "w: block scale 0 has code 106, expected 1 to 105"),
         ({"mask": packed.mask[:1]}, "w: mask has 1 bytes, expected 2"),
         ({"mask": packed.mask | 0x80}, "w: mask has a bit set beyond block 2"),
     ):

@@ -133,7 +133,7 @@ def test_per_layer_thresholds_leave_the_fraction_in_every_layer():
     variant = study.variant(FGMPConfig(threshold="per-layer"), "x")
     for packed in variant.weights.values():
         blocks = packed.shape[0] * packed.shape[1] // 16
-        assert packed.scale.numel() == math.floor(0.7 * blocks + 0.5)
+        assert packed.scales.numel() == math.floor(0.7 * blocks + 0.5)
 
 
 def test_ignored_names_stay():

@@ -31,7 +31,7 @@ class RegisterFile(wiring.Component):
     Attributes:
         axi: the bus.
         irq: the interrupt, high while an enabled event is set.
-        site: writes to the site memories (of engines with a selector).
+        site_write: writes to the site memories (of engines with a selector).
         REGISTER.FIELD: outputs for what software writes, inputs for what it reads. Fields of "wo" registers are high
             for the cycle of the write; "w1c" ones take events.
     """
@@ -43,7 +43,7 @@ class RegisterFile(wiring.Component):
         self._shown = {item.name for item in REGISTERS} - {*_HIDDEN, *unused}
         members = {"axi": In(AxiLite), "irq": Out(1)}
         if sites:
-            members["site"] = Out(SiteWrite(codes=codes))
+            members["site_write"] = Out(SiteWrite(codes=codes))
         for item in REGISTERS:
             if item.name in self._shown:
                 flow = Out if item.access in ("rw", "wo") else In
@@ -59,11 +59,11 @@ class RegisterFile(wiring.Component):
         site = wire(m, "site_known", _in_site(address) & ~address[:2].any())
         if self._sites:
             m.d.comb += [
-                self.site.enable.eq(write & site & strobes.all()),
-                self.site.output.eq(_in_window(address, OUTPUT_SITE)),
-                self.site.index.eq(address[4:_WINDOW_BITS]),
-                self.site.word.eq(address[2:4]),
-                self.site.data.eq(data),
+                self.site_write.enable.eq(write & site & strobes.all()),
+                self.site_write.output.eq(_in_window(address, OUTPUT_SITE)),
+                self.site_write.index.eq(address[4:_WINDOW_BITS]),
+                self.site_write.word.eq(address[2:4]),
+                self.site_write.data.eq(data),
             ]
         known: Value = site
         read_data = Signal(32)

@@ -137,15 +137,15 @@ class EngineCore(wiring.Component):
         config, settings = self._config, self._control.settings
         sites = []
         if config.raw_input != "none":
-            sites.append(self._activations.site)
+            sites.append(self._activations.site_write)
             wiring.connect(m, settings.input_selector, self._activations.settings)
             m.d.comb += self._activations.raw.eq(settings.raw_input)
         if config.packed_output:
-            sites.append(self._output.site)
+            sites.append(self._output.site_write)
             wiring.connect(m, settings.output_selector, self._output.settings)
             m.d.comb += self._output.packed.eq(settings.packed)
         if sites:
-            wiring.connect(m, self._registers.site, *sites)
+            wiring.connect(m, self._registers.site_write, *sites)
 
     def _connect_output(self, m: Module) -> None:
         control, sequencer, output = self._control, self._sequencer, self._output

@@ -32,7 +32,7 @@ class OperandPath(wiring.Component):
         short, long, behind, beat_taken: as of `Loader`.
         bank_0_read, bank_1_read: the buffer's banks are read, for the counters; weights have both.
         raw, settings, nan: of the selector for raw activations.
-        site: writes to its site memory.
+        site_write: writes to its site memory.
     """
 
     def __init__(self, config: EngineConfig, *, weights: bool):
@@ -76,7 +76,7 @@ class OperandPath(wiring.Component):
                 "raw": In(1),
                 "settings": In(selector_settings(four_over_six=config.four_over_six)),
                 "nan": Out(1),
-                "site": In(SiteWrite(codes=config.channel_codes)),
+                "site_write": In(SiteWrite(codes=config.channel_codes)),
             }
         super().__init__(members)
 
@@ -144,7 +144,7 @@ class OperandPath(wiring.Component):
         config = self._config
         memory = SiteMemory(config.k_max, output=False, codes=config.channel_codes)
         add_part(m, platform, "site_memory", memory, kind="input_site_memory")
-        wiring.connect(m, wiring.flipped(self.site), memory.write)
+        wiring.connect(m, wiring.flipped(self.site_write), memory.write)
         wiring.connect(m, wiring.flipped(self.settings), loader.settings)
         m.d.comb += [
             memory.address.eq(Cat(loader.site_column, prefetcher.k_tile) if self._k_tile_bits else loader.site_column),

@@ -32,7 +32,7 @@ class Output(wiring.Component):
         packet_sent: it was a packet's last.
         packets: packets that were sent, since reset.
         flushing: what an abort left behind was not taken yet.
-        packed, settings, site, nan: of the output selector (where there is one).
+        packed, settings, site_write, nan: of the output selector (where there is one).
     """
 
     def __init__(self, config: EngineConfig):
@@ -51,7 +51,7 @@ class Output(wiring.Component):
             members |= {
                 "packed": In(1),
                 "settings": In(selector_settings(four_over_six=config.four_over_six)),
-                "site": In(SiteWrite(codes=config.channel_codes)),
+                "site_write": In(SiteWrite(codes=config.channel_codes)),
                 "nan": Out(1),
             }
         super().__init__(members)
@@ -94,7 +94,7 @@ class Output(wiring.Component):
         add_part(m, platform, "selector", selector, kind=name, reset=stop, clock_enable=selector.running)
         add_part(m, platform, "site_memory", site, kind="output_site_memory")
         wiring.connect(m, wiring.flipped(self.settings), selector.settings)
-        wiring.connect(m, wiring.flipped(self.site), site.write)
+        wiring.connect(m, wiring.flipped(self.site_write), site.write)
         wiring.connect(m, wiring.flipped(self.size), packer.size)
         advance = wire(m, "selector_advance", ~selector.valid_out | packer.blocks.ready)
         # The block's index is known three cycles before its last values.

@@ -149,7 +149,7 @@ def _own(model: nn.Module, layers: dict[str, FGMPLinear], config: FGMPConfig, ex
     name = f"FGMP {config.fp4_weights:g}"
     if config.fp4_weights != config.fp4_activations and config.activations != "none":
         name += f"/{config.fp4_activations:g}"
-    sites = {n: la.site for n, la in layers.items() if la.site is not None}
+    sites = {n: la.quantizer for n, la in layers.items() if la.quantizer is not None}
     return Variant(name, {n: la.packed for n, la in layers.items()}, sites or None, exact, model=model)
 
 
@@ -170,7 +170,7 @@ def _uniform(study: Study, layers: dict[str, FGMPLinear], fp4: bool, exact: bool
     weights = dict(study.pack(config))
     sites = {}
     for site in study.sites:
-        like = layers[site.linears[0]].site
+        like = layers[site.linears[0]].quantizer
         if like is not None:
             settings = SiteSettings(like.settings.exponent, mode="all_fp4" if fp4 else "all_fp8")
             sites[site.name] = SiteQuantizer(settings, like.readers)

@@ -33,7 +33,7 @@ class FGMPLinear(nn.Linear):
     """A linear layer with a packed weight (docs/packed-format.md) and quantized input.
 
     The product is exact and rounded once where `exact` is true, else in the input's dtype; the bias is added in the
-    result's dtype. `site` is None where activations are not quantized (then `exact` has no meaning).
+    result's dtype. `quantizer` is None where activations are not quantized (then `exact` has no meaning).
 
     It is an `nn.Linear` to whoever asks: `weight` reads as the values that the packed bytes stand for, in the dtype of
     the layer that it replaced. Gradients pass the quantizer of activations straight through (its derivative is taken
@@ -53,7 +53,7 @@ class FGMPLinear(nn.Linear):
         self,
         packed: Packed,
         bias: Tensor | None,
-        site: SiteQuantizer | None,
+        quantizer: SiteQuantizer | None,
         *,
         exact: bool = True,
         dtype: torch.dtype = torch.float32,
@@ -63,31 +63,33 @@ class FGMPLinear(nn.Linear):
         self.weight_exponent = packed.exponent
         self._buffers["weight"] = packed.payload
         self.register_buffer("weight_mask", packed.mask)
-        self.register_buffer("weight_scale", packed.scale)
+        self.register_buffer("weight_scale", packed.scales)
         # Follows `.to(dtype)` as the float weight would.
         self.register_buffer("dtype_like", torch.empty(0, dtype=dtype), persistent=False)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
-        self.site = site
+        self.quantizer = quantizer
         self.exact = exact
         self.keep_decoded = True
         self.transposed = False
         self.loading = False
         self._decoded: tuple[object, Tensor] | None = None
-        if site is not None and not site.owned:
+        if quantizer is not None and not quantizer.owned:
             # The first layer of a site carries its tensors, so that they are saved and loaded with it.
-            site.owned = True
-            self.register_buffer("input_static_fp8", site.settings.static_fp8)
-            self.register_buffer("input_channel_codes", site.settings.channel_codes)
+            quantizer.owned = True
+            self.register_buffer("input_static_fp8", quantizer.settings.static_fp8)
+            self.register_buffer("input_channel_codes", quantizer.settings.channel_codes)
 
     @classmethod
-    def skeleton(cls, linear: nn.Linear, exponent: int, fp4_blocks: int, site: SiteQuantizer | None) -> "FGMPLinear":
+    def skeleton(
+        cls, linear: nn.Linear, exponent: int, fp4_blocks: int, quantizer: SiteQuantizer | None
+    ) -> "FGMPLinear":
         """A layer of the right sizes on the meta device, to be filled from a checkpoint; `loading` until then."""
         shape = (linear.out_features, linear.in_features)
         mask, scale, payload = packed_sizes(shape, fp4_blocks)
         with torch.device("meta"):
             packed = Packed(shape, exponent, *(torch.empty(s, dtype=torch.uint8) for s in (mask, scale, payload)))
         bias = None if linear.bias is None else linear.bias.data
-        layer = cls(packed, bias, site, exact=False, dtype=linear.weight.dtype)
+        layer = cls(packed, bias, quantizer, exact=False, dtype=linear.weight.dtype)
         layer.transposed = isinstance(linear, TransposedLinear)
         layer.loading = True
         return layer
@@ -96,9 +98,9 @@ class FGMPLinear(nn.Linear):
         """After loading: let the site use the pattern and channel codes that this layer carries for it."""
         self.loading = False
         self.dtype_like = torch.empty(0, dtype=self.dtype_like.dtype, device=self.payload.device)
-        if self.site is not None and "input_static_fp8" in self._buffers:
+        if self.quantizer is not None and "input_static_fp8" in self._buffers:
             tensors = {"static_fp8": self.input_static_fp8, "channel_codes": self.input_channel_codes}
-            self.site.settings = replace(self.site.settings, **tensors)
+            self.quantizer.settings = replace(self.quantizer.settings, **tensors)
 
     @property
     def payload(self) -> Tensor:
@@ -134,15 +136,15 @@ class FGMPLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N), in the dtype of `x`."""
-        site = self.site
-        if site is None:
+        quantizer = self.quantizer
+        if quantizer is None:
             return nn.functional.linear(x, self.decoded(x.dtype), self.bias)
         with torch.no_grad():
-            stored = site(x)
+            stored = quantizer(x)
         if not self.exact:
-            values = (stored * 2.0**site.settings.exponent).to(x.dtype).view(x.shape)
+            values = (stored * 2.0**quantizer.settings.exponent).to(x.dtype).view(x.shape)
             return nn.functional.linear(_straight_through(x, values), self.decoded(x.dtype), self.bias)
-        exponent = self.weight_exponent + site.settings.exponent
+        exponent = self.weight_exponent + quantizer.settings.exponent
         result = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
         autocast = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
@@ -205,7 +207,7 @@ class FGMPLinear(nn.Linear):
     def _check_given(self, given: dict[str, Tensor], registers: Tensor | None) -> None:
         if registers is None or len(given) < len(_PACKED) or any(t.dtype != torch.uint8 for t in given.values()):
             raise InputError("weight of another kind, expected that of a quantized linear, with its registers")
-        if bool(registers[1]) != (self.site is not None):
+        if bool(registers[1]) != (self.quantizer is not None):
             raise InputError("registers of a layer whose input is quantized otherwise, expected the same in both")
         parts = (given["weight_mask"], given["weight_scale"], given["weight"])
         unpack(Packed((self.out_features, self.in_features), int(registers[0]), *parts), "weight")
@@ -222,9 +224,9 @@ class FGMPLinear(nn.Linear):
 
     def _registers(self) -> Tensor:
         """int64 (7,): weight exponent; whether the input is quantized, its exponent, threshold, mode, four over six."""
-        if self.site is None:
+        if self.quantizer is None:
             return torch.tensor([self.weight_exponent, 0, 0, 0, 0, 0, 0])
-        settings = self.site.settings
+        settings = self.quantizer.settings
         threshold, mode = settings.threshold, SELECTOR_MODES.index(settings.mode)
         values = [settings.exponent, threshold.significand, threshold.exponent, mode, int(settings.four_over_six)]
         return torch.tensor([self.weight_exponent, 1, *values])
@@ -232,10 +234,10 @@ class FGMPLinear(nn.Linear):
     def _set_registers(self, values: Tensor) -> None:
         weight, _, exponent, significand, shift, mode, four_over_six = values.tolist()
         self.weight_exponent = weight
-        if self.site is None:
+        if self.quantizer is None:
             return
-        self.site.settings = replace(
-            self.site.settings,
+        self.quantizer.settings = replace(
+            self.quantizer.settings,
             exponent=exponent,
             threshold=Threshold(significand, shift),
             mode=SELECTOR_MODES[mode],
@@ -277,14 +279,14 @@ def install(
     model: nn.Module,
     name: str,
     packed: Packed,
-    site: SiteQuantizer | None,
+    quantizer: SiteQuantizer | None,
     *,
     exact: bool,
     held: Registrations | None = None,
 ) -> FGMPLinear:
     """Replace the linear `name`, wherever it stands, by its quantized layer; `held` are `registrations(model)`."""
     linear: Any = model.get_submodule(name)
-    layer = quantized_layer(linear, packed, site, exact)
+    layer = quantized_layer(linear, packed, quantizer, exact)
     replace_registered(registrations(model) if held is None else held, linear, layer)
     return layer
 
@@ -297,13 +299,13 @@ def set_exact(model: nn.Module, exact: bool, *, compiled: bool = False) -> None:
     for module in model.modules():
         if isinstance(module, FGMPLinear):
             module.exact = exact
-            if module.site is not None:
-                module.site.compiled = compiled
+            if module.quantizer is not None:
+                module.quantizer.compiled = compiled
 
 
-def quantized_layer(linear: nn.Linear, packed: Packed, site: SiteQuantizer | None, exact: bool) -> FGMPLinear:
+def quantized_layer(linear: nn.Linear, packed: Packed, quantizer: SiteQuantizer | None, exact: bool) -> FGMPLinear:
     """The quantized layer that takes the place of `linear`: its bias, dtype and device."""
     bias = None if linear.bias is None else linear.bias.data
-    layer = FGMPLinear(packed, bias, site, exact=exact, dtype=linear.weight.dtype)
+    layer = FGMPLinear(packed, bias, quantizer, exact=exact, dtype=linear.weight.dtype)
     layer.transposed = isinstance(linear, TransposedLinear)
     return layer.to(linear.weight.device)

@@ -176,10 +176,10 @@ def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
     names: dict[int, str] = {}
     linears, sites = {}, {}
     for name, layer in layers.items():
-        site = layer.site
-        if site is not None and id(site) not in names:
-            names[id(site)] = name
-            settings = site.settings
+        quantizer = layer.quantizer
+        if quantizer is not None and id(quantizer) not in names:
+            names[id(quantizer)] = name
+            settings = quantizer.settings
             sites[name] = {
                 "channels": layer.in_features,
                 "tensor_exponent": settings.exponent,
@@ -187,13 +187,13 @@ def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
                 "threshold": [settings.threshold.significand, settings.threshold.exponent],
                 "four_over_six": settings.four_over_six,
                 "channel_codes": settings.channel_codes is not None,
-                "readers": site.readers,
+                "readers": quantizer.readers,
             }
         linears[name] = {
             "shape": [layer.out_features, layer.in_features],
             "tensor_exponent": layer.weight_exponent,
             "fp4_blocks": layer.fp4_blocks,
-            "site": None if site is None else names[id(site)],
+            "site": None if quantizer is None else names[id(quantizer)],
         }
     return {"linears": linears, "sites": sites}
 

@@ -44,7 +44,7 @@ class Variant:
     def weight_fp4_share(self) -> float:
         """Share of the weight blocks that are FP4."""
         blocks = sum(p.shape[0] * ceil_div(p.shape[1], BLOCK_SIZE) for p in self.weights.values())
-        return sum(p.scale.numel() for p in self.weights.values()) / blocks
+        return sum(p.scales.numel() for p in self.weights.values()) / blocks
 
 
 @contextmanager

@@ -171,10 +171,10 @@ def check_gemm(gemm: Gemm, config: EngineConfig) -> None:
         raise InputError("output: packed, expected float32 or bfloat16 in this engine")
     if gemm.output == "packed" and gemm.outputs > config.n_max:
         raise InputError(f"N: {gemm.outputs}, expected at most {config.n_max} for packed results")
-    for name, site in (("site", gemm.site), ("output_site", gemm.output_site)):
-        if site is not None and site.channel_codes is not None and not config.channel_codes:
+    for name, settings in (("settings", gemm.settings), ("output_settings", gemm.output_settings)):
+        if settings is not None and settings.channel_codes is not None and not config.channel_codes:
             raise InputError(f"{name}: channel codes given, expected none in this engine")
-        if site is not None and site.four_over_six and not config.four_over_six:
+        if settings is not None and settings.four_over_six and not config.four_over_six:
             raise InputError(f"{name}: four over six, expected an engine that is built with it")
 
 

@@ -169,7 +169,7 @@ def run_model(
 
 
 def _check_layer(name: str, layer: FGMPLinear, config: EngineConfig) -> None:
-    if layer.site is None:
+    if layer.quantizer is None:
         raise InputError(f"linear {name}: its activations are not quantized, expected a model quantized with them")
     if layer.in_features > config.k_max:
         raise InputError(f"linear {name}: K is {layer.in_features}, expected at most {config.k_max} in this engine")
@@ -218,16 +218,16 @@ def _on_engine(
 
 def _gemm(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Gemm:
     """One call of a layer. What the engine's selector cannot do, the golden one does, and its blocks are sent."""
-    assert layer.site is not None
-    settings = layer.site.settings
+    assert layer.quantizer is not None
+    settings = layer.quantizer.settings
     output = "bfloat16" if x.dtype == torch.bfloat16 else "float32"
     in_hardware = config.raw_input == "float32" and (config.four_over_six or not settings.four_over_six)
     if in_hardware and (settings.channel_codes is None or config.channel_codes):
         if config.channel_codes and settings.channel_codes is None:
             codes = torch.zeros(ceil_div(x.shape[1], BLOCK_SIZE), BLOCK_SIZE, dtype=torch.uint8)
             settings = replace(settings, channel_codes=codes)
-        gemm = Gemm(layer.packed, x.float(), site=settings, output=output)
+        gemm = Gemm(layer.packed, x.float(), settings=settings, output=output)
     else:
-        gemm = Gemm(layer.packed, layer.site.tensor(x), site=None, output=output)
+        gemm = Gemm(layer.packed, layer.quantizer.tensor(x), output=output)
     check_gemm(gemm, config)
     return gemm

@@ -16,7 +16,7 @@ from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE
 from .gemm import Gemm
 
-__all__ = ["corner_sizes", "random_gemm", "random_mixed", "random_site", "uniform_gemm"]
+__all__ = ["corner_sizes", "random_gemm", "random_mixed", "random_settings", "uniform_gemm"]
 
 
 def random_mixed(rows: int, columns: int, fp4_fraction: float, generator: torch.Generator) -> MixedTensor:
@@ -28,7 +28,7 @@ def random_mixed(rows: int, columns: int, fp4_fraction: float, generator: torch.
     return blocks_in_precisions(x, fp8, exponent).tensor((rows, columns), exponent)
 
 
-def random_site(x: Tensor, chance: random.Random, config: EngineConfig, generator: torch.Generator) -> SiteSettings:
+def random_settings(x: Tensor, chance: random.Random, config: EngineConfig, generator: torch.Generator) -> SiteSettings:
     """Any registers for a selector that is to quantize `x` (rows, channels)."""
     blocks = ceil_div(x.shape[1], BLOCK_SIZE)
     exponent = min(max(tensor_exponent(x) + chance.randrange(-1, 2), -TENSOR_EXPONENT_LIMIT), TENSOR_EXPONENT_LIMIT)
@@ -56,23 +56,23 @@ def random_gemm(
     raw, output = kind or (config.raw_input != "none" and chance.random() < 0.5, chance.choice(outs))
     weight = pack(random_mixed(outputs, columns, chance.choice((0, 0.5, 0.7, 1)), generator))
     relu = chance.random() < 0.3
-    site = None
+    settings = None
     activations: MixedTensor | Tensor
     if raw:
         spread = torch.randn(1, columns, generator=generator).mul(2).exp()
         activations = (torch.randn(rows, columns, generator=generator) * spread).to(getattr(torch, config.raw_input))
-        site = random_site(activations.float(), chance, config, generator)
+        settings = random_settings(activations.float(), chance, config, generator)
     else:
         activations = random_mixed(rows, columns, chance.choice((0, 0.5, 0.7, 1)), generator)
     if output != "packed":
-        return Gemm(weight, activations, site=site, output=output, relu=relu)
-    plain = Gemm(weight, activations, site=site, relu=relu).expected()
+        return Gemm(weight, activations, settings=settings, output=output, relu=relu)
+    plain = Gemm(weight, activations, settings=settings, relu=relu).expected()
     return Gemm(
         weight,
         activations,
-        site=site,
+        settings=settings,
         output=output,
-        output_site=random_site(plain, chance, config, generator),
+        output_settings=random_settings(plain, chance, config, generator),
         relu=relu,
     )
 

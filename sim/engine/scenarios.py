@@ -148,7 +148,7 @@ def _back_to_back(bench: Bench) -> None:
 
 def _overwrites(gemm: Gemm, running: Gemm) -> bool:
     """Whether `gemm` needs writes to a site memory that the running GEMM reads, which is forbidden."""
-    pairs = ((gemm.site, running.site), (gemm.output_site, running.output_site))
+    pairs = ((gemm.settings, running.settings), (gemm.output_settings, running.output_settings))
     return any(
         new is not None and old is not None and (old.mode == "static" or old.channel_codes is not None)
         for new, old in pairs
@@ -395,7 +395,7 @@ def _late_packets(bench: Bench) -> None:
 
 def _poison(bench: Bench) -> None:
     """NaN codes and illegal block scales poison their rows and set their flag, whatever else the row holds."""
-    for part, code, event in (("payload", 0x7F, "nan"), ("scale", 0, "format_error"), ("scale", 106, "format_error")):
+    for part, code, event in (("payload", 0x7F, "nan"), ("scales", 0, "format_error"), ("scales", 106, "format_error")):
         gemm = random_gemm((5, bench.config.lanes + 2, 300), bench.chance, bench.config, kind=(False, "float32"))
         generator = torch.Generator().manual_seed(bench.chance.randrange(1 << 30))
         weight = pack(random_mixed(gemm.outputs, gemm.columns, 0.5, generator))  # blocks of both kinds
@@ -412,7 +412,7 @@ def _poison(bench: Bench) -> None:
         gemm = random_gemm((5, 7, 100), bench.chance, bench.config, kind=(True, "float32"))
         values = gemm.activations.clone()  # type: ignore[union-attr]
         values[2, 33] = float("nan")
-        gemm = Gemm(gemm.weight, values, site=gemm.site, relu=gemm.relu)
+        gemm = Gemm(gemm.weight, values, settings=gemm.settings, relu=gemm.relu)
         result = bench.driver.run(gemm)
         bench.expect("raw NaN", result.data == result_bytes(gemm, bench.config), True)
         bench.expect("raw NaN: events", result.events, {"done", "nan"})
@@ -493,9 +493,9 @@ def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int]:
     position = (
         int((8 + 8 * flat[:block].astype(np.int64)).sum()) if part == "payload" else int((flat[:block] == 0).sum())
     )
-    parts = {"payload": weight.payload.clone(), "scale": weight.scale.clone()}
+    parts = {"payload": weight.payload.clone(), "scales": weight.scales.clone()}
     parts[part][position] = code
-    return Packed(weight.shape, weight.exponent, weight.mask, parts["scale"], parts["payload"]), block // bits.shape[1]
+    return Packed(weight.shape, weight.exponent, weight.mask, parts["scales"], parts["payload"]), block // bits.shape[1]
 
 
 SCENARIOS: dict[str, Callable[[Bench], None]] = {

@@ -63,7 +63,7 @@ def float_results(data: bytes, gemm: Gemm, config: EngineConfig) -> Tensor:
 
 def packed_results(data: bytes, gemm: Gemm, config: EngineConfig) -> Packed:
     """The result stream of a packed GEMM as a packed tensor (M, N)."""
-    assert gemm.output_site is not None
+    assert gemm.output_settings is not None
     blocks = ceil_div(gemm.outputs, BLOCK_SIZE)
     parts: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
     position = 0
@@ -81,7 +81,7 @@ def packed_results(data: bytes, gemm: Gemm, config: EngineConfig) -> Packed:
     )
     fp4 = sum(len(p[1]) for p in ordered)
     shape = (gemm.rows, gemm.outputs)
-    return Packed(shape, gemm.output_site.exponent, mask.view(gemm.rows, -1), scale[:fp4], payload)
+    return Packed(shape, gemm.output_settings.exponent, mask.view(gemm.rows, -1), scale[:fp4], payload)
 
 
 def _k_tiles(columns: int) -> int:
@@ -115,8 +115,8 @@ def _records(packed: Packed, order: np.ndarray) -> bytes:
     in_tile = np.minimum(blocks - np.arange(tiles) * TILE_BLOCKS, TILE_BLOCKS)
     lengths = _record_bytes(in_tile, fp8.reshape(rows, tiles, TILE_BLOCKS).sum(-1))
     # The three parts of all records lie one after the other in three areas.
-    source = np.concatenate((mask.ravel(), packed.scale.numpy(), packed.payload.numpy()))
-    areas = np.array([0, mask.size, mask.size + packed.scale.numel()])
+    source = np.concatenate((mask.ravel(), packed.scales.numpy(), packed.payload.numpy()))
+    areas = np.array([0, mask.size, mask.size + packed.scales.numel()])
     starts = areas + np.cumsum(lengths.reshape(-1, 3), 0).reshape(lengths.shape) - lengths
     row, tile = order.T
     return _gather(source, starts[row, tile].ravel(), lengths[row, tile].ravel())

@@ -96,7 +96,8 @@ def _made_from(part: wiring.Component) -> object:
     """The class of a component and what its constructor was given, as far as it keeps that in attributes of its own."""
     plain = (bool, int, str, tuple, NoneType)
     kept = {n: v for n, v in vars(part).items() if isinstance(v, plain) or is_dataclass(v)}
-    return type(part), part.signature, kept
+    ports = [(path, member.flow, member.shape) for path, member, _ in part.signature.flatten(part)]
+    return type(part), ports, kept
 
 
 def _rename(text: str, old: str, new: str) -> str:

@@ -61,16 +61,7 @@ def _members(elements: dict[str, int], others: dict[str, int]) -> dict[str, wiri
     return {**{n: Out(bits * BLOCK_SIZE) for n, bits in elements.items()}, **{n: Out(b) for n, b in others.items()}}
 
 
-class _Decoded(wiring.Signature):
-    """Signatures with the same members are the same."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.members == other.members
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class DecodedActivations(_Decoded):
+class DecodedActivations(wiring.Signature):
     """Sixteen activations, element 0 in the low bits of every member.
 
     `significands`, `exponents` (shift + 1), signs as `positives` and `negatives` (neither for zero), `triples` of FP8
@@ -86,7 +77,7 @@ class DecodedActivations(_Decoded):
         super().__init__(_members({**elements, **narrow}, {"nan": 1, **_SCALE}))
 
 
-class DecodedWeights(_Decoded):
+class DecodedWeights(wiring.Signature):
     """Sixteen weights, element 0 in the low bits of every member.
 
     `significands`, `exponents` (shift + 1), `signs`, `nonzeros`. An FP4 element in halves is 1 or 3 shifted, so that a

@@ -9,9 +9,6 @@ from .interfaces import BEAT, AxiLite
 
 __all__ = ["engine_verilog"]
 
-_STREAMS = {"s_axis_weights": "weights", "s_axis_activations": "activations", "m_axis_results": "results"}
-"""AXI4-Stream interfaces of the top, and what the core calls them."""
-
 
 def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
     """Verilog whose top module is `name`, without the memory wrapper, and its ports as (name, direction, bits)."""
@@ -21,7 +18,8 @@ def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str
         direction = "output" if port.flow is In else "input"  # the signature is seen from the manager
         ports.append((f"s_axi_{member}", direction, port.shape))
         inner.append(f"axi_{member}(s_axi_{member})")
-    for outer, stream in _STREAMS.items():
+    streams = {**{f"s_axis_{name}": name for name in config.operand_streams}, "m_axis_results": "results"}
+    for outer, stream in streams.items():
         forth, back = ("input", "output") if outer.startswith("s_") else ("output", "input")
         fields = [(f"t{field}", BEAT[field].width) for field in ("data", "keep", "last")]
         ports += [(f"{outer}_{field}", forth, bits) for field, bits in fields]
@@ -29,12 +27,12 @@ def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str
         payload = ", ".join(f"{outer}_{field}" for field, _ in reversed(fields))
         inner += [f"{stream}_payload({{{payload}}})", *(f"{stream}_{n}({outer}_t{n})" for n in ("valid", "ready"))]
     core = to_verilog(EngineCore(config), f"{name}_core")
-    return f"{_top(name, ports, inner)}\n{core}", ports
+    return f"{_top(name, list(streams), ports, inner)}\n{core}", ports
 
 
-def _top(name: str, ports: list[tuple[str, str, int]], inner: list[str]) -> str:
+def _top(name: str, streams: list[str], ports: list[tuple[str, str, int]], inner: list[str]) -> str:
     """The module with AXI's names; attributes tell Vivado which buses the clock belongs to."""
-    buses = ":".join(["s_axi", *_STREAMS])
+    buses = ":".join(["s_axi", *streams])
     lines = [f"module {name} ("]
     for index, (port, direction, bits) in enumerate(ports):
         if port == "aclk":

@@ -9,7 +9,7 @@ from ..pipeline import wire
 from ..rounding import EXPONENT_LIMIT
 from .axi_lite import register_signature
 from .config import EngineConfig
-from .interfaces import GemmSettings, GemmSize
+from .interfaces import GemmSettings, GemmSize, StreamShare
 from .registers import COUNTERS, OUTPUT_FORMATS, register
 
 __all__ = ["Control", "Counters", "queued_registers"]
@@ -38,6 +38,7 @@ class Control(wiring.Component):
         kill: the one that runs is given up.
         abort: everything is.
         size, resident, settings: of the one that runs.
+        share_0, share_1, ...: which of its weights come on each stream, where there are several.
     """
 
     def __init__(self, config: EngineConfig):
@@ -61,6 +62,7 @@ class Control(wiring.Component):
                 "abort": Out(1),
                 "size": Out(GemmSize(config)),
                 "resident": Out(1),
+                **{f"share_{index}": Out(StreamShare(config, index)) for index in _streams(config)},
                 "settings": Out(GemmSettings(config)),
             }
         )
@@ -118,6 +120,7 @@ class Control(wiring.Component):
             (self.settings.relu, waiting["FORMAT.relu"]),
             (self.settings.exponent, waiting["FORMAT.exponent"]),
         ]
+        copies += self._shares(n_final)
         if self._config.raw_input != "none":
             copies.append((self.settings.raw_input, waiting["FORMAT.raw_input"]))
         if self._config.packed_output:
@@ -136,6 +139,20 @@ class Control(wiring.Component):
                 copies.append((settings.four_over_six, waiting[f"{which.upper()}.four_over_six"]))
         with m.If(begin):
             m.d.sync += [target.eq(value) for target, value in copies]
+
+    def _shares(self, n_final: Value) -> list[tuple[Value, Value]]:
+        """Rows of the last N tile by stream: each has every n-th, the first streams one more than the others."""
+        copies: list[tuple[Value, Value]] = []
+        low = self._config.weight_streams.bit_length() - 1
+        rest, whole = n_final[:low], n_final[low : len(self.size.lane_final)]
+        for index in _streams(self._config):
+            share = getattr(self, f"share_{index}")
+            if index == 0:
+                copies.append((share.row_final, whole))
+                continue
+            fewer = rest < index
+            copies += [(share.row_final, (whole - fewer)[: len(whole)]), (share.none, fewer & (whole == 0))]
+        return copies
 
     def _legal(self) -> Value:
         """Whether a GEMM may start with the registers as they are."""
@@ -165,6 +182,11 @@ class Control(wiring.Component):
         return _within(site.tensor_exponent, TENSOR_EXPONENT_LIMIT) & built_in
 
 
+def _streams(config: EngineConfig) -> range:
+    """The streams of weights, where there are several."""
+    return range(config.weight_streams if config.weight_streams > 1 else 0)
+
+
 def _within(value: Value, limit: int) -> Value:
     signed = value.as_signed()
     return (signed >= -limit) & (signed <= limit)
@@ -176,16 +198,18 @@ class Counters(wiring.Component):
     Attributes:
         begin_gemm: it begins: all counters become 0.
         busy: it runs.
-        events: for each counter, whether it counts this cycle.
+        events: for each counter, how many it counts in this cycle.
         values: the counters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: EngineConfig) -> None:
+        streams = config.weight_streams
+        most = {"weight_beats": streams, "weight_reads": 2 * streams, "weight_fp8_reads": 2 * streams}
         super().__init__(
             {
                 "begin_gemm": In(1),
                 "busy": In(1),
-                "events": In(wiring.Signature({name: Out(1) for name, _ in COUNTERS})),
+                "events": In(wiring.Signature({name: Out(range(most.get(name, 1) + 1)) for name, _ in COUNTERS})),
                 "values": Out(wiring.Signature({name: Out(32) for name, _ in COUNTERS})),
             }
         )
@@ -196,6 +220,6 @@ class Counters(wiring.Component):
             counter, event = getattr(self.values, name), getattr(self.events, name)
             with m.If(self.begin_gemm):
                 m.d.sync += counter.eq(0)
-            with m.Elif(self.busy & event):
-                m.d.sync += counter.eq(counter + 1)
+            with m.Elif(self.busy & event.any()):
+                m.d.sync += counter.eq(counter + event)
         return m

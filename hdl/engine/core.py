@@ -1,9 +1,11 @@
 """The engine's core: its parts, and the wires between them (docs/engine.md draws the same picture)."""
 
+from collections.abc import Iterable
 from functools import reduce
-from operator import or_
+from operator import add, and_, or_
+from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,7 +34,7 @@ class EngineCore(wiring.Component):
     Attributes:
         axi: the registers' bus.
         irq: the interrupt.
-        weights, activations: beats of the operands.
+        weights (weights_0 and so on, if there are several), activations: beats of the operands.
         results: beats of the results.
     """
 
@@ -42,8 +44,7 @@ class EngineCore(wiring.Component):
             {
                 "axi": In(AxiLite),
                 "irq": Out(1),
-                "weights": In(BeatStream),
-                "activations": In(BeatStream),
+                **{name: In(BeatStream) for name in config.operand_streams},
                 "results": Out(BeatStream),
             }
         )
@@ -52,15 +53,18 @@ class EngineCore(wiring.Component):
         m = Module()
         config = self._config
         self._registers = self._register_file()
-        self._control, self._counters = Control(config), Counters()
+        self._control, self._counters = Control(config), Counters(config)
         self._sequencer, self._output = Sequencer(config), Output(config)
-        self._weights, self._activations = OperandPath(config, weights=True), OperandPath(config, weights=False)
+        self._weights = {name: OperandPath(config, index) for index, name in enumerate(config.weight_stream_names)}
+        self._activations = OperandPath(config)
         stop = wire(m, "stop", self._control.kill | self._control.abort)
         add_part(m, platform, "registers", self._registers)
         add_part(m, platform, "control", self._control)
         add_part(m, platform, "counters", self._counters)
         add_part(m, platform, "sequencer", self._sequencer, reset=stop)
-        add_part(m, platform, "weight_path", self._weights)
+        for index, (name, path) in enumerate(self._weights.items()):
+            part = name.replace("weights", "weight_path")
+            add_part(m, platform, part, path, kind=f"weight_path{index or ''}")
         add_part(m, platform, "activation_path", self._activations)
         add_part(m, platform, "output", self._output)
         self._connect_registers(m)
@@ -99,6 +103,7 @@ class EngineCore(wiring.Component):
             registers.features.channel_codes.eq(int(config.channel_codes)),
             registers.features.four_over_six.eq(int(config.four_over_six)),
             registers.features.accumulator_bits.eq(config.accumulator_bits),
+            registers.features.weight_streams.eq(config.weight_streams),
             registers.limits.k_max.eq(config.k_max),
             registers.limits.n_max_blocks.eq(config.n_max // BLOCK_SIZE),
             registers.status.busy.eq(control.status_busy),
@@ -110,28 +115,40 @@ class EngineCore(wiring.Component):
         ]
 
     def _connect_operands(self, m: Module) -> None:
-        control, sequencer, weights, activations = self._control, self._sequencer, self._weights, self._activations
-        wiring.connect(m, wiring.flipped(self.weights), weights.stream)
-        wiring.connect(m, wiring.flipped(self.activations), activations.stream)
-        wiring.connect(m, control.size, sequencer.size, weights.size, activations.size, self._output.size)
-        wiring.connect(m, weights.slots, sequencer.weight_slots)
+        control, sequencer, activations = self._control, self._sequencer, self._activations
+        paths: list[OperandPath] = [*self._weights.values(), activations]
+        for name, path in zip(self._config.operand_streams, paths, strict=True):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), path.stream)
+            m.d.comb += [path.kill.eq(control.kill), path.abort.eq(control.abort)]
+        wiring.connect(m, control.size, sequencer.size, *(path.size for path in paths), self._output.size)
+        units: list[Any] = [sequencer, *paths]
+        for unit in units:
+            m.d.comb += [unit.start.eq(control.start_gemm), unit.resident.eq(control.resident)]
         wiring.connect(m, activations.slots, sequencer.activation_slots)
-        wiring.connect(m, sequencer.weight_read, weights.read)
         wiring.connect(m, sequencer.activation_read, activations.read)
         wiring.connect(m, sequencer.precision_read, activations.precision_read)
-        m.d.comb += sequencer.precisions.eq(activations.precisions)
-        for unit in (sequencer, weights, activations):
-            m.d.comb += [unit.start.eq(control.start_gemm), unit.resident.eq(control.resident)]
-        for path in (weights, activations):
-            m.d.comb += [
-                path.begin_packet.eq(control.begin_gemm),
-                path.kill.eq(control.kill),
-                path.abort.eq(control.abort),
-            ]
         m.d.comb += [
-            control.short.eq(weights.short | activations.short),
-            control.behind.eq(weights.behind | activations.behind),
+            sequencer.precisions.eq(activations.precisions),
+            control.short.eq(_any(path.short for path in paths)),
+            control.behind.eq(_any(path.behind for path in paths)),
         ]
+        self._connect_weights(m)
+
+    def _connect_weights(self, m: Module) -> None:
+        """A step needs the weights of all streams: their buffers are read and freed as one."""
+        sequencer, streams = self._sequencer, self._config.weight_streams
+        slots, read = sequencer.weight_slots, sequencer.weight_read
+        for index, path in enumerate(self._weights.values()):
+            if streams > 1:
+                wiring.connect(m, getattr(self._control, f"share_{index}"), path.share)
+            m.d.comb += [
+                path.slots.free.eq(slots.free),
+                path.read.enable.eq(Cat(read.enable[index], read.enable[streams + index])),
+                *(getattr(path.read, name).eq(getattr(read, name)) for name in ("block", "pair", "slot")),
+            ]
+        first, *others = (path.slots for path in self._weights.values())
+        complete = reduce(and_, (other.filled.any() for other in others), Const(1))
+        m.d.comb += [slots.filled.eq(Mux(complete, first.filled, 0)), slots.oldest.eq(first.oldest)]
 
     def _connect_selectors(self, m: Module) -> None:
         config, settings = self._config, self._control.settings
@@ -165,16 +182,20 @@ class EngineCore(wiring.Component):
 
     def _lanes(self, m: Module, platform: object) -> dict[str, Value]:
         """The lanes and their accumulators; returns the lanes' events by name."""
-        config, sequencer, weights, activations = self._config, self._sequencer, self._weights, self._activations
+        config, sequencer, activations = self._config, self._sequencer, self._activations
         bits = config.accumulator_bits
-        arriving = Signal(STORED_BLOCK)
-        zero = sequencer.load_zero
-        m.d.comb += [
-            # A lane beyond N holds zeros, as an FP8 block, so that all 16 bytes are loaded.
-            arriving.codes.eq(Mux(zero, 0, weights.codes)),
-            arriving.scale.eq(Mux(zero, 0, weights.scale)),
-            arriving.fp8.eq(zero | weights.fp8),
-        ]
+        arriving: list[Any] = []  # what the lanes of a group take
+        for parity in ("even", "odd"):
+            for name, path in self._weights.items():
+                zero, block = sequencer.load_zero[len(arriving)], getattr(path, parity)
+                taken = Signal(STORED_BLOCK, name=f"{parity}_{name}")
+                m.d.comb += [
+                    # A lane beyond N holds zeros, as an FP8 block, so that all 16 bytes are loaded.
+                    taken.codes.eq(Mux(zero, 0, block.codes)),
+                    taken.scale.eq(Mux(zero, 0, block.scale)),
+                    taken.fp8.eq(zero | block.fp8),
+                ]
+                arriving.append(taken)
         decoder = ActivationDecoder(ActivationDecoderConfig())
         add_part(m, platform, "activation_decoder", decoder)
         m.d.comb += [
@@ -197,21 +218,22 @@ class EngineCore(wiring.Component):
             add_part(m, platform, f"lane_{index}", lane, kind="lane")
             wiring.connect(m, decoder.decoded, lane.a)
             m.d.comb += [
-                lane.load.eq(sequencer.load[index]),
+                lane.load.eq(sequencer.load[index // len(arriving)]),
                 lane.swap.eq(sequencer.swap),
-                lane.w.eq(arriving),
+                lane.w.eq(arriving[index % len(arriving)]),
                 lane.term_valid.eq(sequencer.term_valid),
                 lane.term_first.eq(sequencer.term_first),
                 lane.accumulator.eq(accumulators.sums.word_select(index, bits + 1)),
                 sums.word_select(index, bits + 1).eq(lane.sum),
             ]
         return {
-            flag: wire(m, f"lanes_{flag}", reduce(or_, (getattr(lane, flag) for lane in lanes)))
+            flag: wire(m, f"lanes_{flag}", _any(getattr(lane, flag) for lane in lanes))
             for flag in ("nan", "format_error", "overflow")
         }
 
     def _connect_events(self, m: Module, flags: dict[str, Value]) -> None:
         config, events, control = self._config, self._registers.events, self._control
+        weights = self._weights.values()
         nan = flags["nan"]
         if config.raw_input != "none":
             nan = nan | self._activations.nan
@@ -222,8 +244,8 @@ class EngineCore(wiring.Component):
             events.nan.eq(nan),
             events.format_error.eq(flags["format_error"]),
             events.overflow.eq(flags["overflow"]),
-            events.weights_short.eq(self._weights.short & control.status_busy),
-            events.weights_long.eq(self._weights.long),
+            events.weights_short.eq(_any(path.short for path in weights) & control.status_busy),
+            events.weights_long.eq(_any(path.long for path in weights)),
             events.activations_short.eq(self._activations.short & control.status_busy),
             events.activations_long.eq(self._activations.long),
             events.start_rejected.eq(control.start_rejected),
@@ -231,7 +253,8 @@ class EngineCore(wiring.Component):
         ]
 
     def _connect_counters(self, m: Module) -> None:
-        counters, sequencer, weights, activations = self._counters, self._sequencer, self._weights, self._activations
+        counters, sequencer, activations = self._counters, self._sequencer, self._activations
+        weights = self._weights.values()
         counted = {
             "cycles": self._control.status_busy,
             "products": sequencer.activation_read.enable,
@@ -241,9 +264,9 @@ class EngineCore(wiring.Component):
             "stall_results": sequencer.stall_results,
             "stall_sums": sequencer.stall_sums,
             "activation_fp8_reads": activations.bank_1_read,
-            "weight_reads": weights.bank_0_read,
-            "weight_fp8_reads": weights.bank_1_read,
-            "weight_beats": weights.beat_taken,
+            "weight_reads": reduce(add, (path.bank_0_reads for path in weights)),
+            "weight_fp8_reads": reduce(add, (path.bank_1_reads for path in weights)),
+            "weight_beats": reduce(add, (path.beat_taken for path in weights)),
             "activation_beats": activations.beat_taken,
             "result_beats": self._output.sent,
         }
@@ -254,3 +277,7 @@ class EngineCore(wiring.Component):
                 getattr(counters.events, name).eq(event),
                 getattr(self._registers, name).value.eq(getattr(counters.values, name)),
             ]
+
+
+def _any(events: Iterable[Value]) -> Value:
+    return reduce(or_, events)

@@ -9,7 +9,7 @@ from .config import STREAM_BYTES, TILE_BLOCKS, EngineConfig
 
 __all__ = [
     "ADDRESS_BITS", "BEAT", "BEAT_BITS", "ActivationRead", "AxiLite", "BeatStream", "BlockWrite", "BufferRead",
-    "GemmSettings", "GemmSize", "SiteWrite", "SlotState", "TileRequest",
+    "GemmSettings", "GemmSize", "SiteWrite", "SlotState", "StreamShare", "TileRequest", "WeightRead",
 ]  # fmt: skip
 
 BEAT_BITS = 8 * STREAM_BYTES
@@ -52,6 +52,16 @@ class GemmSize(wiring.Signature):
         )
 
 
+class StreamShare(wiring.Signature):
+    """Which rows of the last N tile are those of one of several streams of weights."""
+
+    def __init__(self, config: EngineConfig, stream: int):
+        members = {"row_final": Out(range(config.stream_lanes))}  # how many, minus one
+        if stream:
+            members["none"] = Out(1)
+        super().__init__(members)
+
+
 class GemmSettings(wiring.Signature):
     """The registers of the GEMM that runs; those that an engine does not have are not in it."""
 
@@ -84,17 +94,18 @@ class TileRequest(wiring.Signature):
 
 
 class BlockWrite(wiring.Signature):
-    """Loader to buffer: one block of a tile of at most `rows` rows."""
+    """Loader to buffer: one block of a tile of at most `rows` rows, or two that are neighbors in their row."""
 
-    def __init__(self, rows: int):
-        super().__init__(
-            {
-                "enable": Out(1),
-                "row": Out(range(rows)),
-                "column": Out(range(TILE_BLOCKS)),
-                "block": Out(STORED_BLOCK),
-            }
-        )
+    def __init__(self, rows: int, blocks: int = 1):
+        members = {
+            "enable": Out(1),
+            "row": Out(range(rows)),
+            "column": Out(range(TILE_BLOCKS // blocks)),  # of the block, or of the two
+            "block": Out(STORED_BLOCK),
+        }
+        if blocks > 1:
+            members |= {"second": Out(1), "second_block": Out(STORED_BLOCK)}  # there is a second one
+        super().__init__(members)
 
 
 class SlotState(wiring.Signature):
@@ -115,6 +126,20 @@ class BufferRead(wiring.Signature):
 
     def __init__(self, depth: int):
         super().__init__({"enable": Out(1), "address": Out((depth - 1).bit_length())})
+
+
+class WeightRead(wiring.Signature):
+    """Sequencer to weight buffers, one for each of `streams`, of `lanes` lanes each: two lanes' blocks are wanted."""
+
+    def __init__(self, lanes: int, streams: int = 1):
+        super().__init__(
+            {
+                "enable": Out(2 * streams),  # of all even lanes, then of all odd ones
+                "block": Out(range(TILE_BLOCKS)),
+                "pair": Out(range(lanes // 2)),
+                "slot": Out(1),
+            }
+        )
 
 
 class ActivationRead(wiring.Signature):

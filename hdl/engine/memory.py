@@ -7,13 +7,22 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ...formats import BLOCK_SIZE
+from ..hierarchy import add_part
 from ..operands import STORED_BLOCK
 from ..pipeline import wire
 from ..ram import ram
 from .config import TILE_BLOCKS
-from .interfaces import ActivationRead, BufferRead, SiteWrite
+from .interfaces import ActivationRead, BlockWrite, BufferRead, SiteWrite, WeightRead
 
-__all__ = ["ActivationBuffer", "BlockBuffer", "SiteMemory", "site_address_bits"]
+__all__ = [
+    "ActivationBuffer",
+    "BlockBuffer",
+    "SiteMemory",
+    "WeightBuffer",
+    "activation_read_ports",
+    "site_address_bits",
+    "weight_read_ports",
+]
 
 
 class BlockBuffer(wiring.Component):
@@ -91,6 +100,81 @@ class BlockBuffer(wiring.Component):
         return m
 
 
+def weight_read_ports(lanes: int) -> dict[str, wiring.Member]:
+    """The ports of a `WeightBuffer` on the side of the lanes."""
+    return {
+        "read": In(WeightRead(lanes)),
+        "even": Out(STORED_BLOCK),
+        "odd": Out(STORED_BLOCK),
+        "bank_0_reads": Out(range(3)),
+        "bank_1_reads": Out(range(3)),
+    }
+
+
+class WeightBuffer(wiring.Component):
+    """Weight blocks of two K tiles, in two banks: two blocks of a row are written at once, two lanes' blocks are read.
+
+    Block `k` of lane `n` lies in bank `(n + k) % 2`, so that neighbors in a row and neighbors in a column both lie in
+    different banks.
+
+    Attributes:
+        write, slot: store blocks.
+        read: fetch the blocks of two lanes.
+        even, odd: those blocks, two cycles later.
+        bank_0_reads, bank_1_reads: how many first and second halves of blocks are read in this cycle.
+    """
+
+    SLOTS = 2
+
+    def __init__(self, lanes: int):
+        self._lanes = lanes
+        members = {"write": In(BlockWrite(lanes, 2)), "slot": In(range(self.SLOTS))}
+        super().__init__(members | weight_read_ports(lanes))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        write, read = self.write, self.read
+        counted = ("bank_0_read", "bank_1_read")
+        banks = [BlockBuffer(self.SLOTS * self._lanes * TILE_BLOCKS // 2, counted=counted) for _ in range(2)]
+        crossed = wire(m, "crossed", read.block[0])
+        for index, bank in enumerate(banks):
+            add_part(m, platform, f"bank_{index}", bank, kind="weight_bank")
+            first = wire(m, f"first_to_{index}", write.row[0] == index)
+            lane = crossed ^ index
+            m.d.comb += [
+                bank.write.eq(write.enable & (first | write.second)),
+                bank.write_address.eq(Cat(write.column, write.row, self.slot)),
+                bank.write_block.eq(Mux(first, write.block, write.second_block)),
+                bank.read.eq(Mux(lane, read.enable[1], read.enable[0])),
+                bank.read_address.eq(Cat(read.block[1:], lane, read.pair, read.slot)),
+            ]
+        crossed_1, crossed_2 = (Signal(name=f"crossed_{n}", reset_less=True) for n in (1, 2))
+        with m.If(read.enable.any()):
+            m.d.sync += crossed_1.eq(crossed)
+        m.d.sync += crossed_2.eq(crossed_1)
+        blocks = [Cat(bank.codes, bank.scale, bank.fp8) for bank in banks]
+        m.d.comb += [
+            self.even.eq(Mux(crossed_2, blocks[1], blocks[0])),
+            self.odd.eq(Mux(crossed_2, blocks[0], blocks[1])),
+            *(getattr(self, f"{c}s").eq(getattr(banks[0], c) + getattr(banks[1], c)) for c in counted),
+        ]
+        return m
+
+
+def activation_read_ports(slots: int, rows: int) -> dict[str, wiring.Member]:
+    """The ports of an `ActivationBuffer` on the side of the lanes."""
+    return {
+        "precision_read": In(BufferRead(slots * TILE_BLOCKS)),
+        "precisions": Out(rows),
+        "read": In(ActivationRead(slots * rows * TILE_BLOCKS)),
+        "valid": Out(1),
+        "codes": Out(8 * BLOCK_SIZE),
+        "scale": Out(8),
+        "fp8": Out(1),
+        "bank_1_read": Out(1),
+    }
+
+
 class ActivationBuffer(wiring.Component):
     """Blocks of activations in fixed slots of `rows` rows: precision bits, scales, and the 16 bytes in two banks.
 
@@ -99,7 +183,7 @@ class ActivationBuffer(wiring.Component):
     block from both banks. What is not read keeps what it shows.
 
     Attributes:
-        write, slot, row, column, write_block: store a block.
+        write, slot: store a block.
         precision_read, precisions: precision bits of all rows of a block of K, a cycle later.
         read: fetch a block.
         valid, codes, scale, fp8: the block, a cycle later.
@@ -108,33 +192,18 @@ class ActivationBuffer(wiring.Component):
 
     def __init__(self, slots: int, rows: int):
         self._slots, self._rows = slots, rows
-        super().__init__(
-            {
-                "write": In(1),
-                "slot": In(range(slots)),
-                "row": In(range(rows)),
-                "column": In(range(TILE_BLOCKS)),
-                "write_block": In(STORED_BLOCK),
-                "precision_read": In(BufferRead(slots * TILE_BLOCKS)),
-                "precisions": Out(rows),
-                "read": In(ActivationRead(slots * rows * TILE_BLOCKS)),
-                "valid": Out(1),
-                "codes": Out(8 * BLOCK_SIZE),
-                "scale": Out(8),
-                "fp8": Out(1),
-                "bank_1_read": Out(1),
-            }
-        )
+        members = {"write": In(BlockWrite(rows)), "slot": In(range(slots))}
+        super().__init__(members | activation_read_ports(slots, rows))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        block, depth = self.write_block, self._slots * self._rows * TILE_BLOCKS
-        address = wire(m, "write_address", Cat(self.column, self.row, self.slot))
-        only = wire(m, "written_row", Mux(self.write, 1 << self.row, 0)[: self._rows])
+        write, block, depth = self.write, self.write.block, self._slots * self._rows * TILE_BLOCKS
+        address = wire(m, "write_address", Cat(write.column, write.row, self.slot))
+        only = wire(m, "written_row", Mux(write.enable, 1 << write.row, 0)[: self._rows])
         bits = block.fp8.replicate(self._rows)
         precision_read = (self.precision_read.enable, self.precision_read.address)
         precisions = ram(
-            m, "precision_bits", self._slots * TILE_BLOCKS, (only, Cat(self.column, self.slot), bits), precision_read
+            m, "precision_bits", self._slots * TILE_BLOCKS, (only, Cat(write.column, self.slot), bits), precision_read
         )
         read = self.read
         m.d.sync += self.valid.eq(read.enable)
@@ -142,9 +211,9 @@ class ActivationBuffer(wiring.Component):
             m.d.sync += self.fp8.eq(read.fp8)
         m.d.comb += [self.precisions.eq(precisions), self.bank_1_read.eq(read.enable & read.fp8)]
         parts = {
-            "scales": (self.write & ~block.fp8, block.scale, read.enable & ~read.fp8),
-            "bank_0": (self.write, block.codes[:64], read.enable),
-            "bank_1": (self.write & block.fp8, block.codes[64:], self.bank_1_read),
+            "scales": (write.enable & ~block.fp8, block.scale, read.enable & ~read.fp8),
+            "bank_0": (write.enable, block.codes[:64], read.enable),
+            "bank_1": (write.enable & block.fp8, block.codes[64:], self.bank_1_read),
         }
         scale, low, high = (
             ram(m, name, depth, (written, address, value), (enable, read.address))

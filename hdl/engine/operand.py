@@ -4,73 +4,70 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ...formats import BLOCK_SIZE
 from ..hierarchy import add_part
 from ..selector import selector_settings
 from .config import TILE_BLOCKS, EngineConfig
-from .interfaces import ActivationRead, BeatStream, BufferRead, GemmSize, SiteWrite, SlotState
+from .interfaces import BeatStream, GemmSize, SiteWrite, SlotState, StreamShare
 from .loader import Loader
-from .memory import ActivationBuffer, BlockBuffer, SiteMemory, site_address_bits
+from .memory import (
+    ActivationBuffer,
+    SiteMemory,
+    WeightBuffer,
+    activation_read_ports,
+    site_address_bits,
+    weight_read_ports,
+)
 from .prefetcher import Prefetcher
 
 __all__ = ["OperandPath"]
 
 
 class OperandPath(wiring.Component):
-    """Weights or activations from their stream to the lanes: K tiles are prefetched into the slots of a buffer.
+    """Activations, or the weights of one stream, on their way to the lanes: K tiles are prefetched into a buffer.
+
+    `stream` is the number of a stream of weights, None for activations.
 
     Attributes:
         stream: beats.
-        begin_packet: a GEMM begins, so does its packet.
-        start: a cycle later, with its size in place.
+        start: begin a GEMM, and its packet.
         kill: the GEMM is given up; abort: so is everything else. Both empty the buffer.
         size, resident: of the GEMM.
+        share: which of its weights come on this stream (where there are several).
         slots: the buffer's slots.
-        read: fetch a block.
-        codes, scale, fp8: that block, two cycles later; of activations one, with `valid`.
-        precision_read, precisions: as of `ActivationBuffer`.
+        read, even, odd, bank_0_reads, bank_1_reads: as of `WeightBuffer`, for weights.
+        read, valid, codes, scale, fp8, bank_1_read: as of `ActivationBuffer`, for activations.
+        precision_read, precisions: also.
         short, long, behind, beat_taken: as of `Loader`.
-        bank_0_read, bank_1_read: the buffer's banks are read, for the counters; weights have both.
         raw, settings, nan: of the selector for raw activations.
         site_write: writes to its site memory.
     """
 
-    def __init__(self, config: EngineConfig, *, weights: bool):
+    def __init__(self, config: EngineConfig, stream: int | None = None):
         self._config = config
-        self._weights = weights
-        self._slots, self._rows = (2, config.lanes) if weights else (config.slots, config.rows)
-        self._depth = self._slots * self._rows * TILE_BLOCKS
+        self._stream = stream
+        weights = stream is not None
+        self._slots, self._rows = (WeightBuffer.SLOTS, config.stream_lanes) if weights else (config.slots, config.rows)
         self._selector = None if weights else config.input_selector
-        self._counted = ("bank_0_read", "bank_1_read") if weights else ("bank_1_read",)
-        read = BufferRead(self._depth) if weights else ActivationRead(self._depth)
         self._k_tile_bits = 0
         if self._selector is not None:
             self._k_tile_bits = site_address_bits(config.k_max) - (TILE_BLOCKS - 1).bit_length()
+        self._read_ports = weight_read_ports(self._rows) if weights else activation_read_ports(self._slots, self._rows)
         members = {
             "stream": In(BeatStream),
-            "begin_packet": In(1),
             "start": In(1),
             "kill": In(1),
             "abort": In(1),
             "size": In(GemmSize(config)),
             "resident": In(1),
             "slots": Out(SlotState(self._slots)),
-            "read": In(read),
-            "codes": Out(8 * BLOCK_SIZE),
-            "scale": Out(8),
-            "fp8": Out(1),
             "short": Out(1),
             "long": Out(1),
             "behind": Out(1),
             "beat_taken": Out(1),
-            **{name: Out(1) for name in self._counted},
+            **self._read_ports,
         }
-        if not weights:
-            members |= {
-                "precision_read": In(BufferRead(config.slots * TILE_BLOCKS)),
-                "precisions": Out(config.rows),
-                "valid": Out(1),
-            }
+        if stream is not None and config.weight_streams > 1:
+            members["share"] = In(StreamShare(config, stream))
         if self._selector is not None:
             members |= {
                 "raw": In(1),
@@ -82,62 +79,41 @@ class OperandPath(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        name = "weight" if self._weights else "activation"
-        loader = Loader(self._rows, name, self._selector)
-        prefetcher = Prefetcher(self._config, self._slots, weights=self._weights, k_tile_bits=self._k_tile_bits)
+        weights = self._stream is not None
+        name = "weight" if weights else "activation"
+        loader = Loader(self._rows, name, 2 if weights else 1, self._selector)
+        prefetcher = Prefetcher(self._config, self._slots, stream=self._stream, k_tile_bits=self._k_tile_bits)
+        buffer = WeightBuffer(self._rows) if weights else ActivationBuffer(self._slots, self._rows)
         add_part(m, platform, "loader", loader, kind=f"{name}_loader")
-        add_part(m, platform, "prefetcher", prefetcher, kind=f"{name}_prefetcher", reset=self.kill | self.abort)
-        buffer = (
-            self._weight_buffer(m, platform, loader, prefetcher)
-            if self._weights
-            else self._activation_buffer(m, platform, loader, prefetcher)
-        )
-
+        kind = f"{name}_prefetcher{self._stream or ''}"
+        add_part(m, platform, "prefetcher", prefetcher, kind=kind, reset=self.kill | self.abort)
+        add_part(m, platform, "buffer", buffer, kind=f"{name}_buffer")
         wiring.connect(m, wiring.flipped(self.stream), loader.stream)
         wiring.connect(m, wiring.flipped(self.size), prefetcher.size)
+        if "share" in self.signature.members:
+            wiring.connect(m, wiring.flipped(self.share), prefetcher.share)
         wiring.connect(m, prefetcher.request, loader.request)
         wiring.connect(m, prefetcher.slots, wiring.flipped(self.slots))
+        wiring.connect(m, loader.write, buffer.write)
+        for port, member in self._read_ports.items():
+            outer, inner = getattr(self, port), getattr(buffer, port)
+            if member.is_signature:
+                wiring.connect(m, wiring.flipped(outer), inner)
+            else:
+                m.d.comb += outer.eq(inner) if member.flow == Out else inner.eq(outer)
         m.d.comb += [
-            loader.begin_packet.eq(self.begin_packet),
+            loader.begin_packet.eq(self.start & ~prefetcher.empty if self._stream else self.start),
             loader.finish.eq(prefetcher.finish),
             loader.kill.eq(self.kill),
             loader.abort.eq(self.abort),
             prefetcher.start.eq(self.start),
             prefetcher.resident.eq(self.resident),
-            buffer.write.eq(loader.write.enable),
-            buffer.write_block.eq(loader.write.block),
-            *(getattr(self, port).eq(getattr(buffer, port)) for port in ("codes", "scale", "fp8", *self._counted)),
+            buffer.slot.eq(prefetcher.newest),
             *(getattr(self, port).eq(getattr(loader, port)) for port in ("short", "long", "behind", "beat_taken")),
         ]
         if self._selector is not None:
             self._site(m, platform, loader, prefetcher)
         return m
-
-    def _weight_buffer(self, m: Module, platform: object, loader: Loader, prefetcher: Prefetcher) -> BlockBuffer:
-        buffer = BlockBuffer(self._depth, counted=self._counted)
-        add_part(m, platform, "buffer", buffer, kind="weight_buffer")
-        m.d.comb += [
-            buffer.write_address.eq(Cat(loader.write.column, loader.write.row, prefetcher.newest)),
-            buffer.read.eq(self.read.enable),
-            buffer.read_address.eq(self.read.address),
-        ]
-        return buffer
-
-    def _activation_buffer(
-        self, m: Module, platform: object, loader: Loader, prefetcher: Prefetcher
-    ) -> ActivationBuffer:
-        buffer = ActivationBuffer(self._slots, self._rows)
-        add_part(m, platform, "buffer", buffer, kind="activation_buffer")
-        wiring.connect(m, wiring.flipped(self.read), buffer.read)
-        wiring.connect(m, wiring.flipped(self.precision_read), buffer.precision_read)
-        m.d.comb += [
-            self.precisions.eq(buffer.precisions),
-            self.valid.eq(buffer.valid),
-            buffer.slot.eq(prefetcher.newest),
-            buffer.row.eq(loader.write.row),
-            buffer.column.eq(loader.write.column),
-        ]
-        return buffer
 
     def _site(self, m: Module, platform: object, loader: Loader, prefetcher: Prefetcher) -> None:
         """Raw activations: the selector's settings, and what the site memory holds for the next block."""

@@ -9,8 +9,8 @@ __all__ = [
 ]  # fmt: skip
 
 IDENTIFICATION = 0x46474D50
-MAP_VERSION = 4
-"""2 added RESULT_PACKETS and STATUS.closing, 3 STALL_SUMS, 4 adds four over six."""
+MAP_VERSION = 5
+"""2 added RESULT_PACKETS and STATUS.closing, 3 STALL_SUMS, 4 four over six, 5 adds FEATURES.weight_streams."""
 OUTPUT_FORMATS = ("float32", "bfloat16", "packed")
 
 INPUT_SITE = 0x10000
@@ -65,9 +65,9 @@ COUNTERS = (
     ("stall_activations", "cycles without a block pair for lack of activations"),
     ("stall_results", "cycles without a block pair because the result buffer was full"),
     ("activation_fp8_reads", "reads of the activation buffer's second bank, of `products` reads of the first"),
-    ("weight_reads", "reads of the weight buffer's first bank"),
-    ("weight_fp8_reads", "reads of the weight buffer's second bank"),
-    ("weight_beats", "beats taken from the weight stream"),
+    ("weight_reads", "first halves of blocks that were read from the weight buffer"),
+    ("weight_fp8_reads", "second halves"),
+    ("weight_beats", "beats taken from the streams of weights"),
     ("activation_beats", "beats taken from the activation stream"),
     ("result_beats", "beats handed to the result stream"),
     ("stall_sums", "cycles without a block pair because the row's sum of the step before was on its way"),
@@ -125,6 +125,7 @@ REGISTERS: tuple[Register, ...] = (
             Field("channel_codes", 3, 1, "1 if built in"),
             Field("four_over_six", 4, 1, "1 if built in"),
             Field("accumulator_bits", 8, 8, "width of an accumulator"),
+            Field("weight_streams", 16, 3, "streams of weights"),
         ),
     ),
     Register(

@@ -1,14 +1,14 @@
 """The order of work: which weights are fetched when, and which activation block meets them in which cycle."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..hierarchy import add_part
-from ..pipeline import wire
+from ..pipeline import sticky, wire
 from ..unit_config import RowOrderConfig
 from .config import TILE_BLOCKS, EngineConfig
-from .interfaces import ActivationRead, BufferRead, GemmSize, SlotState
+from .interfaces import ActivationRead, BufferRead, GemmSize, SlotState, WeightRead
 from .loop import Loop, extents, loops
 from .row_order import RowOrder
 
@@ -40,7 +40,9 @@ class Sequencer(wiring.Component):
 
     A step is one block of K for all lanes. Loops, outermost first: row tile, N tile, K tile, block, row. Rows are in
     the order of `RowOrder`, those of the last step of K ascending, so that results are in order. A row waits until its
-    sum of the step before is written.
+    sum of the step before is written. Weights are fetched for two lanes a cycle
+    and stream; the next step's fetch begins in the
+    cycle in which the first row of this step is issued, which may be two cycles after the last of its own fetch.
 
     Attributes:
         start: begin a GEMM of `size`.
@@ -48,8 +50,8 @@ class Sequencer(wiring.Component):
         weight_slots, weight_read: the weight buffer; a slot is freed with its last read.
         activation_slots, activation_read: the activation buffer; a slot is freed with the last read of its last use.
         precision_read, precisions: the precision bits of all rows of a block of K, a cycle later.
-        load: which lane takes the weight block that comes out of the buffer.
-        load_zero: it lies beyond N and takes zeros.
+        load: which lanes take the weight blocks that come out of the buffers, as a group of neighbors.
+        load_zero: those of the group that lie beyond N and take zeros.
         swap: all lanes change over to the next weight blocks.
         credit: the result buffer has a row that is not promised.
         credit_taken: a row of it is promised.
@@ -64,6 +66,7 @@ class Sequencer(wiring.Component):
     def __init__(self, config: EngineConfig):
         self._config = config
         rows, lanes, slots = config.rows, config.lanes, config.slots
+        self._fetched = fetched = 2 * config.weight_streams  # lanes at a time
         self._read_stage, self._term_stage, self._sum_stage = (config.pipeline + n for n in (1, 2, 3))
         super().__init__(
             {
@@ -71,13 +74,13 @@ class Sequencer(wiring.Component):
                 "size": In(GemmSize(config)),
                 "resident": In(1),
                 "weight_slots": In(SlotState(2)),
-                "weight_read": Out(BufferRead(2 * lanes * TILE_BLOCKS)),
+                "weight_read": Out(WeightRead(config.stream_lanes, config.weight_streams)),
                 "activation_slots": In(SlotState(slots)),
                 "activation_read": Out(ActivationRead(slots * rows * TILE_BLOCKS)),
                 "precision_read": Out(BufferRead(slots * TILE_BLOCKS)),
                 "precisions": In(rows),
-                "load": Out(lanes),
-                "load_zero": Out(1),
+                "load": Out(lanes // fetched),
+                "load_zero": Out(fetched),
                 "swap": Out(1),
                 "credit": In(1),
                 "credit_taken": Out(1),
@@ -104,9 +107,9 @@ class Sequencer(wiring.Component):
         add_part(m, platform, "row_order", order)
         begun = Signal()  # the first row of the step goes to the lanes: the next step's weights may be fetched
         ready, begins = self._fetch(m, fetched, begun, order)
-        slot, known = self._precisions(m, fetched, begins, current, order)
+        slot, known, missing = self._precisions(m, fetched, begins, current, order)
         m.d.comb += [
-            order.load.eq(ready & known & order.ready),
+            order.load.eq(known & order.ready),
             order.fp8.eq(self.precisions),
             # Results leave in the order of the last step.
             order.sort.eq(~fetched.last if self._config.row_order == "precision" else 0),
@@ -116,26 +119,29 @@ class Sequencer(wiring.Component):
             m.d.sync += ordered.slot.eq(slot)
         with m.If(order.begins):
             current.take(m, ordered)
-        issue = self._issue(m, current, order)
+        waits = wire(m, "waits_for_weights", ~ready & (order.first | ~order.valid))
+        issue = self._issue(m, current, order, waits)
         m.d.comb += begun.eq(issue & order.first)
-        self._reasons(m, current, order, issue, waits_for_weights=~ready)
+        self._reasons(m, current, order, issue, waits & ~missing)
         return m
 
     def _fetch(self, m: Module, step: _Step, begun: Value, order: RowOrder) -> tuple[Signal, Signal]:
-        """Weights of the next step, lane by lane, into the lanes' second registers.
+        """Weights of the next step, group by group, into the lanes' second registers.
 
-        Returns whether they are all there, and whether the first is fetched in this cycle.
+        Returns whether the step's first row may be issued, which needs them two cycles later, and whether the first
+        are fetched in this cycle.
         """
         config = self._config
         m_tiles, n_tiles, k_tiles = extents(config, self.size)
         running = Signal()
         taken = Signal()  # the second registers are being filled, or wait for the change
+        free = wire(m, "registers_free", ~taken | begun)
         fetch = Signal()
         mid_step = Signal()
         row_final = Signal(range(config.rows))
-        lane_final = Signal(range(config.lanes))
+        group_final = Signal(range(config.lanes // self._fetched))
         block_final = Signal(_TILE_BITS)
-        (m_tile, n_tile, k_tile, block, lane), at_end = loops(
+        (m_tile, n_tile, k_tile, block, group), at_end = loops(
             m,
             fetch,
             [
@@ -143,24 +149,29 @@ class Sequencer(wiring.Component):
                 ("fetch_n", n_tiles.final_tile),
                 ("fetch_k", k_tiles.final_tile),
                 ("fetch_block", block_final),
-                ("fetch_lane", lane_final),
+                ("fetch_group", group_final),
             ],
         )
-        wanted = wire(m, "fetch_wanted", lane.value <= n_tiles.final(n_tile.last))
+        lane_last = n_tiles.final(n_tile.last)
+        within = (Const(index, self._fetched.bit_length() - 1) for index in range(self._fetched))
+        wanted = wire(m, "fetch_wanted", Cat(Cat(index, group.value) <= lane_last for index in within))
+        read = self.weight_read
         m.d.comb += [
-            lane_final.eq(config.lanes - 1),
+            group_final.eq(config.lanes // self._fetched - 1),
             block_final.eq(k_tiles.final(k_tile.last)),
-            fetch.eq(running & (mid_step | (~taken & self.weight_slots.filled.any()))),
-            self.weight_read.enable.eq(fetch & wanted),
-            self.weight_read.address.eq(Cat(block.value, lane.value, self.weight_slots.oldest)),
-            self.weight_slots.free.eq(fetch & lane.last & block.last),
+            fetch.eq(running & (mid_step | (free & self.weight_slots.filled.any()))),
+            read.enable.eq(Mux(fetch, wanted, 0)),
+            read.block.eq(block.value),
+            read.pair.eq(group.value),
+            read.slot.eq(self.weight_slots.oldest),
+            self.weight_slots.free.eq(fetch & group.last & block.last),
         ]
         with m.If(self.start):
             m.d.sync += running.eq(1)
         with m.Elif(fetch & at_end):
             m.d.sync += running.eq(0)
         with m.If(fetch):
-            m.d.sync += mid_step.eq(~lane.last)
+            m.d.sync += mid_step.eq(~group.last)
         once_more = wire(m, "once_more", self.resident & ~n_tile.last)  # these activations are needed again
         with m.If(begun):
             m.d.sync += taken.eq(0)
@@ -178,30 +189,27 @@ class Sequencer(wiring.Component):
                 row_final.eq(m_tiles.final(m_tile.last)),
             ]
         m.d.comb += order.row_final.eq(row_final)
-        return self._load(m, fetch, lane, wanted, order.load), begins
+        return self._load(m, fetch, group, wanted, begun), begins
 
-    def _load(self, m: Module, fetch: Value, lane: Loop, wanted: Value, started: Value) -> Signal:
-        """Fetched blocks into the lanes: a block is out three cycles after it was asked for."""
-        lanes = self._config.lanes
+    def _load(self, m: Module, fetch: Value, group: Loop, wanted: Value, begun: Value) -> Signal:
+        """Fetched blocks into the lanes: a block is out two cycles after it was asked for."""
         ready = Signal(name="step_ready")
         fetch_1, fetch_2 = Signal(name="fetch_1"), Signal(name="fetch_2")
-        lane_1, lane_2 = (Signal(range(lanes), reset_less=True, name=f"lane_{n}") for n in (1, 2))
-        wanted_1, wanted_2 = (Signal(reset_less=True, name=f"wanted_{n}") for n in (1, 2))
-        m.d.sync += [fetch_1.eq(fetch), fetch_2.eq(fetch_1)]
-        m.d.sync += [lane_1.eq(lane.value), lane_2.eq(lane_1), wanted_1.eq(wanted), wanted_2.eq(wanted_1)]
-        m.d.comb += [self.load.eq(Mux(fetch_2, 1 << lane_2, 0)), self.load_zero.eq(~wanted_2)]
-        with m.If(fetch_2 & (lane_2 == lanes - 1)):
-            m.d.sync += ready.eq(1)
-        with m.If(started):
-            m.d.sync += ready.eq(0)
+        group_1, group_2 = (Signal.like(group.value, reset_less=True, name=f"group_{n}") for n in (1, 2))
+        wanted_1, wanted_2 = (Signal(self._fetched, reset_less=True, name=f"wanted_{n}") for n in (1, 2))
+        fetched = Signal(name="step_fetched")  # the last of the step was fetched a cycle ago
+        m.d.sync += [fetch_1.eq(fetch), fetch_2.eq(fetch_1), fetched.eq(fetch & group.last)]
+        m.d.sync += [group_1.eq(group.value), group_2.eq(group_1), wanted_1.eq(wanted), wanted_2.eq(wanted_1)]
+        m.d.comb += [self.load.eq(Mux(fetch_2, 1 << group_2, 0)[: len(self.load)]), self.load_zero.eq(~wanted_2)]
+        sticky(m, ready, fetched, begun)
         return ready
 
     def _precisions(
         self, m: Module, step: _Step, begins: Value, current: _Step, order: RowOrder
-    ) -> tuple[Value, Signal]:
+    ) -> tuple[Value, Signal, Value]:
         """Ask for the precision bits of the fetched step's rows once its activations are there.
 
-        Returns the step's slot, and whether the bits have come.
+        Returns the step's slot, whether the bits have come, and whether the activations are missing.
         """
         slots = self.activation_slots
         wanted = Signal(name="precisions_wanted")
@@ -219,11 +227,12 @@ class Sequencer(wiring.Component):
             m.d.sync += [wanted.eq(0), known.eq(1), slot.eq(address)]
         with m.If(order.load):
             m.d.sync += known.eq(0)
-        return slot, known
+        return slot, known, wire(m, "activations_missing", wanted & ~there)
 
-    def _issue(self, m: Module, current: _Step, order: RowOrder) -> Value:
+    def _issue(self, m: Module, current: _Step, order: RowOrder, waits_for_weights: Value) -> Value:
         """The row on offer meets the lanes' weights, unless it must wait; and what it needs in the cycles after."""
-        issue = wire(m, "issue", order.valid & ~self.stall_sums & (~current.last | self.credit))
+        offered = wire(m, "offered", order.valid & ~waits_for_weights)
+        issue = wire(m, "issue", offered & ~self.stall_sums & (~current.last | self.credit))
         m.d.comb += [
             order.taken.eq(issue),
             self.activation_slots.free.eq(issue & order.last & current.frees),
@@ -246,7 +255,7 @@ class Sequencer(wiring.Component):
         begins = Signal(name="begins")
         m.d.sync += begins.eq(issue & order.first)
         m.d.comb += [
-            self.stall_sums.eq(order.valid & ~current.first & Cat(met).any()),
+            self.stall_sums.eq(offered & ~current.first & Cat(met).any()),
             # The step's first row goes into the lanes two cycles after it was issued.
             self.swap.eq(begins),
             self.sums_read.eq(valids[self._read_stage] & ~firsts[self._read_stage]),
@@ -259,7 +268,7 @@ class Sequencer(wiring.Component):
         ]
         return issue
 
-    def _reasons(self, m: Module, current: _Step, order: RowOrder, issue: Value, *, waits_for_weights: Value) -> None:
+    def _reasons(self, m: Module, current: _Step, order: RowOrder, issue: Value, waits_for_weights: Value) -> None:
         """Why nothing was issued, until the last row of the GEMM was."""
         begun, over = Signal(name="begun"), Signal(name="over")
         with m.If(self.start):
@@ -271,7 +280,7 @@ class Sequencer(wiring.Component):
         idle = wire(m, "idle", ~issue & ~over)
         m.d.comb += [
             self.spanning.eq(issue | (begun & ~over)),
-            self.stall_results.eq(idle & order.valid & ~self.stall_sums),
-            self.stall_weights.eq(idle & ~order.valid & waits_for_weights),
+            self.stall_weights.eq(idle & waits_for_weights),
             self.stall_activations.eq(idle & ~order.valid & ~waits_for_weights),
+            self.stall_results.eq(idle & order.valid & ~waits_for_weights & ~self.stall_sums),
         ]

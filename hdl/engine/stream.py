@@ -1,16 +1,16 @@
 """Between an AXI stream and the engine: a two-deep buffer, and a window that gives bytes out by count."""
 
+from collections.abc import Iterable
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..pipeline import wire
 from .config import STREAM_BYTES
-from .interfaces import BEAT, BEAT_BITS
+from .interfaces import BEAT
 
-__all__ = ["WINDOW_BYTES", "ByteWindow", "Skid"]
-
-WINDOW_BYTES = 2 * STREAM_BYTES
+__all__ = ["ByteWindow", "Skid", "count_ones"]
 
 
 class Skid(wiring.Component):
@@ -46,7 +46,9 @@ class Skid(wiring.Component):
 
 
 class ByteWindow(wiring.Component):
-    """Up to 32 bytes of a packet, of which up to 16 leave in a cycle.
+    """The next bytes of a packet, of which up to `limit` leave in a cycle.
+
+    It holds 16 more, so that it takes a beat in every cycle in which fewer than `limit` are there.
 
     Attributes:
         beat, valid, ready: the stream, up to TLAST one packet.
@@ -54,13 +56,14 @@ class ByteWindow(wiring.Component):
         discard: drop the rest of the packet.
         clear: forget everything.
         take: bytes that leave in this cycle.
-        bytes: the oldest 16 bytes, the first lowest; 0 beyond `count`.
+        bytes: the oldest `limit` bytes, the first lowest; 0 beyond `count`.
         count: how many bytes are here.
         ended: the last beat of the packet has come; until `clear`.
         last_count: how many bytes that beat had.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int):
+        self._limit = limit
         super().__init__(
             {
                 "beat": In(BEAT),
@@ -69,9 +72,9 @@ class ByteWindow(wiring.Component):
                 "open": In(1),
                 "discard": In(1),
                 "clear": In(1),
-                "take": In(range(WINDOW_BYTES + 1)),
-                "bytes": Out(BEAT_BITS),
-                "count": Out(range(WINDOW_BYTES + 1)),
+                "take": In(range(limit + 1)),
+                "bytes": Out(8 * limit),
+                "count": Out(range(limit + STREAM_BYTES + 1)),
                 "ended": Out(1),
                 "last_count": Out(range(STREAM_BYTES + 1)),
             }
@@ -80,16 +83,17 @@ class ByteWindow(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         keep = self.beat.keep
-        held = Signal(8 * WINDOW_BYTES)  # bytes beyond `count` are always 0, so that a new beat can be or-ed in
-        m.d.comb += self.bytes.eq(held[:BEAT_BITS])
-        added = wire(m, "added", _count_ones(keep))
-        rest = wire(m, "rest", (self.count - self.take)[:6])
-        accept = wire(m, "accept", self.open & ~self.ended & (rest <= STREAM_BYTES))
+        # Bytes beyond `count` are always 0, so that a new beat can be or-ed in.
+        held = Signal(8 * (self._limit + STREAM_BYTES))
+        m.d.comb += self.bytes.eq(held[: 8 * self._limit])
+        added = wire(m, "added", count_ones(keep))
+        rest = wire(m, "rest", (self.count - self.take)[: len(self.count)])
+        accept = wire(m, "accept", self.open & ~self.ended & (rest <= self._limit))
         m.d.comb += self.ready.eq(accept | self.discard)
         taken = wire(m, "taken", self.valid & accept & ~self.discard)
         kept = wire(m, "kept", held >> Cat(Const(0, 3), self.take))
         beat = wire(m, "kept_beat", Cat(Mux(keep[i], self.beat.data.word_select(i, 8), 0) for i in range(STREAM_BYTES)))
-        joined = wire(m, "joined", (kept | (beat << Cat(Const(0, 3), rest[:5])))[: 8 * WINDOW_BYTES])
+        joined = wire(m, "joined", (kept | (beat << Cat(Const(0, 3), rest)))[: len(held)])
         with m.If(self.clear):
             m.d.sync += [self.count.eq(0), self.ended.eq(0), held.eq(0)]
         with m.Else():
@@ -101,9 +105,10 @@ class ByteWindow(wiring.Component):
         return m
 
 
-def _count_ones(keep: Value) -> Value:
-    """How many bytes a beat has, its kept bytes being the lowest ones."""
-    values = list(keep)
+def count_ones(bits: Iterable[Value]) -> Value:
+    """How many of these bits are 1."""
+    values = [Value.cast(bit) for bit in bits]
     while len(values) > 1:
-        values = [x + y for x, y in zip(values[::2], values[1::2], strict=True)]
+        pairs = [x + y for x, y in zip(values[::2], values[1::2], strict=False)]
+        values = pairs + values[2 * len(pairs) :]
     return values[0]

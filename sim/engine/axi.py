@@ -12,7 +12,7 @@ from ..runner import CACHE, CampaignResult, Simulator
 from .driver import check_gemm, cycle_limit
 from .gemm import Gemm
 from .random_gemms import random_gemm, uniform_gemm
-from .wire import activation_bytes, result_bytes, weight_bytes
+from .wire import operand_streams, result_bytes
 
 __all__ = ["axi_gemms", "axi_simulator", "run_axi_bench", "run_axi_gemms"]
 
@@ -55,14 +55,14 @@ def run_axi_gemms(
     simulator = axi_simulator(design, cache)
     with tempfile.TemporaryDirectory(prefix="fgmp-axi-") as folder:
         work = Path(folder)
+        (work / "streams.json").write_text(json.dumps(config.operand_streams))
         for index, (title, gemm) in enumerate(gemms.items()):
             check_gemm(gemm, config)
             path = work / f"{index:04}"
             path.mkdir()
             still = title == "only FP4"
             pause = {
-                s: chance.choice(_PAUSES) if pauses and not still else 0.0
-                for s in ("weights", "activations", "results")
+                s: chance.choice(_PAUSES) if pauses and not still else 0.0 for s in (*config.operand_streams, "results")
             }
             settings = {
                 "name": title,
@@ -73,8 +73,8 @@ def run_axi_gemms(
                 "writes": gemm.register_writes(),
             }
             (path / "gemm.json").write_text(json.dumps(settings))
-            (path / "weights.bin").write_bytes(weight_bytes(gemm.weight, config, gemm.rows))
-            (path / "activations.bin").write_bytes(activation_bytes(gemm, config))
+            for stream, data in operand_streams(gemm, config).items():
+                (path / f"{stream}.bin").write_bytes(data)
             (path / "results.bin").write_bytes(result_bytes(gemm, config))
         simulator.run_module(_MODULE, work, may_fail=(work / "summary.json").is_file)
         summary = json.loads((work / "summary.json").read_text())

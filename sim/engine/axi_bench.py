@@ -29,13 +29,12 @@ async def gemms(dut: Any) -> None:
     folder = Path(os.environ["FGMP_RUN"])
     cocotb.start_soon(Clock(dut.aclk, _PERIOD, unit="ns").start())
     dut.aresetn.value = 0
-    streams = {
-        "weights": AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_weights"), dut.aclk, dut.aresetn, False),
-        "activations": AxiStreamSource(
-            AxiStreamBus.from_prefix(dut, "s_axis_activations"), dut.aclk, dut.aresetn, False
-        ),
-        "results": AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_results"), dut.aclk, dut.aresetn, False),
+    operands = json.loads((folder / "streams.json").read_text())
+    streams: dict[str, Any] = {
+        name: AxiStreamSource(AxiStreamBus.from_prefix(dut, f"s_axis_{name}"), dut.aclk, dut.aresetn, False)
+        for name in operands
     }
+    streams["results"] = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_results"), dut.aclk, dut.aresetn, False)
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi"), dut.aclk, dut.aresetn, reset_active_level=False)
     for _ in range(3):
         await RisingEdge(dut.aclk)
@@ -61,10 +60,11 @@ async def _gemm(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> d
             stream.set_pause_generator(_pauses(chance, gemm["pauses"][name]))
     for address, value in gemm["writes"]:
         await master.write_dword(address, value)
-    for name in ("weights", "activations"):
-        streams[name].send_nowait(AxiStreamFrame((path / f"{name}.bin").read_bytes()))
+    for name, stream in streams.items():
+        if name != "results" and (path / f"{name}.bin").exists():
+            stream.send_nowait(AxiStreamFrame((path / f"{name}.bin").read_bytes()))
     await master.write_dword(register("INTERRUPT_ENABLE").offset, 1)
-    watch = cocotb.start_soon(_only_fp4(dut)) if gemm["only_fp4"] else None
+    watch = cocotb.start_soon(_only_fp4(dut, list(streams))) if gemm["only_fp4"] else None
     await master.write_dword(register("CONTROL").offset, 1)
     frame = await with_timeout(streams["results"].recv(), gemm["limit"] * _PERIOD, "ns")
     while not int(dut.irq.value):
@@ -92,10 +92,12 @@ async def _gemm(dut: Any, path: Path, streams: dict[str, Any], master: Any) -> d
     return {"name": gemm["name"], "bytes": len(expected), "counters": counters, "wrong": wrong[0] if wrong else None}
 
 
-async def _only_fp4(dut: Any) -> None:
+async def _only_fp4(dut: Any, streams: list[str]) -> None:
     """While every block is FP4: no second bank is read, and nothing that only FP8 uses changes in a lane."""
     core = dut.core
-    banks = [path.buffer.bank_1.read_enable for path in (core.activation_path, core.weight_path)]
+    paths = [getattr(core, name.replace("weights", "weight_path")) for name in streams if name.startswith("weights")]
+    buffers = [core.activation_path.buffer, *(bank for p in paths for bank in (p.buffer.bank_0, p.buffer.bank_1))]
+    banks = [buffer.bank_1.read_enable for buffer in buffers]
     await Timer(1, "ns")
     lane = core.lane_0
     first: dict[str, int] = {}

@@ -14,13 +14,13 @@ from ...hdl.engine.config import RAW_INPUTS
 from ...hdl.engine.registers import COUNTERS, EVENTS, IDENTIFICATION, MAP_VERSION, register
 from ..runner import SimulationError
 from .gemm import Gemm, field_value
-from .wire import activation_bytes, float_results, packed_results, weight_bytes
+from .wire import float_results, operand_streams, packed_results
 
 __all__ = ["EngineDriver", "EnginePort", "Result", "check_gemm", "cycle_limit"]
 
 
 class EnginePort(Protocol):
-    """A system as the driver needs it: registers, two streams to the engine, one from it, and time."""
+    """A system as the driver needs it: registers, streams to the engine, one from it, and time."""
 
     def write(self, address: int, value: int) -> int:
         """Write a register."""
@@ -29,7 +29,7 @@ class EnginePort(Protocol):
         """Read a register."""
 
     def send(self, stream: str, data: bytes) -> None:
-        """Hand a packet to the stream "weights" or "activations"; it ends with TLAST."""
+        """Hand a packet to one of the streams into the engine; it ends with TLAST."""
 
     def run(self, limit: int) -> int:
         """Wait for the interrupt, at most `limit` cycles; returns how many passed."""
@@ -77,6 +77,7 @@ def _features(config: EngineConfig) -> int:
         channel_codes=int(config.channel_codes),
         four_over_six=int(config.four_over_six),
         accumulator_bits=config.accumulator_bits,
+        weight_streams=config.weight_streams,
     )
 
 
@@ -114,11 +115,11 @@ class EngineDriver:
         self.write("CONTROL", field_value("CONTROL", start=1))
         if refused := self.events() & {"start_rejected", "config_error"}:  # its packets would be the next GEMM's
             raise SimulationError(f"engine: START refused, {min(refused)}")
-        weights = weight_bytes(gemm.weight, self.config, gemm.rows)
-        activations = activation_bytes(gemm, self.config)
-        self._port.send("weights", weights)
-        self._port.send("activations", activations)
-        return len(weights), len(activations)
+        streams = operand_streams(gemm, self.config)
+        for name, data in streams.items():
+            self._port.send(name, data)
+        activations = len(streams["activations"])
+        return sum(map(len, streams.values())) - activations, activations
 
     def finish(self, gemm: Gemm, sent: tuple[int, int], limit: int | None = None) -> Result:
         """Wait for the GEMM's end, collect its results and clear its events.

@@ -17,7 +17,7 @@ from .driver import EngineDriver, Result, cycle_limit
 from .gemm import Gemm, field_value
 from .random_gemms import corner_sizes, random_gemm, random_mixed
 from .verilated import VerilatedEngine
-from .wire import activation_bytes, result_bytes, weight_bytes
+from .wire import operand_streams, result_bytes
 
 __all__ = ["SCENARIOS", "Bench", "expect_gemm", "run_scenarios"]
 
@@ -39,9 +39,10 @@ class Bench:
         self.tally.expect(what, found, expected)
 
     def small_gemm(self) -> Gemm:
-        """A GEMM of two tiles or fewer in each direction."""
+        """A GEMM of two tiles or fewer in each direction, with a row for every stream of weights at least."""
         config, chance = self.config, self.chance
-        sizes = chance.randint(1, config.rows + 1), chance.randint(1, config.lanes + 1), chance.randint(1, 300)
+        outputs = chance.randint(config.weight_streams, config.lanes + 1)
+        sizes = chance.randint(1, config.rows + 1), outputs, chance.randint(1, 300)
         return random_gemm(sizes, chance, config)
 
     def long_gemm(self) -> Gemm:
@@ -76,11 +77,9 @@ def expect_gemm(bench: Bench, what: str, gemm: Gemm, result: Result) -> None:
     bench.expect(f"{name}: result bytes", len(result.data), len(expected))
     bench.tally.expect_bytes(f"{name}: results", result.data, expected, gemm.rows * gemm.outputs)
     bench.expect(f"{name}: events", sorted(result.events), ["done"])
-    beats = {
-        "weight_beats": ceil_div(len(weight_bytes(gemm.weight, bench.config, gemm.rows)), 16),
-        "activation_beats": ceil_div(len(activation_bytes(gemm, bench.config)), 16),
-        "result_beats": ceil_div(len(expected), 16),
-    }
+    beats = {"weight_beats": 0, "activation_beats": 0, "result_beats": ceil_div(len(expected), 16)}
+    for stream, data in operand_streams(gemm, bench.config).items():
+        beats[f"{_operand(stream).removesuffix('s')}_beats"] += ceil_div(len(data), 16)
     for counter, value in beats.items():
         bench.expect(f"{name}: {counter}", result.counters[counter], value)
     bench.expect(f"{name}: handshake faults", bench.engine.handshake_faults, 0)
@@ -104,12 +103,12 @@ def _stalls(bench: Bench) -> None:
     chance, config = bench.chance, bench.config
     try:
         for _ in range(40):
-            for stream in ("weights", "activations", "results"):
+            for stream in (*config.operand_streams, "results"):
                 bench.engine.stall(stream, chance.choice(_STALLS))
             sizes = chance.randint(1, 2 * config.rows + 1), chance.randint(1, 3 * config.lanes), chance.randint(1, 600)
             bench.gemm("stalls", random_gemm(sizes, chance, config))
     finally:
-        for stream in ("weights", "activations", "results"):
+        for stream in (*config.operand_streams, "results"):
             bench.engine.stall(stream, 0)
 
 
@@ -161,15 +160,11 @@ def _wrong_lengths(bench: Bench) -> None:
     A surplus within the beat of the last byte is none: DMAs without TKEEP send whole beats.
     """
     engine, driver = bench.engine, bench.driver
-    for which, change in (
-        (w, c) for w in ("weights", "activations") for c in ("one byte", "half", "one beat", "packet")
-    ):
+    changes = ("one byte", "half", "one beat", "packet")
+    for which, change in itertools.product(bench.config.operand_streams, changes):
         for longer in (False, True):
             gemm = bench.small_gemm()
-            data = {
-                "weights": weight_bytes(gemm.weight, bench.config, gemm.rows),
-                "activations": activation_bytes(gemm, bench.config),
-            }
+            data = operand_streams(gemm, bench.config)
             size = len(data[which])
             amount = {"one byte": 1, "half": max(size // 2, 1), "one beat": 16, "packet": size - 1}[change]
             amount = max(min(amount, size - 1), 0)
@@ -182,7 +177,7 @@ def _wrong_lengths(bench: Bench) -> None:
             engine.run(cycle_limit(gemm, bench.config))
             what = f"{which} {'longer' if longer else 'shorter'} by {amount} of {size} bytes"
             beats = ceil_div(len(data[which]), 16) - ceil_div(size, 16)
-            wrong = set() if longer and not beats else {f"{which}_{'long' if longer else 'short'}"}
+            wrong = set() if longer and not beats else {f"{_operand(which)}_{'long' if longer else 'short'}"}
             bench.expect(what, driver.events(), {"done"} | wrong)
             packet = engine.packet()
             if longer:
@@ -198,8 +193,8 @@ def _whole_beats(bench: Bench) -> None:
     for _ in range(12):
         gemm = bench.small_gemm()
         _program(bench, gemm)
-        bench.engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows), full=True)
-        bench.engine.send("activations", activation_bytes(gemm, bench.config), full=True)
+        for stream, data in operand_streams(gemm, bench.config).items():
+            bench.engine.send(stream, data, full=True)
         bench.engine.run(cycle_limit(gemm, bench.config))
         bench.expect("whole beats: events", bench.driver.events(), {"done"})
         bench.expect("whole beats: results", bench.engine.packet() == result_bytes(gemm, bench.config), True)
@@ -211,17 +206,15 @@ def _empty_last_beat(bench: Bench) -> None:
     """TLAST on a beat of its own, without a byte, comes after the last byte's beat: too long, whenever it comes."""
     engine, driver = bench.engine, bench.driver
     for stalled in (0.0, 0.6) * 4:
-        for which in ("weights", "activations"):
+        for which in bench.config.operand_streams:
             gemm = bench.small_gemm()
             _program(bench, gemm)
             engine.stall(which, stalled)
-            content = {"weights": weight_bytes(gemm.weight, bench.config, gemm.rows)}
-            content["activations"] = activation_bytes(gemm, bench.config)
-            for stream, data in content.items():
+            for stream, data in operand_streams(gemm, bench.config).items():
                 engine.send(stream, data, last=stream != which)
             engine.send(which, b"")
             engine.run(cycle_limit(gemm, bench.config))
-            bench.expect(f"empty last beat of {which}", driver.events(), {"done", f"{which}_long"})
+            bench.expect(f"empty last beat of {which}", driver.events(), {"done", f"{_operand(which)}_long"})
             bench.expect(
                 f"empty last beat of {which}: results", engine.packet() == result_bytes(gemm, bench.config), True
             )
@@ -233,13 +226,13 @@ def _empty_last_beat(bench: Bench) -> None:
 def _without_tlast(bench: Bench) -> None:
     """A packet without an end: the GEMM is right, the stream waits for TLAST, ABORT makes it forget."""
     engine, driver = bench.engine, bench.driver
-    for which in ("weights", "activations"):
+    for which in bench.config.operand_streams:
         gemm = bench.small_gemm()
         _program(bench, gemm)
-        engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows), last=which != "weights")
-        engine.send("activations", activation_bytes(gemm, bench.config), last=which != "activations")
+        for stream, data in operand_streams(gemm, bench.config).items():
+            engine.send(stream, data, last=stream != which)
         engine.run(cycle_limit(gemm, bench.config))
-        bench.expect(f"{which} without TLAST", driver.events(), {"done", f"{which}_long"})
+        bench.expect(f"{which} without TLAST", driver.events(), {"done", f"{_operand(which)}_long"})
         bench.expect(f"{which} without TLAST: results", engine.packet() == result_bytes(gemm, bench.config), True)
         bench.clear_events()
         driver.write("CONTROL", field_value("CONTROL", abort=1))
@@ -252,7 +245,7 @@ def _interrupted(bench: Bench) -> None:
     for how in ("reset", "abort"):
         for _ in range(15):
             gemm = bench.long_gemm()
-            for stream in ("weights", "activations", "results"):
+            for stream in (*bench.config.operand_streams, "results"):
                 engine.stall(stream, chance.choice((0.0, 0.3)))
             driver.start(gemm)
             engine.run(chance.randint(1, 1500))
@@ -264,7 +257,7 @@ def _interrupted(bench: Bench) -> None:
                 driver.write("CONTROL", field_value("CONTROL", abort=1))
                 bench.expect("busy after ABORT", driver.read("STATUS") & 3, 0)
                 bench.clear_events()
-            for stream in ("weights", "activations", "results"):
+            for stream in (*bench.config.operand_streams, "results"):
                 engine.stall(stream, 0)
             engine.run(20)  # what remains of an aborted packet leaves, with TLAST
             engine.discard()
@@ -279,7 +272,7 @@ def _aborted_with_running_dmas(bench: Bench) -> None:
     Whatever they still send: both, one, the last beats of either, or the packets of a second gemm.
     """
     engine, driver, chance = bench.engine, bench.driver, bench.chance
-    streams = ("weights", "activations")
+    streams = bench.config.operand_streams
     for case in ("both", "late end", "one ended", "two packets") * 3:
         gemm = bench.long_gemm()
         driver.start(gemm)
@@ -292,7 +285,8 @@ def _aborted_with_running_dmas(bench: Bench) -> None:
             for _ in range(20_000):
                 if not engine.queued(stopped):
                     break
-                engine.stall(next(s for s in streams if s != stopped), 0.95)
+                for other in streams:
+                    engine.stall(other, 0.0 if other == stopped else 0.95)
                 engine.run(10)
                 bench.clear_events()
         driver.write("CONTROL", field_value("CONTROL", abort=1))
@@ -314,7 +308,8 @@ def _aborted_with_running_dmas(bench: Bench) -> None:
 def _drained(bench: Bench) -> bool:
     """Small GEMMs and ABORT in turn, until both DMAs were idle before the ABORT."""
     engine, driver = bench.engine, bench.driver
-    for name, value in (("M", 1), ("N", 1), ("K", 1), ("FORMAT", 0)):
+    streams = bench.config.weight_streams  # each has a packet if N is at least their number
+    for name, value in (("M", 1), ("N", streams), ("K", 1), ("FORMAT", 0)):
         driver.write(name, value)
     for _ in range(100):
         driver.write("CONTROL", field_value("CONTROL", start=1))
@@ -322,7 +317,7 @@ def _drained(bench: Bench) -> bool:
         engine.run(bench.chance.randint(20, 2000))
         bench.clear_events()
         engine.run(20)
-        idle = not engine.queued("weights") and not engine.queued("activations")
+        idle = not any(map(engine.queued, bench.config.operand_streams))
         driver.write("CONTROL", field_value("CONTROL", abort=1))
         engine.run(20)
         bench.clear_events()
@@ -337,8 +332,8 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
     gemm = bench.long_gemm()
     engine.stall("results", 1.0)
     _program(bench, gemm)
-    engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows))
-    engine.send("activations", activation_bytes(gemm, bench.config))
+    for stream, data in operand_streams(gemm, bench.config).items():
+        engine.send(stream, data)
     engine.run(50_000)  # until a beat is on offer and everything behind it stands still
     engine.discard()
     faults, packets = engine.handshake_faults, driver.read("RESULT_PACKETS")
@@ -366,30 +361,32 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
 def _late_packets(bench: Bench) -> None:
     """GEMMs that end early owe a packet each; as many as can be counted are dropped, and further ones wait."""
     engine, driver = bench.engine, bench.driver
+    first, *others = bench.config.operand_streams
     for owed in (1, 3, 4):
         gemm = bench.small_gemm()
-        late = activation_bytes(bench.small_gemm(), bench.config)
+        late = operand_streams(bench.small_gemm(), bench.config)
         ended = driver.read("JOBS")
         for _ in range(owed):
             _program(bench, gemm)
-            engine.send("weights", weight_bytes(gemm.weight, bench.config, gemm.rows)[:1])
+            engine.send(first, operand_streams(gemm, bench.config)[first][:1])
             engine.run(2000)
             engine.packet()
             bench.clear_events()
         bench.expect(f"{owed} short gemms ended", driver.read("JOBS") - ended, min(owed, 3))
         for _ in range(owed):
-            engine.send("activations", late)
+            for stream in others:
+                engine.send(stream, late[stream])
         for _ in range(200):
             engine.run(1000)
             bench.clear_events()
-            if not engine.queued("activations"):
+            if not any(map(engine.queued, others)):
                 break
         engine.run(2000)
         bench.clear_events()
         while engine.packet() is not None:
             pass
         bench.expect(f"{owed} late packets: gemms ended", driver.read("JOBS") - ended, owed)
-        bench.expect(f"{owed} late packets: beats left", engine.queued("activations"), 0)
+        bench.expect(f"{owed} late packets: beats left", sum(map(engine.queued, others)), 0)
         bench.recovers(f"{owed} late packets")
 
 
@@ -472,6 +469,11 @@ def _registers(bench: Bench) -> None:
     bench.recovers("illegal gemms")
     for name, value in quiet.items():
         driver.write(name, value)
+
+
+def _operand(stream: str) -> str:
+    """Whose stream it is: "weights" or "activations", as events and counters have it."""
+    return stream.split("_", maxsplit=1)[0]
 
 
 def _program(bench: Bench, gemm: Gemm) -> None:

@@ -17,17 +17,29 @@ struct Beat {
     bool last;
 };
 
+// A stream into the engine: what waits, and the ports that it goes to.
+struct Source {
+    uint32_t* data;
+    CData* valid;
+    SData* keep;
+    CData* last;
+    CData* ready;
+    std::deque<Beat> queue;
+    bool offered = false;
+};
+
+constexpr int kSources = FGMP_WEIGHT_STREAMS + 1;  // weights first
+
 struct Engine {
     VerilatedContext context;
     Vengine* top;
-    std::deque<Beat> sources[2];
+    std::vector<Source> sources;
     std::vector<uint8_t> received;
     std::vector<uint64_t> packets;  // bytes received when each TLAST came
-    uint32_t stall[3] = {0, 0, 0};  // probabilities in 1 / 65536: weights, activations, results
+    uint32_t stall[kSources + 1] = {};  // probabilities in 1 / 65536: the sources, then the results
     uint64_t random = 1;
     uint64_t cycles = 0;
     uint64_t faults = 0;  // breaches of the handshake at the result stream
-    bool offered[2] = {false, false};
     bool waiting = false;
     Beat held;
 
@@ -40,34 +52,54 @@ struct Engine {
     }
 };
 
-void drive(Engine* e, int which, bool offer) {
-    const std::deque<Beat>& queue = e->sources[which];
-    uint32_t* data = which ? e->top->s_axis_activations_tdata.m_storage : e->top->s_axis_weights_tdata.m_storage;
-    CData& valid = which ? e->top->s_axis_activations_tvalid : e->top->s_axis_weights_tvalid;
-    SData& keep = which ? e->top->s_axis_activations_tkeep : e->top->s_axis_weights_tkeep;
-    CData& last = which ? e->top->s_axis_activations_tlast : e->top->s_axis_weights_tlast;
-    valid = offer;
-    if (offer) {
-        memcpy(data, queue.front().data, kBytes);
-        keep = queue.front().keep;
-        last = queue.front().last;
+void drive(Source& source) {
+    *source.valid = source.offered;
+    if (source.offered) {
+        const Beat& beat = source.queue.front();
+        memcpy(source.data, beat.data, kBytes);
+        *source.keep = beat.keep;
+        *source.last = beat.last;
     }
+}
+
+#define SOURCE(name)                                                                              \
+    {top->s_axis_##name##_tdata.m_storage, &top->s_axis_##name##_tvalid, &top->s_axis_##name##_tkeep, \
+     &top->s_axis_##name##_tlast, &top->s_axis_##name##_tready, {}, false}
+
+std::vector<Source> sources(Vengine* top) {
+    return {
+#if FGMP_WEIGHT_STREAMS == 1
+        SOURCE(weights),
+#else
+        SOURCE(weights_0), SOURCE(weights_1),
+#if FGMP_WEIGHT_STREAMS == 4
+        SOURCE(weights_2), SOURCE(weights_3),
+#endif
+#endif
+        SOURCE(activations),
+    };
+}
+
+// Forget what is queued for a stream (as a DMA that is stopped).
+void clear(Source& source) {
+    source.queue.clear();
+    source.offered = false;
 }
 
 void tick(Engine* e) {
     Vengine* top = e->top;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < kSources; i++) {
+        Source& source = e->sources[i];
         // Valid never falls before ready was seen.
-        bool offer = !e->sources[i].empty() && (e->offered[i] || !e->chance(e->stall[i]));
-        drive(e, i, offer);
-        e->offered[i] = offer;
+        source.offered = !source.queue.empty() && (source.offered || !e->chance(e->stall[i]));
+        drive(source);
     }
-    bool ready = !e->chance(e->stall[2]);
+    bool ready = !e->chance(e->stall[kSources]);
     top->m_axis_results_tready = ready;
     top->aclk = 0;
     top->eval();
-    if (e->offered[0] && top->s_axis_weights_tready) e->sources[0].pop_front(), e->offered[0] = false;
-    if (e->offered[1] && top->s_axis_activations_tready) e->sources[1].pop_front(), e->offered[1] = false;
+    for (Source& source : e->sources)
+        if (source.offered && *source.ready) source.queue.pop_front(), source.offered = false;
     if (top->m_axis_results_tvalid) {
         Beat beat;
         memcpy(beat.data, top->m_axis_results_tdata.m_storage, kBytes);
@@ -104,7 +136,8 @@ Engine* fgmp_create(uint64_t seed, int random_state) {
     e->top->aresetn = 0;
     e->top->s_axi_awvalid = e->top->s_axi_wvalid = e->top->s_axi_arvalid = 0;
     e->top->s_axi_bready = e->top->s_axi_rready = 1;
-    e->top->s_axis_weights_tvalid = e->top->s_axis_activations_tvalid = 0;
+    e->sources = sources(e->top);
+    for (Source& source : e->sources) *source.valid = 0;
     return e;
 }
 
@@ -116,9 +149,8 @@ void fgmp_destroy(Engine* e) {
 
 // Reset, and forget what was queued and received.
 void fgmp_reset(Engine* e, int cycles) {
-    e->sources[0].clear();
-    e->sources[1].clear();
-    e->offered[0] = e->offered[1] = e->waiting = false;
+    for (Source& source : e->sources) clear(source);
+    e->waiting = false;
     e->top->aresetn = 0;
     for (int i = 0; i < cycles; i++) tick(e);
     e->top->aresetn = 1;
@@ -128,22 +160,16 @@ void fgmp_reset(Engine* e, int cycles) {
     e->waiting = false;
 }
 
-// Forget what is queued for a stream (as a DMA that is stopped).
-void fgmp_clear(Engine* e, int stream) {
-    e->sources[stream].clear();
-    e->offered[stream] = false;
-}
-
 // Forget all but the last beats of what is queued for a stream, and the one that is on offer.
 void fgmp_trim(Engine* e, int stream, size_t beats) {
-    std::deque<Beat>& queue = e->sources[stream];
-    size_t first = e->offered[stream] ? 1 : 0;
+    std::deque<Beat>& queue = e->sources[stream].queue;
+    size_t first = e->sources[stream].offered ? 1 : 0;
     if (queue.size() > first + beats) queue.erase(queue.begin() + first, queue.end() - beats);
 }
 
 // Forget everything queued and received (as DMAs that are stopped and emptied).
 void fgmp_discard(Engine* e) {
-    for (int i = 0; i < 2; i++) fgmp_clear(e, i);
+    for (Source& source : e->sources) clear(source);
     e->received.clear();
     e->packets.clear();
 }
@@ -207,7 +233,7 @@ void fgmp_send(Engine* e, int stream, const uint8_t* data, size_t size, int last
         memcpy(beat.data, data + position, count);
         beat.keep = full ? (1u << kBytes) - 1 : (1u << count) - 1;
         beat.last = last && position + kBytes >= size;
-        e->sources[stream].push_back(beat);
+        e->sources[stream].queue.push_back(beat);
     }
 }
 
@@ -220,7 +246,8 @@ uint64_t fgmp_run(Engine* e, uint64_t limit) {
 
 uint64_t fgmp_cycles(const Engine* e) { return e->cycles; }
 uint64_t fgmp_faults(const Engine* e) { return e->faults; }
-size_t fgmp_queued(const Engine* e, int stream) { return e->sources[stream].size(); }
+size_t fgmp_queued(const Engine* e, int stream) { return e->sources[stream].queue.size(); }
+int fgmp_weight_streams() { return FGMP_WEIGHT_STREAMS; }
 size_t fgmp_received(const Engine* e) { return e->received.size(); }
 
 // The first packet's bytes, which are then forgotten; returns their number, or -1 if there is none.

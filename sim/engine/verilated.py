@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ...cache import cached_folder
+from ...hdl.config import EngineConfig
 from ...hdl.design import Design
+from ...hdl.engine.config import weight_stream_names
 from ...processes import exhausted, run_tool
 from ..runner import CACHE, SimulationError, tools, verilator_configuration
 from ..runtime import with_runtime
 
-__all__ = ["STREAMS", "VerilatedEngine", "build_library"]
+__all__ = ["VerilatedEngine", "build_library"]
 
-STREAMS = ("weights", "activations", "results")
 _LIBRARY = "libengine.so"
 _LOOP = Path(__file__).with_name("simulator.cpp")
 _FAST = ("fast", "-CFLAGS", "-O1 -march=native")  # with -O2 it takes half as long again to compile and runs no faster
@@ -25,7 +26,9 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
 
     `random_state` lets registers and memories start with random values; such a library runs slower.
     """
-    options = [*_OPTIONS, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
+    assert isinstance(design.config, EngineConfig)
+    streams = f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"
+    options = [*_OPTIONS, "-CFLAGS", streams, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
     with tools("verilator") as tool_version:
         loop = _LOOP.read_text()
         configuration = verilator_configuration(design)
@@ -53,6 +56,7 @@ class VerilatedEngine:
     def __init__(self, library: Path, *, seed: int = 1, random_state: bool = False):
         self._c = _declare(ctypes.CDLL(str(library)))
         self._handle = self._c.fgmp_create(seed, int(random_state))
+        self._streams = (*weight_stream_names(self._c.fgmp_weight_streams()), "activations", "results")
         self.reset()
 
     def close(self) -> None:
@@ -91,7 +95,7 @@ class VerilatedEngine:
 
     def send(self, stream: str, data: bytes, *, last: bool = True, full: bool = False) -> None:
         """Queue a packet, or with `last` false the beginning of one; with `full` TKEEP is all ones in every beat."""
-        self._c.fgmp_send(self._handle, STREAMS.index(stream), data, len(data), int(last), int(full))
+        self._c.fgmp_send(self._handle, self._streams.index(stream), data, len(data), int(last), int(full))
 
     def discard(self) -> None:
         """Forget what is queued and received."""
@@ -99,11 +103,11 @@ class VerilatedEngine:
 
     def trim(self, stream: str, beats: int) -> None:
         """Forget all but the last `beats` of what is queued."""
-        self._c.fgmp_trim(self._handle, STREAMS.index(stream), beats)
+        self._c.fgmp_trim(self._handle, self._streams.index(stream), beats)
 
     def stall(self, stream: str, probability: float) -> None:
         """Let a stream pause at random."""
-        self._c.fgmp_stall(self._handle, STREAMS.index(stream), probability)
+        self._c.fgmp_stall(self._handle, self._streams.index(stream), probability)
 
     def run(self, limit: int) -> int:
         """Until the interrupt is high, at most `limit` cycles; returns how many."""
@@ -118,7 +122,7 @@ class VerilatedEngine:
 
     def queued(self, stream: str) -> int:
         """Beats that wait to be taken."""
-        return self._c.fgmp_queued(self._handle, STREAMS.index(stream))
+        return self._c.fgmp_queued(self._handle, self._streams.index(stream))
 
     @property
     def cycles(self) -> int:
@@ -153,6 +157,7 @@ def _declare(library: Any) -> Any:
         ("cycles", ctypes.c_uint64, (handle,)),
         ("faults", ctypes.c_uint64, (handle,)),
         ("queued", size, (handle, ctypes.c_int)),
+        ("weight_streams", ctypes.c_int, ()),
         ("received", size, (handle,)),
         ("packet", ctypes.c_int64, (handle, ctypes.c_char_p, size)),
     ):

@@ -11,13 +11,25 @@ from ...hdl.config import EngineConfig
 from ...hdl.engine.config import K_TILE, STREAM_BYTES, TILE_BLOCKS
 from .gemm import Gemm
 
-__all__ = ["activation_bytes", "float_results", "packed_results", "result_bytes", "weight_bytes"]
+__all__ = ["activation_bytes", "float_results", "operand_streams", "packed_results", "result_bytes", "weight_bytes"]
 
 
-def weight_bytes(packed: Packed, config: EngineConfig, rows: int) -> bytes:
-    """The weight stream for `rows` activation rows: (row tile, N tile, K tile, row); the file's bytes a row tile."""
+def weight_bytes(packed: Packed, config: EngineConfig, rows: int, stream: int = 0) -> bytes:
+    """A stream of weights for `rows` activation rows: (row tile, N tile, K tile, row).
+
+    With one stream these are the file's bytes, once per row tile; of several, each has every n-th row.
+    """
     order = _tiled(packed.shape[0], config.lanes, _k_tiles(packed.shape[1]), 1)
+    order = order[order[:, 0] % config.weight_streams == stream]
     return _records(packed, order) * ceil_div(rows, config.rows)
+
+
+def operand_streams(gemm: Gemm, config: EngineConfig) -> dict[str, bytes]:
+    """What each stream into the engine carries; one without a byte gets no packet and is not in it."""
+    names = config.weight_stream_names
+    streams = {name: weight_bytes(gemm.weight, config, gemm.rows, index) for index, name in enumerate(names)}
+    streams["activations"] = activation_bytes(gemm, config)
+    return {name: data for name, data in streams.items() if data}
 
 
 def activation_bytes(gemm: Gemm, config: EngineConfig) -> bytes:

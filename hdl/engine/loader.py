@@ -11,7 +11,7 @@ from ..pipeline import wire
 from ..selector import SelectorCore, selector_settings
 from .config import STREAM_BYTES, TILE_BLOCKS
 from .interfaces import BEAT_BITS, BeatStream, BlockWrite, TileRequest
-from .stream import ByteWindow, Skid, count_ones
+from .stream import ByteWindow, Skid, count_ones, window_bytes
 
 __all__ = ["Loader", "RecordReader", "ValueReader"]
 
@@ -30,7 +30,7 @@ def _reader_members(rows: int, blocks: int, limit: int) -> dict[str, wiring.Memb
     return {
         "request": In(TileRequest(rows)),
         "bytes": In(8 * limit),
-        "count": In(range(_RECORD_LIMIT[blocks] + STREAM_BYTES + 1)),
+        "count": In(range(window_bytes(_RECORD_LIMIT[blocks]) + 1)),
         "take": Out(range(limit + 1)),
         "starved": Out(1),
         "write": Out(BlockWrite(rows, blocks)),

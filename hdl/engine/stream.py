@@ -10,7 +10,7 @@ from ..pipeline import wire
 from .config import STREAM_BYTES
 from .interfaces import BEAT
 
-__all__ = ["ByteWindow", "Skid", "count_ones"]
+__all__ = ["ByteWindow", "Skid", "count_ones", "window_bytes"]
 
 
 class Skid(wiring.Component):
@@ -48,7 +48,7 @@ class Skid(wiring.Component):
 class ByteWindow(wiring.Component):
     """The next bytes of a packet, of which up to `limit` leave in a cycle.
 
-    It holds 16 more, so that it takes a beat in every cycle in which fewer than `limit` are there.
+    It holds two beats more, so that it takes one in every cycle, even while `limit` bytes leave in every second one.
 
     Attributes:
         beat, valid, ready: the stream, up to TLAST one packet.
@@ -74,7 +74,7 @@ class ByteWindow(wiring.Component):
                 "clear": In(1),
                 "take": In(range(limit + 1)),
                 "bytes": Out(8 * limit),
-                "count": Out(range(limit + STREAM_BYTES + 1)),
+                "count": Out(range(window_bytes(limit) + 1)),
                 "ended": Out(1),
                 "last_count": Out(range(STREAM_BYTES + 1)),
             }
@@ -83,26 +83,33 @@ class ByteWindow(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         keep = self.beat.keep
-        # Bytes beyond `count` are always 0, so that a new beat can be or-ed in.
-        held = Signal(8 * (self._limit + STREAM_BYTES))
-        m.d.comb += self.bytes.eq(held[: 8 * self._limit])
+        # What was taken leaves a cycle later, so that the path from the bytes to how many of them are taken begins with
+        # the shift, and does not end with it. Bytes beyond `total` are always 0, so that a new beat can be or-ed in.
+        total = Signal.like(self.count)
+        held = Signal(8 * window_bytes(self._limit))
+        taken = Signal.like(self.take)
+        kept = wire(m, "kept", held >> Cat(Const(0, 3), taken))
+        m.d.comb += [self.bytes.eq(kept[: 8 * self._limit]), self.count.eq(total - taken)]
         added = wire(m, "added", count_ones(keep))
-        rest = wire(m, "rest", (self.count - self.take)[: len(self.count)])
-        accept = wire(m, "accept", self.open & ~self.ended & (rest <= self._limit))
+        accept = wire(m, "accept", self.open & ~self.ended & (self.count <= self._limit + STREAM_BYTES))
         m.d.comb += self.ready.eq(accept | self.discard)
-        taken = wire(m, "taken", self.valid & accept & ~self.discard)
-        kept = wire(m, "kept", held >> Cat(Const(0, 3), self.take))
+        more = wire(m, "more", self.valid & accept & ~self.discard)
         beat = wire(m, "kept_beat", Cat(Mux(keep[i], self.beat.data.word_select(i, 8), 0) for i in range(STREAM_BYTES)))
-        joined = wire(m, "joined", (kept | (beat << Cat(Const(0, 3), rest)))[: len(held)])
+        joined = wire(m, "joined", (kept | (beat << Cat(Const(0, 3), self.count)))[: len(held)])
         with m.If(self.clear):
-            m.d.sync += [self.count.eq(0), self.ended.eq(0), held.eq(0)]
+            m.d.sync += [total.eq(0), taken.eq(0), self.ended.eq(0), held.eq(0)]
         with m.Else():
-            m.d.sync += self.count.eq(rest + Mux(taken, added, 0))
-            with m.If(taken):
+            m.d.sync += [total.eq(self.count + Mux(more, added, 0)), taken.eq(self.take)]
+            with m.If(more):
                 m.d.sync += [held.eq(joined), self.ended.eq(self.beat.last), self.last_count.eq(added)]
-            with m.Elif(self.take.any()):
+            with m.Elif(taken.any()):
                 m.d.sync += held.eq(kept)
         return m
+
+
+def window_bytes(limit: int) -> int:
+    """How many bytes a window holds."""
+    return limit + 2 * STREAM_BYTES
 
 
 def count_ones(bits: Iterable[Value]) -> Value:

@@ -336,7 +336,8 @@ def _buffer_energy(
     engine = hardware.engine
     fp8_a = shares["FP8xFP4"] + shares["FP8xFP8"]
     fp8_w = shares["FP4xFP8"] + shares["FP8xFP8"]
-    words = {"activation": engine.slots * engine.rows * 16, "weight": 2 * engine.lanes * 16}
+    # Weights lie in two banks for each stream.
+    words = {"activation": engine.slots * engine.rows * TILE_BLOCKS, "weight": engine.stream_lanes * TILE_BLOCKS}
     bank = {k: hardware.memory.access(_BANK_BITS, n) for k, n in words.items()}
     # A narrow memory saves less than its capacity promises: scale and precision bit take as much a bit as the bank.
     bit = {k: 0.0 if fp8_only else e / _BANK_BITS for k, e in bank.items()}

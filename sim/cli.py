@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..hdl.cli import add_changes
+
 __all__ = ["COMMANDS"]
 
 
@@ -69,6 +71,8 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generate", type=int, default=8, metavar="N", help="model: tokens to generate, default 8")
     parser.add_argument("--text", metavar="FILE", help="model: text (default: the running Python's own)")
     parser.add_argument("--engine", default="engine", metavar="PRESET", help="model: default engine")
+    parser.add_argument("--clock", type=float, default=100.0, metavar="MHZ", help="model: for tokens per second, "
+                        "default 100")  # fmt: skip
     parser.add_argument("--count", type=int, default=2000, help="random rows or blocks per campaign, default 2000")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--k", type=int, help="lane: length of the random rows (default: 16 to 192)")
@@ -175,6 +179,7 @@ def _simulate_model(args: argparse.Namespace) -> int:
             generate=args.generate,
             text=args.text,
             engine=args.engine,
+            clock=args.clock,
             announce=bar.reset,
             on_layer=done,
         )
@@ -182,7 +187,56 @@ def _simulate_model(args: argparse.Namespace) -> int:
     return 1 if run.differences else 0
 
 
+def _add_rate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a transformers folder or its config.json; no weights are read")
+    parser.add_argument("--tokens", type=int, nargs="+", action="collect", default=[1, 512], metavar="N",
+                        help="tokens at once: 1 decodes, a prompt's length is prefill; default 1 512")  # fmt: skip
+    parser.add_argument("--fp4", type=float, default=0.7, metavar="P", help="share of blocks in FP4, default 0.7")
+    parser.add_argument("--engine", default="engine", metavar="PRESET", help="default engine")
+    add_changes(parser, "such as weight_streams=4 lanes=64 k_max=16384")
+    parser.add_argument("--clock", type=float, default=100.0, metavar="MHZ", help="default 100")
+    parser.add_argument("--memory", type=float, metavar="GB/S", help="what memory brings for weights (default: as much "
+                        "as the engine takes)")  # fmt: skip
+    parser.add_argument("--energy", type=Path, metavar="FILE", help="energy.json of fgmp energy: also joules per token")
+    parser.add_argument("--memory-energy", type=float, default=0.0, metavar="PJ", help="per byte on the streams, for "
+                        "joules per token; default 0")  # fmt: skip
+    parser.add_argument("--ignore", nargs="+", action="collect", metavar="GLOB", help="linears that are not quantized "
+                        "(default: as fgmp quantize)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _rate(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..hdl.config import EngineConfig, changed, preset
+    from ..quantizer.config import DEFAULT_IGNORE
+    from .rate import RateRequest, model_shapes, rate_model
+    from .rate_report import rate_lines
+
+    engine = changed(preset(args.engine), args.set)
+    if not isinstance(engine, EngineConfig):
+        raise InputError(f"preset: {args.engine!r}, expected an engine")
+    request = RateRequest(
+        engine=engine,
+        tokens=tuple(args.tokens),
+        fp4=args.fp4,
+        clock=args.clock,
+        memory=args.memory,
+        energy=args.energy,
+        memory_energy=args.memory_energy,
+        ignore=tuple(args.ignore or DEFAULT_IGNORE),
+    )
+    result = rate_model(model_shapes(args.model, request.ignore), request)
+    print(json.dumps(result, indent=2) if args.json else "\n".join(rate_lines(result)))
+    return 0
+
+
 COMMANDS = {
+    "rate": (
+        "predict cycles, tokens per second and energy of a language model on an engine, from its config.json",
+        "Follows every GEMM's tiles through loaders, buffers, lanes (docs/engine.md), at an FP4 share and in all FP8.",
+        _add_rate,
+        _rate,
+    ),
     "demo": (
         "the whole job: quantize, compare formats, generate Verilog, prove it on the model's own numbers",
         "Writes Verilog, sidecars, packed weights, vectors and report.html to the output folder.",

@@ -117,18 +117,16 @@ def _chosen(model: nn.Module) -> dict[str, tuple[int, int]]:
     read = next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)
     result = {}
     for name, module in model.named_modules():
-        lists = (
-            [c for c in module.children() if isinstance(c, nn.ModuleList)] if isinstance(module, LinearExperts) else []
-        )
-        for linears in lists or ([module] if _is_experts(name, module) else []):
-            for inner, linear in module.named_modules():
-                if isinstance(linear, nn.Linear):
-                    result[f"{name}.{inner}"] = (len(linears), min(read or len(linears), len(linears)))
+        if isinstance(module, LinearExperts):
+            experts = len(module.down_proj)
+        elif isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "experts":
+            experts = len(module)
+        else:
+            continue
+        for inner, linear in module.named_modules():
+            if isinstance(linear, nn.Linear):
+                result[f"{name}.{inner}"] = (experts, min(read or experts, experts))
     return result
-
-
-def _is_experts(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "experts"
 
 
 def rate_model(shapes: Sequence[Shape], request: RateRequest) -> dict[str, Any]:
@@ -137,9 +135,7 @@ def rate_model(shapes: Sequence[Shape], request: RateRequest) -> dict[str, Any]:
     Activations come as values where the engine quantizes them itself; results leave as float32.
     """
     if too_long := [shape.inputs for shape in shapes if shape.inputs > request.engine.k_max]:
-        raise InputError(
-            f"K: {max(too_long)}, expected at most {request.engine.k_max} in this engine (--set k_max=...)"
-        )
+        raise InputError(f"K: {max(too_long)}, expected at most {request.engine.k_max} in this engine")
     if too_wide := [shape.outputs for shape in shapes if shape.outputs > (1 << 16) - 1]:
         raise InputError(f"N: {max(too_wide)}, expected at most {(1 << 16) - 1}")
     pj = None if request.energy is None else _energy_rows(request)

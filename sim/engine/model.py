@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...formats import BLOCK_SIZE, PRECISION_MODES, ceil_div
-from ...golden.packing import unpack
+from ...golden.packing import pack, unpack
 from ...golden.precision_modes import count_precision_modes
+from ...golden.selector import SiteSettings
 from ...hdl.config import EngineConfig, preset
 from ...hdl.design import build_preset
 from ...quantizer.model.default_text import read_corpus
@@ -24,9 +25,10 @@ from ..runner import CACHE, check_tools
 from ..tally import Tally, totals
 from .driver import EngineDriver, Result, check_gemm
 from .gemm import Gemm
+from .random_gemms import random_mixed
 from .verilated import VerilatedEngine, build_library
 
-__all__ = ["LayerTally", "ModelRun", "run_model"]
+__all__ = ["LayerTally", "ModelRun", "Phase", "run_model"]
 
 
 @dataclass
@@ -74,9 +76,62 @@ class LayerTally:
         }
 
 
+@dataclass(kw_only=True)
+class Phase:
+    """All linears' work in one kind of pass: prefill (many tokens at once) or decode (one).
+
+    Attributes:
+        name: of the kind.
+        passes, tokens: how often the model ran, and on how many tokens.
+        cycles, weight_beats, weight_bytes, bytes: on the engine; `bytes` of all streams.
+        fp8_cycles, fp8_bytes: the same work with weights and activations all in FP8.
+    """
+
+    name: str
+    passes: int = 0
+    tokens: int = 0
+    cycles: int = 0
+    weight_beats: int = 0
+    weight_bytes: int = 0
+    bytes: int = 0
+    fp8_cycles: int = 0
+    fp8_bytes: int = 0
+
+    def add(self, result: Result, fp8: Result, streams: int) -> None:
+        """Count one GEMM, and what it is in all FP8; a beat of several streams counts once."""
+        self.cycles += result.counters["cycles"]
+        self.weight_beats += ceil_div(result.counters["weight_beats"], streams)
+        self.weight_bytes += result.weight_bytes
+        self.bytes += _moved(result)
+        self.fp8_cycles += fp8.counters["cycles"]
+        self.fp8_bytes += _moved(fp8)
+
+    def as_dict(self, clock: float) -> dict[str, Any]:
+        """Plain values; `clock` in MHz."""
+        tokens = max(self.tokens, 1)
+        return {
+            **vars(self),
+            "cycles_over_weight_beats": self.cycles / max(self.weight_beats, 1),
+            "cycles_per_token": self.cycles / tokens,
+            "bytes_per_token": self.bytes / tokens,
+            "tokens_per_second": clock * 1e6 * self.tokens / max(self.cycles, 1),
+            "fp8_cycles_per_token": self.fp8_cycles / tokens,
+            "fp8_bytes_per_token": self.fp8_bytes / tokens,
+            "fp8_tokens_per_second": clock * 1e6 * self.tokens / max(self.fp8_cycles, 1),
+            "speedup": self.fp8_cycles / max(self.cycles, 1),
+        }
+
+
+def _moved(result: Result) -> int:
+    return result.weight_bytes + result.activation_bytes + len(result.data)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRun:
-    """The result of `run_model`. Perplexities are over `tokens` - 1 predictions; `generated` is greedy."""
+    """The result of `run_model`. Perplexities are over `tokens` - 1 predictions; `generated` is greedy.
+
+    `phases` are prefill and, where tokens were generated, decode; `clock`, in MHz, is for their tokens per second.
+    """
 
     tokens: int
     perplexity: float
@@ -84,6 +139,8 @@ class ModelRun:
     generated: str
     golden_generated: str
     layers: list[LayerTally]
+    phases: list[Phase]
+    clock: float
     cycles: int
     seconds: float
 
@@ -99,10 +156,11 @@ class ModelRun:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for machines."""
         return {
-            **{k: v for k, v in vars(self).items() if k != "layers"},
+            **{k: v for k, v in vars(self).items() if k not in ("layers", "phases")},
             **totals(layer.tally for layer in self.layers),
             "differences": self.differences,
             "cycles_per_second": self.cycles / self.seconds,
+            "phases": [phase.as_dict(self.clock) for phase in self.phases],
             "layers": [layer.as_dict() for layer in self.layers],
         }
 
@@ -114,6 +172,7 @@ def run_model(
     generate: int = 8,
     text: str | None = None,
     engine: str = "engine",
+    clock: float = 100.0,
     cache: Path = CACHE,
     announce: Callable[[int], None] | None = None,
     on_layer: Callable[[str], None] | None = None,
@@ -122,6 +181,7 @@ def run_model(
 
     All linears that are quantized run on the engine, activations going in as float32 through its selector; everything
     else is torch. Every result is compared with the golden model's, bit for bit, and the model goes on with the RTL's.
+    Each GEMM is run once more in all FP8, for its cycles alone. `clock` in MHz is what tokens per second are told for.
     `announce` is told how many linears will be run, `on_layer` the name of each that is done.
     """
     check_tools("verilator")
@@ -133,6 +193,8 @@ def run_model(
     for name, value, least in (("tokens", tokens, 2), ("generate", generate, 0)):
         if value < least:
             raise InputError(f"{name}: {value}, expected at least {least}")
+    if not 0 < clock < float("inf"):
+        raise InputError(f"clock: {clock}, expected more than 0")
     language_model = load_model(folder, quantized=True)
     language_model.check_window(tokens + generate)
     model = language_model.model
@@ -152,7 +214,8 @@ def run_model(
         simulated = VerilatedEngine(build_library(build_preset(engine), cache=cache))
         driver = EngineDriver(simulated, config)
         begin, cycles = time.perf_counter(), simulated.cycles
-        with _on_engine(layers, tallies, driver, on_layer or (lambda name: None)):
+        phases = [Phase(name="prefill"), Phase(name="decode")]
+        with _on_engine(model, layers, tallies, phases, driver, on_layer or (lambda name: None)):
             perplexity = _perplexity(model, ids)
             generated = _generate(language_model, ids, generate)
         seconds = time.perf_counter() - begin
@@ -163,6 +226,8 @@ def run_model(
         generated=generated,
         golden_generated=golden_text,
         layers=list(tallies.values()),
+        phases=[phase for phase in phases if phase.passes],
+        clock=clock,
         cycles=simulated.cycles - cycles,
         seconds=seconds,
     )
@@ -189,9 +254,29 @@ def _generate(language_model: Any, ids: Tensor, count: int) -> str:
 
 @contextmanager
 def _on_engine(
-    layers: dict[str, FGMPLinear], tallies: dict[str, LayerTally], driver: EngineDriver, done: Callable[[str], None]
+    model: nn.Module,
+    layers: dict[str, FGMPLinear],
+    tallies: dict[str, LayerTally],
+    phases: list[Phase],
+    driver: EngineDriver,
+    done: Callable[[str], None],
 ) -> Iterator[None]:
-    """Let the layers' results come from the engine inside the `with` block."""
+    """Let the layers' results come from the engine inside the `with` block; the last of `phases` is for one token."""
+    running = phases[0]
+    in_fp8: dict[tuple[int, int, int, str], Result] = {}
+
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal running
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        running = phases[-1 if ids.shape[-1] == 1 else 0]
+        running.passes += 1
+        running.tokens += ids.numel()
+
+    def fp8(gemm: Gemm) -> Result:
+        key = (gemm.rows, gemm.outputs, gemm.columns, gemm.output)
+        if key not in in_fp8:
+            in_fp8[key] = driver.run(_in_fp8(gemm))
+        return in_fp8[key]
 
     def replaced(name: str, layer: FGMPLinear) -> Callable[[Tensor], Tensor]:
         tally = tallies[name]
@@ -200,6 +285,7 @@ def _on_engine(
             gemm = _gemm(layer, x.reshape(-1, x.shape[-1]), driver.config)
             result = driver.run(gemm)
             tally.add(gemm, result, gemm.expected())
+            running.add(result, fp8(gemm), driver.config.weight_streams)
             done(name)
             assert isinstance(result.value, Tensor)
             y = result.value.view(*x.shape[:-1], -1).to(x.dtype)
@@ -207,13 +293,26 @@ def _on_engine(
 
         return forward
 
+    hook = model.register_forward_pre_hook(begin, with_kwargs=True)
     for name, layer in layers.items():
         layer.forward = replaced(name, layer)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
+        hook.remove()
         for layer in layers.values():
             del layer.forward  # the class's own again
+
+
+def _in_fp8(gemm: Gemm) -> Gemm:
+    """A GEMM of the same size and kinds of input and output, all of whose blocks are FP8."""
+    weight = pack(random_mixed(gemm.outputs, gemm.columns, 0.0, torch.Generator().manual_seed(0)))
+    if gemm.raw:
+        assert gemm.settings is not None
+        settings = SiteSettings(gemm.settings.exponent, mode="all_fp8", channel_codes=gemm.settings.channel_codes)
+        return Gemm(weight, gemm.activations, settings=settings, output=gemm.output)
+    activations = random_mixed(gemm.rows, gemm.columns, 0.0, torch.Generator().manual_seed(0))
+    return Gemm(weight, activations, output=gemm.output)
 
 
 def _gemm(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Gemm:

@@ -50,6 +50,21 @@ def model_lines(run: ModelRun) -> Iterator[str]:
     yield ""
     yield "pairs of formats are activation x weight"
     yield f"perplexity of {run.tokens} tokens: {run.perplexity:.6f} from the RTL, {run.golden_perplexity:.6f} golden"
+    yield ""
+    yield f"{run.clock:g} MHz, streams at 16 bytes a cycle; linears only"
+    yield (
+        "           passes  tokens  cycles/token  cycles/weight beats  bytes/token  tokens/s   all FP8: cycles/token  "
+        "bytes/token  tokens/s  faster"
+    )
+    for phase in run.phases:
+        row = phase.as_dict(run.clock)
+        yield (
+            f"{phase.name:9}  {phase.passes:6}  {phase.tokens:6}  {row['cycles_per_token']:12,.0f}"
+            f"  {row['cycles_over_weight_beats']:19.3f}  {row['bytes_per_token']:11,.0f}"
+            f"  {row['tokens_per_second']:8,.4g}  {row['fp8_cycles_per_token']:22,.0f}"
+            f"  {row['fp8_bytes_per_token']:11,.0f}  {row['fp8_tokens_per_second']:8,.4g}  {row['speedup']:5.2f}x"
+        )
+    yield ""
     if run.generated:
         yield f"generated: {run.generated!r}" + (
             " (the golden model too)" if run.generated == run.golden_generated else ""

@@ -12,6 +12,10 @@ from .interfaces import BEAT
 
 __all__ = ["ByteWindow", "Skid", "count_ones", "window_bytes"]
 
+_WORD = 8
+_WORD_BITS = 3
+"""Bytes of a word, and what selects one of them: half a block in FP8, a block in FP4."""
+
 
 class Skid(wiring.Component):
     """A two-deep buffer between two ready/valid handshakes; no path from one side to the other.
@@ -49,6 +53,7 @@ class ByteWindow(wiring.Component):
     """The next bytes of a packet, of which up to `limit` leave in a cycle.
 
     It holds two beats more, so that it takes one in every cycle, even while `limit` bytes leave in every second one.
+    All beats but a packet's last have 16 bytes.
 
     Attributes:
         beat, valid, ready: the stream, up to TLAST one packet.
@@ -83,32 +88,42 @@ class ByteWindow(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         keep = self.beat.keep
-        # What was taken leaves a cycle later, so that the path from the bytes to how many of them are taken begins with
-        # the shift, and does not end with it. Bytes beyond `total` are always 0, so that a new beat can be or-ed in.
-        total = Signal.like(self.count)
-        held = Signal(8 * window_bytes(self._limit))
-        taken = Signal.like(self.take)
-        kept = wire(m, "kept", held >> Cat(Const(0, 3), taken))
-        m.d.comb += [self.bytes.eq(kept[: 8 * self._limit]), self.count.eq(total - taken)]
+        # Words of the packet, in place: only the last beat may be partial, so beats are added at whole words. `offset`
+        # says where the next byte is, and grows by what is taken; whole words leave a cycle later. So the path from the
+        # bytes to how many of them are taken begins with the shift, and does not end with it.
+        held = Signal(8 * _WORD * -(-(window_bytes(self._limit) + _WORD - 1) // _WORD))
+        level = Signal(range(len(held) // 8 + 1))  # bytes held; beyond them all is 0, so that a beat can be or-ed in
+        offset = Signal(range(self._limit + _WORD))
+        within, words = offset[:_WORD_BITS], offset[_WORD_BITS:]
+        left = wire(m, "left", held >> Cat(Const(0, 3 + _WORD_BITS), words))
+        left_words = wire(m, "left_words", (level[_WORD_BITS:] - words)[: len(level) - _WORD_BITS])
+        m.d.comb += self.count.eq(level - offset)
+        with m.Switch(within):
+            for first in range(_WORD):
+                with m.Case(first):
+                    m.d.comb += self.bytes.eq(left[8 * first : 8 * (first + self._limit)])
         added = wire(m, "added", count_ones(keep))
         accept = wire(m, "accept", self.open & ~self.ended & (self.count <= self._limit + STREAM_BYTES))
         m.d.comb += self.ready.eq(accept | self.discard)
         more = wire(m, "more", self.valid & accept & ~self.discard)
         beat = wire(m, "kept_beat", Cat(Mux(keep[i], self.beat.data.word_select(i, 8), 0) for i in range(STREAM_BYTES)))
-        joined = wire(m, "joined", (kept | (beat << Cat(Const(0, 3), self.count)))[: len(held)])
+        joined = wire(m, "joined", (left | (beat << Cat(Const(0, 3 + _WORD_BITS), left_words)))[: len(held)])
         with m.If(self.clear):
-            m.d.sync += [total.eq(0), taken.eq(0), self.ended.eq(0), held.eq(0)]
+            m.d.sync += [level.eq(0), offset.eq(0), self.ended.eq(0), held.eq(0)]
         with m.Else():
-            m.d.sync += [total.eq(self.count + Mux(more, added, 0)), taken.eq(self.take)]
+            m.d.sync += [
+                level.eq(Cat(level[:_WORD_BITS], left_words) + Mux(more, added, 0)),
+                offset.eq(within + self.take),
+            ]
             with m.If(more):
                 m.d.sync += [held.eq(joined), self.ended.eq(self.beat.last), self.last_count.eq(added)]
-            with m.Elif(taken.any()):
-                m.d.sync += held.eq(kept)
+            with m.Elif(words.any()):
+                m.d.sync += held.eq(left)
         return m
 
 
 def window_bytes(limit: int) -> int:
-    """How many bytes a window holds."""
+    """How many bytes of a packet a window holds."""
     return limit + 2 * STREAM_BYTES
 
 

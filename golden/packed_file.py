@@ -45,11 +45,12 @@ def save_packed(path: Path, tensors: Mapping[str, Packed]) -> None:
         partial.chmod(0o644)  # safetensors writes for the owner only
 
 
-def load_packed(path: Path) -> dict[str, Packed]:
+def load_packed(path: str | Path) -> dict[str, Packed]:
     """Read a packed file and verify every checksum.
 
     Raises InputError for a file that is missing, truncated, altered, not ours or of another version.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"packed file {path}: not found, expected a .safetensors file written by fgmp")
     try:

@@ -91,10 +91,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "engine-lane": ("one lane of `engine` by itself", EngineConfig().lane),
+    "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),
     "accumulators": ("accumulators of one lane of `engine`: 64 rows", AccumulatorConfig()),
     "activation-decoder": ("what decodes activations for all lanes of `engine`", ActivationDecoderConfig()),
     "row-order": ("the generator of the order of rows, for 64 rows", RowOrderConfig()),
-    "engine-lane-merged": ("the same with one adder tree for all precision modes", EngineLaneConfig(sharing="merged")),
     "engine-lane-fp8": (
         "the lane of an engine for FP8 blocks only, to compare with",
         EngineLaneConfig(pipeline=3, formats="fp8"),

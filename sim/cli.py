@@ -99,6 +99,8 @@ def _simulate(args: argparse.Namespace) -> int:
         raise InputError(f"k: {args.k} given for {', '.join(presets)}, expected a lane (others work block by block)")
     if args.waves is not None and len(presets) != 1:
         raise InputError(f"waves: {len(presets)} presets given, expected one")
+    if args.waves is not None and args.waves.suffix != ".fst":
+        raise InputError(f"waves: {args.waves}, expected a file name that ends with .fst, the format that is written")
     check_file(args.waves)
     summary = {preset: _simulate_preset(args, preset) for preset in presets}
     compared = sum(s["compared"] for s in summary.values())

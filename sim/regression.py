@@ -52,7 +52,7 @@ def campaigns_of(
         if model:
             campaigns += [captured_selector_campaign(design, layer) for layer in captured_layers()]
         return campaigns
-    raise InputError(f"preset {design.name}: has no bench, expected a lane or a selector")
+    raise InputError(f"preset {design.name}: has no bench, expected a lane, a selector or an engine")
 
 
 def regress(

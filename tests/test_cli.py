@@ -183,7 +183,7 @@ def one_line(capsys, *arguments):
         (["vectors", "lane", "--k", "5000"], "K: 5000, expected 1 to 4096, what the configured accumulator holds"),
         (["vectors", "lane", "--seed", "-1"], "seed: -1"),
         (["simulate", "lane-1k", "--k", "1040", "--no-model"], "K: 1040, expected 1 to 1024"),
-        (["simulate", "decoder-e4m3"], "has no bench, expected a lane or a selector"),
+        (["simulate", "decoder-e4m3"], "has no bench, expected a lane, a selector or an engine"),
         (["simulate", "lane", "--simulator", "vcs"], "simulator: 'vcs'"),
         (["simulate", "--seed", "-1"], "seed: -1, expected 1 to"),
         (["simulate", "selector", "--k", "32"], "k: 32 given for selector, expected a lane"),

@@ -158,7 +158,7 @@ def _engine() -> Picture:
     p.box(600, 20, 180, 50, "counters", size=12)
     p.arrow((320, 45), (370, 45))
     p.arrow((550, 45), (600, 45))
-    paths = ((110, "weights", "2 K tiles\n2 banks"), (260, "activations", "K tiles\n2 banks, scales,\nprecision bits"))
+    paths = ((110, "weights", "2 K tiles\n4 banks"), (260, "activations", "K tiles\n2 banks, scales,\nprecision bits"))
     for y, name, slots in paths:
         p.box(130, y, 400, 110, "", fill="#f8f9f9")
         p.text(140, y + 16, f"{name[:-1]} path", anchor="start", size=12)

@@ -81,7 +81,7 @@ def run_axi_gemms(
     wrong = [entry["wrong"] for entry in summary if entry["wrong"]]
     missing = len(gemms) - len(summary)
     if missing:
-        wrong.append(f"{missing} of {len(gemms)} gemms were not run to their end")
+        wrong.append(f"{missing} of {len(gemms)} GEMMs were not run to their end")
     cycles = sum(entry["counters"]["cycles"] for entry in summary)
     compared = sum(gemm.rows * gemm.outputs for gemm in gemms.values())
     return CampaignResult(name, compared, len(wrong), wrong[0] if wrong else None, cycles)

@@ -185,6 +185,8 @@ def run_model(
     `announce` is told how many linears will be run, `on_layer` the name of each that is done.
     """
     check_tools("verilator")
+    if not folder.is_dir():
+        raise InputError(f"model folder {folder}: not found, expected a folder that fgmp quantize wrote")
     if not is_quantized(folder):
         raise InputError(f"model folder {folder}: is not quantized, expected a folder that fgmp quantize wrote")
     config = preset(engine)

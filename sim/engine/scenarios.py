@@ -142,7 +142,7 @@ def _back_to_back(bench: Bench) -> None:
                 return
             found, expected = result.data == result_bytes(gemm, bench.config), True
             bench.expect("back to back", found, expected)
-    bench.recovers("gemms back to back")
+    bench.recovers("GEMMs back to back")
 
 
 def _overwrites(gemm: Gemm, running: Gemm) -> bool:
@@ -372,7 +372,7 @@ def _late_packets(bench: Bench) -> None:
             engine.run(2000)
             engine.packet()
             bench.clear_events()
-        bench.expect(f"{owed} short gemms ended", driver.read("JOBS") - ended, min(owed, 3))
+        bench.expect(f"{owed} short GEMMs ended", driver.read("JOBS") - ended, min(owed, 3))
         for _ in range(owed):
             for stream in others:
                 engine.send(stream, late[stream])
@@ -385,7 +385,7 @@ def _late_packets(bench: Bench) -> None:
         bench.clear_events()
         while engine.packet() is not None:
             pass
-        bench.expect(f"{owed} late packets: gemms ended", driver.read("JOBS") - ended, owed)
+        bench.expect(f"{owed} late packets: GEMMs ended", driver.read("JOBS") - ended, owed)
         bench.expect(f"{owed} late packets: beats left", sum(map(engine.queued, others)), 0)
         bench.recovers(f"{owed} late packets")
 
@@ -466,7 +466,7 @@ def _registers(bench: Bench) -> None:
     # What a selector that is not used cannot do is nobody's business.
     for name in quiet:
         driver.write(name, field_value(name, tensor_exponent=48, four_over_six=1))
-    bench.recovers("illegal gemms")
+    bench.recovers("illegal GEMMs")
     for name, value in quiet.items():
         driver.write(name, value)
 
@@ -505,12 +505,12 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "every kind of input and output": _kinds,
     "random stalls on all streams": _stalls,
     "K beyond the buffer": _beyond_the_buffer,
-    "gemms back to back": _back_to_back,
+    "GEMMs back to back": _back_to_back,
     "wrong stream lengths": _wrong_lengths,
     "DMAs without TKEEP": _whole_beats,
     "TLAST on an empty beat": _empty_last_beat,
     "streams without TLAST": _without_tlast,
-    "packets of gemms that have ended": _late_packets,
+    "packets of GEMMs that have ended": _late_packets,
     "reset and ABORT in the middle": _interrupted,
     "NaN and illegal scales": _poison,
     "registers": _registers,

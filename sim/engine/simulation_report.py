@@ -21,12 +21,12 @@ def engine_lines(preset: str, summary: dict[str, Any]) -> Iterator[str]:
     if rows:
         yield ""
         yield "M=64, N=256, K=1024, packed in, float32 out, no stalls from outside"
-        yield "  FP4   whole gemm   first to last pair   cycles   waits: weights  activations  results   cycles/s"
+        yield "  FP4   whole GEMM   first to last pair   cycles   waits: weights  activations  results  sums   cycles/s"
         for row in rows:
             yield (
                 f"{row['fp4_fraction']:5.0%}   {row['utilization']:9.2%}   {row['inner_utilization']:18.2%}"
                 f"   {row['cycles']:6,}   {row['stall_weights']:14,}  {row['stall_activations']:11,}"
-                f"  {row['stall_results']:7,}   {row['cycles_per_second']:8,.0f}"
+                f"  {row['stall_results']:7,}  {row['stall_sums']:4,}   {row['cycles_per_second']:8,.0f}"
             )
         yield ""
 

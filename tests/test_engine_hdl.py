@@ -19,7 +19,7 @@ from .conftest import ROOT, build_preset
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lanes": 12}, "engine lanes: 12, expected 4, 8, 16 or 32"),
+        ({"lanes": 12}, "engine lanes: 12, expected 4, 8, 16, 32 or 64"),
         ({"rows": 48}, "engine rows: 48, expected 8, 16, 32, 64 or 128"),
         ({"slots": 3}, "engine slots: 3, expected 2, 4, 8, 16 or 32"),
         ({"k_max": 100}, "engine k_max: 100, expected a multiple of 16 from 16 to 42784"),

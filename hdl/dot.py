@@ -59,6 +59,7 @@ _OFFSET = 2
 
 # Widths of the signed sums of sixteen products, in units of the products: FP8 pairs, mixed pairs, FP4 pairs.
 _SUM_BITS = 8 + 28 + 4 + 1
+_SIGN_PLACE = 8 + 28
 _MIXED_BITS = 8 + 14 + 4 + 1
 _NARROW_BITS = 8 + 4 + 1
 
@@ -72,7 +73,7 @@ _TO_TERM = 2
 class DotProduct(wiring.Component):
     """The exact dot product of one pair of blocks, `depth` cycles later.
 
-    With formats "fp8" nothing of FP4 is built.
+    With formats "fp8" nothing of FP4 is built; only then may `signs` be "extended" (`DotConfig`).
 
     Attributes:
         a, w: decoded activations and weights.
@@ -83,7 +84,15 @@ class DotProduct(wiring.Component):
         format_error: a block scale was illegal; the term is 0 (mixed formats).
     """
 
-    def __init__(self, depth: int, formats: str = "mixed", sharing: str = "split", faults: Faults = NO_FAULTS):
+    def __init__(
+        self,
+        depth: int,
+        formats: str = "mixed",
+        sharing: str = "split",
+        faults: Faults = NO_FAULTS,
+        signs: str = "counted",
+    ):
+        self._extended = signs == "extended"
         self._mixed = formats == "mixed"
         self._split = sharing == "split"
         self._cuts = (_CUTS_BY_DEPTH if self._mixed else _FP8_CUTS_BY_DEPTH)[depth]
@@ -121,7 +130,7 @@ class DotProduct(wiring.Component):
         pipeline = Pipeline(m, self.advance, self._cuts)
         products = self._products(m, a.significands, a.triples, a.exponents, a.positives, a.negatives)
         s = pipeline.step("product", **products, nan=a.nan | w.nan)
-        tree = _wide_tree(m, s.products, s.shifts, s.signs)
+        tree = (_extended_tree if self._extended else _wide_tree)(m, s.products, s.shifts, s.signs)
         first, second = tree.two()
         s = pipeline.step("rows", first=first, second=second, nan=s.nan)
         s = pipeline.step("sum", total=tree.join(s.first, s.second).as_signed(), nan=s.nan)
@@ -139,9 +148,16 @@ class DotProduct(wiring.Component):
         for i in range(BLOCK_SIZE):
             significand, triple = significands.word_select(i, 4), triples.word_select(i, TRIPLE_BITS)
             digits = w.significands.word_select(i, 4)
-            low = _times_digit(m, f"low_{i}", significand, triple, digits[:2])
-            high = _times_digit(m, f"high_{i}", significand, triple, digits[2:])
-            products.append(wire(m, f"product_{i}", (low + (high << 2))[:8]))
+            if self._extended:  # without triples it is smaller
+                partial = Rows(m, f"partial_{i}", 8)
+                for bit in range(4):
+                    partial.add(_selected(digits[bit], significand), bit)
+                product = partial.join(*partial.two())
+            else:
+                low = _times_digit(m, f"low_{i}", significand, triple, digits[:2])
+                high = _times_digit(m, f"high_{i}", significand, triple, digits[2:])
+                product = (low + (high << 2))[:8]
+            products.append(wire(m, f"product_{i}", product))
             shifts.append(wire(m, f"shift_{i}", exponents.word_select(i, 4) + w.exponents.word_select(i, 4)))
             sign = w.nonzeros[i] & Mux(w.signs[i], positives[i], negatives[i])
             signs.append(wire(m, f"sign_{i}", self._faults.pick("product sign dropped", sign, negatives[i])))
@@ -294,7 +310,7 @@ class Dot(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        dot = DotProduct(config.pipeline, config.formats, config.sharing)
+        dot = DotProduct(config.pipeline, config.formats, config.sharing, signs=config.signs)
         add_part(m, platform, "dot_product", dot)
         connect_blocks(m, dot, self.a, self.w, config.formats)
         m.d.comb += [dot.advance.eq(1), self.term.eq(dot.term), self.nan.eq(dot.nan)]
@@ -373,6 +389,25 @@ def _wide_tree(
     missing = max(_SUM_BITS - len(taken_off), 0)
     rows.add(wire(m, "taken_off", ~Cat(taken_off, Const(0, missing))[:_SUM_BITS]), ready=12)
     rows.add(Const(1, _SUM_BITS))
+    return rows
+
+
+def _extended_tree(m: Module, products: list[Value], shifts: list[Value], signs: list[Value]) -> Rows:
+    """The same sum with every product in two's complement over the whole range of shifts.
+
+    A negative product is turned before it is shifted, and what the shift moves in is its sign. That is the least area,
+    and all bits above a product turn with its sign.
+    """
+    rows = Rows(m, "tree", _SUM_BITS)
+    for i, (product, shift, sign) in enumerate(zip(products, shifts, signs, strict=True)):
+        shifted: Value = wire(m, f"turned_{i}", product ^ sign.replicate(len(product)))
+        for bit in range(len(shift)):
+            fill = sign.replicate(1 << bit)
+            shifted = wire(m, f"by_{1 << bit}_{i}", Mux(shift[bit], Cat(fill, shifted), Cat(shifted, fill)))
+        # The sign's weight is negative: -s = ~s - 1, and the ones are taken off together.
+        rows.add(wire(m, f"signed_{i}", Cat(shifted[_OFFSET : _OFFSET + _SIGN_PLACE], ~sign)), ready=8)
+    rows.add(Cat(ones(m, "count", signs)), ready=4)
+    rows.add(Const(-(BLOCK_SIZE << _SIGN_PLACE) % (1 << _SUM_BITS), _SUM_BITS))
     return rows
 
 

@@ -256,14 +256,20 @@ class DotConfig:
     Attributes:
         formats, sharing: as in a lane.
         pipeline: registers, 0 to 5; none makes it combinational.
+        signs: how negative products join the sum. "counted" turns no more than a product's own digits and takes off
+            what that adds, for least energy; "extended" extends the sign over the whole shift, for least area (formats
+            "fp8").
     """
 
     formats: str = "mixed"
     sharing: str = "split"
     pipeline: int = 0
+    signs: str = "counted"
 
     def __post_init__(self) -> None:
         check_datapath("dot", self.formats, self.sharing, self.pipeline)
+        legal = self.signs == "counted" or (self.signs == "extended" and self.formats == "fp8")
+        check("dot", "signs", self.signs, legal, "counted, or extended with formats fp8")
 
     @property
     def latency(self) -> int:

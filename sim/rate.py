@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..formats import ceil_div
 from ..hdl.config import EngineConfig
 from ..hdl.engine.rate import GemmLoad, gemm_rate
 from ..quantizer.config import DEFAULT_IGNORE
@@ -39,10 +39,12 @@ class Shape:
     experts: int = 1
     chosen: int = 1
 
-    def calls(self, rows: int) -> tuple[float, int]:
-        """How many products `rows` tokens need, and how many rows each has; experts are chosen evenly."""
-        read = min(self.experts, rows * self.chosen)
-        return self.count * read / self.experts, ceil(rows * self.chosen / read)
+    def calls(self, tokens: int) -> list[tuple[float, int]]:
+        """The products that so many tokens need: how many there are with how many rows. Experts are chosen evenly."""
+        read = min(self.experts, tokens * self.chosen)
+        rows, more = divmod(tokens * self.chosen, read)
+        each = self.count / self.experts
+        return [(each * number, size) for number, size in ((read - more, rows), (more, rows + 1)) if number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class RateRequest:
         tokens: numbers of tokens that go through the model at once: 1 is decoding, a prompt's length prefill.
         fp4: share of blocks in FP4, of weights and activations.
         clock: in MHz.
-        memory: what memory brings, in GB/s; None: whatever the engine takes.
+        memory: what memory brings and takes, in GB/s; None: whatever the engine can.
         energy: a file that `fgmp energy` wrote, for pJ per block pair.
         memory_energy: pJ per byte of the streams.
         ignore: globs of linears that are not quantized.
@@ -89,17 +91,24 @@ def model_shapes(model: str | Path, ignore: Sequence[str] = DEFAULT_IGNORE) -> l
     """
     import transformers
 
+    transformers.logging.set_verbosity_error()
     path = Path(model)
     folder = path.parent if path.name == "config.json" else path
     local = path.exists()
+    if path.is_file() and path.name != "config.json":
+        raise InputError(f"model {model}: a file, expected a folder with config.json, or that file")
     if not local and (path.is_absolute() or str(model).count("/") != 1 or str(model).startswith(".")):
         raise InputError(f"model {model}: not found, expected a folder with config.json, or such a file")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder if local else model, local_files_only=local)
+        # Code that comes with a model is never run.
+        options = {"local_files_only": local, "trust_remote_code": False}
+        config = transformers.AutoConfig.from_pretrained(folder if local else model, **options)
         with torch.device("meta"):
-            network = transformers.AutoModelForCausalLM.from_config(config)
+            network = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts raise on a broken configuration
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own, which is not run"
         raise InputError(f"model {model}: no model can be made of its config.json ({reason})") from None
     prepare(network, ignore)
     chosen = _chosen(network)
@@ -134,10 +143,6 @@ def rate_model(shapes: Sequence[Shape], request: RateRequest) -> dict[str, Any]:
 
     Activations come as values where the engine quantizes them itself; results leave as float32.
     """
-    if too_long := [shape.inputs for shape in shapes if shape.inputs > request.engine.k_max]:
-        raise InputError(f"K: {max(too_long)}, expected at most {request.engine.k_max} in this engine")
-    if too_wide := [shape.outputs for shape in shapes if shape.outputs > (1 << 16) - 1]:
-        raise InputError(f"N: {max(too_wide)}, expected at most {(1 << 16) - 1}")
     pj = None if request.energy is None else _energy_rows(request)
     rows = []
     for tokens in request.tokens:
@@ -160,35 +165,34 @@ def rate_model(shapes: Sequence[Shape], request: RateRequest) -> dict[str, Any]:
 
 
 def _pass(
-    shapes: Sequence[Shape], request: RateRequest, tokens: int, fp4: float, pj: dict[float, dict[str, Any]] | None
+    shapes: Sequence[Shape], request: RateRequest, tokens: int, fp4: float, pj: dict[float, tuple[float, float]] | None
 ) -> dict[str, Any]:
     """All linears once, for so many tokens."""
     engine = request.engine
-    stream = 16.0
-    if request.memory is not None:
-        stream = min(stream, request.memory * _GB / (request.clock * _MHZ) / engine.weight_streams)
+    memory = float("inf") if request.memory is None else request.memory * _GB / (request.clock * _MHZ)
+    stream = min(16.0, memory / engine.weight_streams)
     cycles = moved = weights = energy = 0.0
     for shape in shapes:
-        calls, rows = shape.calls(tokens)
-        load = GemmLoad(
-            rows=rows,
-            outputs=shape.outputs,
-            columns=shape.inputs,
-            weight_fp4=fp4,
-            activation_fp4=fp4,
-            raw=engine.raw_input != "none",
-        )
-        rate = gemm_rate(engine, load, stream_bytes=stream)
-        total = rate.weight_bytes + rate.activation_bytes + rate.result_bytes
-        cycles += calls * rate.cycles
-        weights += calls * rate.weight_bytes
-        moved += calls * total
-        if pj is not None:
-            pair = pj[fp4]
-            # A step's weights are read once for all its rows: fewer rows share them than in a full tile.
-            buffer = pair["parts_pj"]["weight_buffer"] * (engine.rows / min(rows, engine.rows) - 1)
-            pairs = rate.products * engine.lanes
-            energy += calls * (pairs * (pair["pj"] + buffer) + total * request.memory_energy) * 1e-12
+        for calls, rows in shape.calls(tokens):
+            load = GemmLoad(
+                rows=rows,
+                outputs=shape.outputs,
+                columns=shape.inputs,
+                weight_fp4=fp4,
+                activation_fp4=fp4,
+                raw=engine.raw_input != "none",
+            )
+            rate = gemm_rate(engine, load, stream_bytes=stream)
+            total = rate.weight_bytes + rate.activation_bytes + rate.result_bytes
+            cycles += calls * max(rate.cycles, total / memory)
+            weights += calls * rate.weight_bytes
+            moved += calls * total
+            if pj is not None:
+                pair, buffer = pj[fp4]
+                # A step's weights are read once for all its rows: fewer rows share them than in a full tile.
+                fewer = engine.rows * ceil_div(rows, engine.rows) / rows - 1
+                pairs = rate.products * engine.lanes
+                energy += calls * (pairs * (pair + buffer * fewer) + total * request.memory_energy) * 1e-12
     seconds = cycles / (request.clock * _MHZ)
     result = {
         "cycles": round(cycles),
@@ -201,18 +205,28 @@ def _pass(
     return result if pj is None else {**result, "joules_per_token": energy / tokens}
 
 
-def _energy_rows(request: RateRequest) -> dict[float, dict[str, Any]]:
-    """The rows of an energy table at the FP4 share asked for (dynamic activations first) and in all FP8."""
+def _energy_rows(request: RateRequest) -> dict[float, tuple[float, float]]:
+    """pJ per block pair and, of these, the weight buffer's, at the FP4 share asked for and in all FP8.
+
+    Dynamic activations come first. Raises InputError for a table of another engine.
+    """
     path = request.energy
     assert path is not None
     try:
         table = json.loads(path.read_text())
         rows = {
-            (row["fp4_fraction"], row["activations"] == "dynamic"): {"pj": row["pj"], "parts_pj": row["parts_pj"]}
+            (row["fp4_fraction"], row["activations"] == "dynamic"): (
+                float(row["pj"]),
+                float(row["parts_pj"]["weight_buffer"]),
+            )
             for row in table["rows"]
         }
+        measured = {name: table["engine"][name] for name in ("lanes", "rows", "slots")}
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"energy table {path}: cannot be read, expected energy.json of fgmp energy") from None
+    for name, found in measured.items():
+        if found != (expected := getattr(request.engine, name)):
+            raise InputError(f"energy table {path}: of an engine with {found} {name}, expected {expected}")
     result = {}
     for fp4 in (request.fp4, 0.0):
         row = rows.get((fp4, True)) or rows.get((fp4, False))

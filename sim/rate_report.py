@@ -25,9 +25,15 @@ def rate_lines(result: Mapping[str, Any]) -> Iterator[str]:
         for name, kind in (("fgmp", f"{result['fp4']:.0%} FP4"), ("fp8", "all FP8")):
             values = row[name]
             joules = f"  {values['joules_per_token']:8,.4g}" if energy else ""
+            rate = _short(values["tokens_per_second"])
             yield (
-                f"{row['tokens']:6}  {kind:8}  {values['cycles_per_token']:14,.0f}  {values['tokens_per_second']:8,.4g}"
+                f"{row['tokens']:6}  {kind:8}  {values['cycles_per_token']:14,.0f}  {rate:>8}"
                 f"  {values['bytes_per_token']:11,.0f}  {values['weight_gb_s']:12.2f}{joules}"
             )
         saved = f", {row['energy_saved']:.1%} less energy" if energy else ""
         yield f"        {row['speedup']:.2f} times as fast as all FP8{saved}"
+
+
+def _short(value: float) -> str:
+    """Four digits, or as many as a large number has."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -257,7 +257,7 @@ def test_utilization(big):
 @ENGINE
 def test_a_step_lasts_as_long_as_the_page_says(small, big):
     """With one row, and weights that are all there, fetching the next weights is all that takes time."""
-    said = r"A step takes at least `lanes / \(2 \* weight_streams\) \+ (\d)` cycles, and (\d)\."
+    said = r"A step takes at least `lanes / \(2 \* weight_streams\) \+ (\d)` cycles, and never fewer than (\d)\."
     ((extra, least),) = re.findall(said, (ROOT / "docs" / "engine.md").read_text())
     for unit in (small, big):
         gemm = uniform_gemm(1, unit.config.lanes, 256, 0.7, seed=1)
@@ -362,6 +362,14 @@ def test_model_in_the_loop(quantized_model, cache):
     for layer in totals["layers"]:
         assert sum(layer["precision_modes"].values()) == pytest.approx(1)
         assert 0 < layer["utilization"] < 1
+    prefill, decode = totals["phases"]
+    assert (prefill["name"], prefill["passes"], prefill["tokens"]) == ("prefill", 2, 64)
+    assert (decode["name"], decode["passes"], decode["tokens"]) == ("decode", 1, 1)
+    assert prefill["cycles"] + decode["cycles"] == sum(layer.cycles for layer in run.layers)
+    assert decode["speedup"] > 1.38
+    assert decode["cycles_over_weight_beats"] < 1.10
+    assert prefill["speedup"] == pytest.approx(1, abs=0.02)
+    assert decode["fp8_bytes"] > sum(n * k for n, k in (layer.shape for layer in run.layers))
 
 
 @SMALL
@@ -388,4 +396,8 @@ def test_commands(quantized_model, capsys, monkeypatch):
     assert "preset: 'lane', expected an engine" in capsys.readouterr().err
     assert main(["simulate", "engine-4", "--simulator", "icarus"]) == 2
     assert main(["simulate", "--model", str(quantized_model), "--tokens", "8", "--generate", "0", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["differences"] == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["differences"] == 0
+    assert [phase["name"] for phase in result["phases"]] == ["prefill"]
+    assert main(["simulate", "--model", str(quantized_model), "--clock", "0"]) == 2
+    assert "clock: 0.0, expected more than 0" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Decoding at the rate of the streams: several of them, the model of the rate, and what it says of whole models."""
 
+import io
 import json
 
 import pytest
@@ -15,7 +16,7 @@ from fgmp.hdl import EngineConfig, GemmLoad, build, gemm_rate
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL
 from fgmp.sim import Gemm, model_shapes, operand_streams, uniform_gemm
 from fgmp.sim.engine.axi import run_axi_bench
-from fgmp.sim.engine.random_gemms import random_mixed
+from fgmp.sim.engine.random_gemms import random_gemm, random_mixed
 from fgmp.sim.engine.scenarios import SCENARIOS, run_scenarios
 from fgmp.sim.engine.wire import weight_bytes
 
@@ -24,7 +25,22 @@ from .test_engine import ENGINE, SMALL, assert_right, bench
 
 TWO = pytest.mark.xdist_group("two streams")
 _SMALL = {"rows": 8, "slots": 2, "k_max": 1024, "raw_input": "none", "packed_output": False, "accumulators": "memory"}
-STREAMS = {2: EngineConfig(lanes=8, weight_streams=2, **_SMALL), 4: EngineConfig(lanes=16, weight_streams=4, **_SMALL)}
+STREAMS = {
+    2: EngineConfig(lanes=8, weight_streams=2, **_SMALL),
+    # The most lanes that there can be, values in, packed results out.
+    4: EngineConfig(
+        lanes=64,
+        weight_streams=4,
+        rows=8,
+        slots=2,
+        n_max=512,
+        raw_input="bfloat16",
+        accumulators="memory",
+        selector_pipeline=4,
+        row_order="ascending",
+        pipeline=2,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +69,21 @@ def test_two_streams_of_weights_in_cocotb(cache):
     assert_right([run_axi_bench(build(STREAMS[2], "two_streams"), "AXI", gemms=4, seed=2, cache=cache)])
 
 
-def test_four_streams_of_weights(cache):
-    """Sizes around every edge, so that some streams have no row in the last tile, or none at all."""
-    unit = bench(build(STREAMS[4], "four_streams"), cache)
-    assert_right(
-        run_scenarios(
-            unit,
-            ["corners of the tiles", "random stalls on all streams", "packets of GEMMs that have ended", "registers"],
-        )
-    )
+FOUR = pytest.mark.xdist_group("four streams")
+
+
+@pytest.fixture(scope="module")
+def four(cache):
+    return bench(build(STREAMS[4], "four_streams"), cache)
+
+
+@FOUR
+def test_four_streams_of_weights(four):
+    """Few rows, so that some streams have no row in the last tile, or none at all."""
+    for outputs in (1, 2, 3, 4, 5, 63, 64, 65, 66, 67, 130):
+        four.gemm("few rows", random_gemm((9, outputs, 300), four.chance, four.config))
+    names = ["every kind of input and output", "random stalls on all streams", "packets of GEMMs that have ended"]
+    assert_right(run_scenarios(four, [*names, "wrong stream lengths", "registers"]))
 
 
 @given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 20), st.sampled_from([2, 4]))
@@ -126,7 +148,7 @@ def predicted(unit, rows, outputs, columns, fraction, *, raw=False, output="floa
         outputs=outputs,
         columns=columns,
         weight_fp4=1 - unpack(weight).fp8_share,
-        activation_fp4=fraction,
+        activation_fp4=float(fraction > 0) if raw else 1 - activations.fp8_share,
         raw=raw,
         output=output,
         output_fp4=float(fraction > 0),
@@ -135,6 +157,7 @@ def predicted(unit, rows, outputs, columns, fraction, *, raw=False, output="floa
     result = unit.driver.run(gemm)
     assert rate.products == result.counters["products"]
     assert rate.weight_bytes == pytest.approx(result.weight_bytes)
+    assert rate.activation_bytes == pytest.approx(result.activation_bytes)
     assert rate.result_bytes == pytest.approx(len(result.data))
     return rate.cycles, result.counters["cycles"]
 
@@ -161,9 +184,18 @@ def test_the_model_of_the_rate_knows_short_steps_and_long_k(small):
 @TWO
 def test_the_model_of_the_rate_knows_streams(two):
     for sizes in ((1, 256, 1024), (3, 64, 512), (16, 256, 512)):
-        for fraction in (0.0, 1.0):
+        for fraction in (0.0, 0.7, 1.0):
             said, took = predicted(two, *sizes, fraction)
             assert abs(said / took - 1) <= 0.01, (sizes, fraction, said, took)
+
+
+@FOUR
+def test_the_model_of_the_rate_knows_other_parameters(four):
+    for sizes in ((1, 256, 1024), (8, 512, 300), (20, 300, 700)):
+        for fraction in (0.0, 0.7, 1.0):
+            for raw, output in ((False, "float32"), (True, "bfloat16"), (True, "packed")):
+                said, took = predicted(four, *sizes, fraction, raw=raw, output=output)
+                assert abs(said / took - 1) <= 0.015, (sizes, fraction, raw, output, said, took)
 
 
 def test_slower_memory_takes_longer():
@@ -179,8 +211,11 @@ def test_slower_memory_takes_longer():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 0}, "M: 0, expected at least 1"),
-        ({"columns": 5000}, "K: 5000, expected at most 4096 in this engine"),
+        ({"rows": 0}, "M: 0, expected 1 to 16777215"),
+        ({"columns": 5000}, "K: 5000, expected 1 to 4096 in this engine"),
+        ({"outputs": 70_000}, "N: 70000, expected 1 to 65535 in this engine"),
+        ({"outputs": 5000, "output": "packed"}, "N: 5000, expected 1 to 4096 in this engine"),
+        ({"output": "int8"}, "output: 'int8', expected what this engine has of float32, bfloat16, packed"),
         ({"weight_fp4": 1.5}, "weight_fp4: 1.5, expected a number from 0 to 1"),
     ],
 )
@@ -213,7 +248,10 @@ def test_rate_of_a_config_alone(tmp_path, capsys):
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(llama))
     row = {"activations": "dynamic", "parts_pj": {"weight_buffer": 4.0}}
-    table = {"rows": [{**row, "fp4_fraction": f, "pj": p} for f, p in ((0.0, 120.0), (0.7, 94.0))]}
+    table = {
+        "engine": {"lanes": 16, "rows": 64, "slots": 8},
+        "rows": [{**row, "fp4_fraction": f, "pj": p} for f, p in ((0.0, 120.0), (0.7, 94.0))],
+    }
     (tmp_path / "energy.json").write_text(json.dumps(table))
     command = [
         "rate",
@@ -251,13 +289,29 @@ def test_experts_count_as_often_as_they_are_chosen(tmp_path):
     assert {(shape.experts, shape.chosen) for shape in experts} == {(8, 2)}
     assert sum(shape.count for shape in experts) % 16 == 0
     for shape in experts:
-        assert shape.calls(1) == (shape.count / 4, 1)
-        assert shape.calls(64) == (shape.count, 16)
+        assert shape.calls(1) == [(shape.count / 4, 1)]
+        assert shape.calls(64) == [(shape.count, 16)]
+        assert shape.calls(5) == [(shape.count * 6 / 8, 1), (shape.count * 2 / 8, 2)]
+
+
+def test_code_of_a_model_is_never_run(tmp_path, capsys, monkeypatch):
+    """Not even if somebody would agree."""
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Mine"}})
+    )
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+    assert main(["rate", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "it comes with code of its own, which is not run" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
 
 
 def test_wrong_rates_are_one_line(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "nothing like it"}')
     (tmp_path / "energy.json").write_text("{}")
+    (tmp_path / "other.json").write_text('{"engine": {"lanes": 8, "rows": 64, "slots": 8}, "rows": []}')
     model = str(SHIPPED_MODEL)
     for arguments, message in (
         ([str(tmp_path / "none")], "not found"),
@@ -269,8 +323,10 @@ def test_wrong_rates_are_one_line(tmp_path, capsys):
         ([model, "--memory", "0"], "memory: 0.0, expected more than 0"),
         ([model, "--memory-energy", "-1"], "memory_energy: -1.0, expected at least 0"),
         ([model, "--energy", str(tmp_path / "energy.json")], "cannot be read, expected energy.json of fgmp energy"),
+        ([model, "--energy", str(tmp_path / "other.json")], "of an engine with 8 lanes, expected 16"),
+        ([str(tmp_path / "energy.json")], "a file, expected a folder with config.json"),
         ([model, "--engine", "lane"], "expected an engine"),
-        ([model, "--set", "k_max=256"], "K: 512, expected at most 256 in this engine"),
+        ([model, "--set", "k_max=256"], "K: 512, expected 1 to 256 in this engine"),
         ([model, "--set", "weight_streams=3"], "weight_streams"),
         ([model, "--set", "weight_streams=4", "lanes=8"], "weight_streams: 4, expected at most 2 with 8 lanes"),
     ):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fgmp.__main__ import main
 from fgmp.cache import cached
 from fgmp.errors import InputError
-from fgmp.hdl.config import EngineLaneConfig, LaneConfig, changed
+from fgmp.hdl.config import DotConfig, EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.design import build
 from fgmp.synth.asic import mapping
 from fgmp.synth.asic.activities import normal_blocks, shares_by_activity, stimuli
@@ -373,10 +373,11 @@ def test_asic_command(tmp_path, capsys):
     assert "energy" in capsys.readouterr().out
 
 
-def test_dot_product_of_fp8_pairs_on_gates(tmp_path):
+@pytest.mark.parametrize("signs", ["counted", "extended"])
+def test_dot_product_of_fp8_pairs_on_gates(signs, tmp_path):
     """Mapped to five cells, the netlist still answers like the golden model; the numbers themselves mean nothing."""
     library = read_liberty(LIBRARY)
-    design = build_preset("dot-fp8")
+    design = build(DotConfig("fp8", signs=signs), f"dot_{signs}")
     result = characterize(design, library, Target(library.cells), words=1, cache=tmp_path)
     assert result["energy"][0]["cycles"] > 1000
 

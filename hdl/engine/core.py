@@ -29,7 +29,7 @@ __all__ = ["EngineCore"]
 
 
 class EngineCore(wiring.Component):
-    """The engine behind its AXI names: registers and control, two operand paths, sequencer, lanes, output.
+    """The engine behind its AXI names: registers and control, operand paths, sequencer, lanes, output.
 
     Attributes:
         axi: the registers' bus.
@@ -62,9 +62,8 @@ class EngineCore(wiring.Component):
         add_part(m, platform, "control", self._control)
         add_part(m, platform, "counters", self._counters)
         add_part(m, platform, "sequencer", self._sequencer, reset=stop)
-        for index, (name, path) in enumerate(self._weights.items()):
-            part = name.replace("weights", "weight_path")
-            add_part(m, platform, part, path, kind=f"weight_path{index or ''}")
+        for name, path in self._weights.items():
+            add_part(m, platform, name.replace("weights", "weight_path"), path)
         add_part(m, platform, "activation_path", self._activations)
         add_part(m, platform, "output", self._output)
         self._connect_registers(m)

@@ -203,8 +203,8 @@ class Loader(wiring.Component):
     """A stream, its window and its readers. A packet holds the data of one GEMM and ends with TLAST.
 
     `begin_packet` opens a packet and `finish` closes it. After that, or after `kill`, what is left of it is dropped.
-    `rows` are those of the largest tile, `blocks` leave it in a cycle: 2, or 1 with a selector; `name` begins the names
-    of the readers' modules.
+    `rows` are those of the largest tile, `blocks` leave it in a cycle: 2 of weights, 1 of activations; `name` begins
+    the names of the readers' modules.
 
     Attributes:
         stream: beats.

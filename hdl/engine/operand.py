@@ -85,7 +85,7 @@ class OperandPath(wiring.Component):
         prefetcher = Prefetcher(self._config, self._slots, stream=self._stream, k_tile_bits=self._k_tile_bits)
         buffer = WeightBuffer(self._rows) if weights else ActivationBuffer(self._slots, self._rows)
         add_part(m, platform, "loader", loader, kind=f"{name}_loader")
-        kind = f"{name}_prefetcher{self._stream or ''}"
+        kind = f"{name}_prefetcher_{self._stream}" if self._stream else f"{name}_prefetcher"
         add_part(m, platform, "prefetcher", prefetcher, kind=kind, reset=self.kill | self.abort)
         add_part(m, platform, "buffer", buffer, kind=f"{name}_buffer")
         wiring.connect(m, wiring.flipped(self.stream), loader.stream)

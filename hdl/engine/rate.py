@@ -3,12 +3,12 @@
 from collections import deque
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
 from random import Random
 
 from ...errors import InputError
 from ...formats import BLOCK_SIZE, ceil_div
 from .config import K_TILE, STREAM_BYTES, TILE_BLOCKS, EngineConfig
+from .registers import OUTPUT_FORMATS
 
 __all__ = ["GemmLoad", "GemmRate", "gemm_rate"]
 
@@ -27,6 +27,8 @@ _SUM_DISTANCE = 3
 _FEW_ROWS = 16
 """From so many on, rows that come again too early do not matter."""
 _DRAWN_STEPS = 512
+_FOLLOWED = 6
+"""Row tiles that are followed one by one."""
 _TO_RESULT = 4
 """From a row to the result buffer, beside the dot product's registers."""
 _FROM_RESULT = 6
@@ -60,7 +62,7 @@ class GemmLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class GemmRate:
-    """What becomes of it.
+    """What a GEMM takes: cycles and bytes.
 
     Attributes:
         cycles: from START to the last result.
@@ -78,68 +80,104 @@ class GemmRate:
 def gemm_rate(config: EngineConfig, load: GemmLoad, *, stream_bytes: float = STREAM_BYTES) -> GemmRate:
     """Cycles and bytes of a GEMM, with results that are never refused.
 
-    `stream_bytes` is how many bytes a cycle each stream of operands brings, at most 16: less where memory is slower.
+    `stream_bytes` is how many bytes a cycle each stream of weights brings, at most 16: less where memory is slower.
     Follows the K tiles through loaders, buffers, lanes and drain, one after the other.
     Raises InputError for what the engine cannot do.
     """
     _check(config, load, stream_bytes)
+    flow = _Flow(config, load, stream_bytes)
     m_tiles = _tiles(load.rows, config.rows)
-    n_tiles = _tiles(load.outputs, config.lanes)
-    k_tiles = _tiles(ceil_div(load.columns, BLOCK_SIZE), TILE_BLOCKS)
-    resident = len(k_tiles) <= config.slots
-    groups = config.lanes // (2 * config.weight_streams)
-    drained_lanes = config.lanes // _GROUP
-
-    weights = [[_weight_tile(config, load, n, k, stream_bytes) for k in k_tiles] for n in (n_tiles[0], n_tiles[-1])]
-    weights_loaded = activations_loaded = float(_BEGIN)
-    weight_slots, activation_slots = deque([0.0] * 2), deque([0.0] * config.slots)  # when each of them is free
-    free = drained = sent = 0.0
-    pages = deque([0.0] * 2)  # of the packer, when each is free; a page has the rows of a row tile and 256 of N
-    held: list[float] = []
-    for m in m_tiles:
-        activations = [_activation_tile(config, load, m, k, stream_bytes) for k in k_tiles]
-        step = _step(config, m, load.activation_fp4)
-        for index in range(len(n_tiles)):
-            for position, blocks in enumerate(k_tiles):
-                cycles = weights[index == len(n_tiles) - 1][position]
-                weights_loaded = max(weights_loaded, weight_slots.popleft()) + cycles
-                if index == 0 or not resident:
-                    if not position:
-                        held = []
-                    activations_loaded = max(activations_loaded, activation_slots.popleft()) + activations[position]
-                    held.append(activations_loaded)
-                begin = max(free, weights_loaded + groups + _WEIGHTS_TO_ROW, held[position] + _ACTIVATIONS_TO_ROW)
-                end = begin + blocks * step
-                # The last step's weights are fetched during the step before.
-                weight_slots.append(max(begin + (blocks - 2) * step, weights_loaded) + groups)
-                if position == len(k_tiles) - 1:
-                    # A row of results needs room in the buffer, which holds `rows` of them.
-                    end = max(end, drained - (config.rows - m) * drained_lanes)
-                    result = end - max(step, m) + config.pipeline + _TO_RESULT
-                    if load.output == "packed" and index * config.lanes % K_TILE == 0:
-                        result = max(result, pages.popleft())
-                    drained = max(drained, result) + m * drained_lanes
-                    until = min((index + 1) * config.lanes, load.outputs)
-                    if load.output == "packed" and (until % K_TILE == 0 or until == load.outputs):
-                        blocks_sent = (ceil_div(until, BLOCK_SIZE) - 1) % TILE_BLOCKS + 1
-                        sent = max(sent, drained + config.selector_pipeline + _SELECTOR)
-                        sent += m * (2 * blocks_sent + _RECORD + (load.output_fp4 > 0))
-                        pages.append(sent)
-                if not resident or index == len(n_tiles) - 1:
-                    activation_slots.append(end - step + m)
-                free = end
-    total = max(drained, sent) + _FROM_RESULT
-    repeats = 1 if resident else len(n_tiles)
+    # Full row tiles soon take the same time each.
+    followed = m_tiles if len(m_tiles) <= _FOLLOWED else m_tiles[: _FOLLOWED - 1] + m_tiles[-1:]
+    ends = [flow.row_tile(rows) for rows in followed]
+    cycles = ends[-1] + _FROM_RESULT
+    if len(m_tiles) > len(followed):
+        cycles += (len(m_tiles) - len(followed)) * (ends[-2] - ends[-3])
+    k_tiles, n_tiles = flow.k_tiles, flow.n_tiles
     blocks = sum(k_tiles)
+    sent = _raw_bytes(config, blocks) if load.raw else _record_bytes(k_tiles, load.activation_fp4)
     return GemmRate(
-        cycles=round(total),
+        cycles=round(cycles),
         products=load.rows * blocks * len(n_tiles),
         weight_bytes=load.outputs * _record_bytes(k_tiles, load.weight_fp4) * len(m_tiles),
-        activation_bytes=load.rows
-        * (_raw_bytes(config, blocks) if load.raw else _record_bytes(k_tiles, load.activation_fp4))
-        * repeats,
+        activation_bytes=load.rows * sent * (1 if flow.resident else len(n_tiles)),
         result_bytes=_result_bytes(config, load, len(n_tiles)),
     )
+
+
+class _Flow:
+    """When each K tile is loaded, computed and drained, one after the other; all times in cycles from START."""
+
+    def __init__(self, config: EngineConfig, load: GemmLoad, stream_bytes: float):
+        self._config, self._load, self._stream_bytes = config, load, stream_bytes
+        self.n_tiles = _tiles(load.outputs, config.lanes)
+        self.k_tiles = _tiles(ceil_div(load.columns, BLOCK_SIZE), TILE_BLOCKS)
+        self.resident = len(self.k_tiles) <= config.slots
+        self._groups = config.lanes // (2 * config.weight_streams)
+        self._weights_loaded = self._activations_loaded = float(_BEGIN)
+        # When each slot is free; a page of the packer has the rows of a row tile and 256 of N.
+        self._weight_slots, self._activation_slots = deque([0.0] * 2), deque([0.0] * config.slots)
+        self._pages = deque([0.0] * 2)
+        self._held: list[float] = []
+        self._computed = self._drained = self._sent = 0.0
+
+    def row_tile(self, rows: int) -> float:
+        """A row tile of so many rows; returns when its results have left the rounders or the packer."""
+        step = _step(self._config, rows, self._load.activation_fp4)
+        for index, lanes in enumerate(self.n_tiles):
+            last = index == len(self.n_tiles) - 1
+            for position, blocks in enumerate(self.k_tiles):
+                self._load_weights(lanes, blocks)
+                if index == 0 or not self.resident:
+                    self._load_activations(rows, position, blocks)
+                begin = max(
+                    self._computed,
+                    self._weights_loaded + self._groups + _WEIGHTS_TO_ROW,
+                    self._held[position] + _ACTIVATIONS_TO_ROW,
+                )
+                self._computed = begin + blocks * step
+                # The last step's weights are fetched during the step before.
+                fetched = max(begin + (blocks - 2) * step, self._weights_loaded) + self._groups
+                self._weight_slots.append(fetched)
+                if position == len(self.k_tiles) - 1:
+                    self._drain(rows, index, step)
+                if last or not self.resident:
+                    self._activation_slots.append(self._computed - step + rows)
+        return max(self._drained, self._sent)
+
+    def _load_weights(self, lanes: int, blocks: int) -> None:
+        """The first stream's rows of a tile, those with the most."""
+        rows = ceil_div(lanes, self._config.weight_streams)
+        needed = rows * _bytes(blocks, self._load.weight_fp4) / self._stream_bytes
+        begin = max(self._weights_loaded, self._weight_slots.popleft())
+        self._weights_loaded = begin + max(needed, rows * (1 + ceil_div(blocks, 2)) + 1)
+
+    def _load_activations(self, rows: int, position: int, blocks: int) -> None:
+        config = self._config
+        if self._load.raw:
+            cycles = rows * _raw_bytes(config, blocks) / STREAM_BYTES + config.selector_pipeline + _SELECTOR
+        else:
+            needed = rows * _bytes(blocks, self._load.activation_fp4) / STREAM_BYTES
+            cycles = max(needed, rows * (1 + blocks) + 1)
+        self._activations_loaded = max(self._activations_loaded, self._activation_slots.popleft()) + cycles
+        self._held = [*self._held[:position], self._activations_loaded]
+
+    def _drain(self, rows: int, index: int, step: float) -> None:
+        """The results of an N tile: a row needs room in the buffer, which holds as many rows as a tile may have."""
+        config, load = self._config, self._load
+        cycles = config.lanes // _GROUP
+        self._computed = max(self._computed, self._drained - (config.rows - rows) * cycles)
+        first = self._computed - max(step, rows) + config.pipeline + _TO_RESULT
+        packed = load.output == "packed"
+        if packed and index * config.lanes % K_TILE == 0:
+            first = max(first, self._pages.popleft())
+        self._drained = max(self._drained, first) + rows * cycles
+        until = min((index + 1) * config.lanes, load.outputs)
+        if packed and (until % K_TILE == 0 or until == load.outputs):
+            blocks = (ceil_div(until, BLOCK_SIZE) - 1) % TILE_BLOCKS + 1
+            begin = max(self._sent, self._drained + config.selector_pipeline + _SELECTOR)
+            self._sent = begin + rows * (2 * blocks + _RECORD + (load.output_fp4 > 0))
+            self._pages.append(self._sent)
 
 
 @cache
@@ -171,11 +209,13 @@ def _step(config: EngineConfig, rows: int, fp4: float) -> float:
 
 
 def _check(config: EngineConfig, load: GemmLoad, stream_bytes: float) -> None:
-    for name, value in (("M", load.rows), ("N", load.outputs), ("K", load.columns)):
-        if value < 1:
-            raise InputError(f"{name}: {value}, expected at least 1")
-    if load.columns > config.k_max:
-        raise InputError(f"K: {load.columns}, expected at most {config.k_max} in this engine")
+    packed = load.output == "packed"
+    if load.output not in OUTPUT_FORMATS or (packed and not config.packed_output):
+        raise InputError(f"output: {load.output!r}, expected what this engine has of {', '.join(OUTPUT_FORMATS)}")
+    limits = {"M": (1 << 24) - 1, "N": config.n_max if packed else (1 << 16) - 1, "K": config.k_max}
+    for (name, limit), value in zip(limits.items(), (load.rows, load.outputs, load.columns), strict=True):
+        if not 1 <= value <= limit:
+            raise InputError(f"{name}: {value}, expected 1 to {limit} in this engine")
     if load.raw and config.raw_input == "none":
         raise InputError("raw activations: expected packed ones in this engine")
     for name in ("weight_fp4", "activation_fp4", "output_fp4"):
@@ -201,18 +241,6 @@ def _record_bytes(k_tiles: list[int], fp4: float) -> float:
 
 def _raw_bytes(config: EngineConfig, blocks: int) -> int:
     return blocks * BLOCK_SIZE * (2 if config.raw_input == "bfloat16" else 4)
-
-
-def _weight_tile(config: EngineConfig, load: GemmLoad, lanes: int, blocks: int, stream_bytes: float) -> float:
-    """Cycles that a loader takes for the first stream's rows of a tile, those with the most."""
-    rows = ceil_div(lanes, config.weight_streams)
-    return max(rows * _bytes(blocks, load.weight_fp4) / stream_bytes, rows * (1 + ceil(blocks / 2)) + 1)
-
-
-def _activation_tile(config: EngineConfig, load: GemmLoad, rows: int, blocks: int, stream_bytes: float) -> float:
-    if load.raw:
-        return rows * _raw_bytes(config, blocks) / stream_bytes + config.selector_pipeline + _SELECTOR
-    return max(rows * _bytes(blocks, load.activation_fp4) / stream_bytes, rows * (1 + blocks) + 1)
 
 
 def _result_bytes(config: EngineConfig, load: GemmLoad, n_tiles: int) -> float:

@@ -40,9 +40,10 @@ class Sequencer(wiring.Component):
 
     A step is one block of K for all lanes. Loops, outermost first: row tile, N tile, K tile, block, row. Rows are in
     the order of `RowOrder`, those of the last step of K ascending, so that results are in order. A row waits until its
-    sum of the step before is written. Weights are fetched for two lanes a cycle
-    and stream; the next step's fetch begins in the
-    cycle in which the first row of this step is issued, which may be two cycles after the last of its own fetch.
+    sum of the step before is written.
+
+    Two lanes of each stream of weights are fetched a cycle. The first row of a step is issued two cycles after the last
+    of its weights were fetched, or later; the next step's fetch begins in that cycle.
 
     Attributes:
         start: begin a GEMM of `size`.
@@ -122,7 +123,8 @@ class Sequencer(wiring.Component):
         waits = wire(m, "waits_for_weights", ~ready & (order.first | ~order.valid))
         issue = self._issue(m, current, order, waits)
         m.d.comb += begun.eq(issue & order.first)
-        self._reasons(m, current, order, issue, waits & ~missing)
+        # Without a row on offer it is weights, unless it is known to be activations.
+        self._reasons(m, current, order, issue, Mux(order.valid, waits, ~missing))
         return m
 
     def _fetch(self, m: Module, step: _Step, begun: Value, order: RowOrder) -> tuple[Signal, Signal]:

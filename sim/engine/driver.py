@@ -46,7 +46,7 @@ class Result:
         data: the bytes of the result stream.
         value: the results: a tensor (M, N), or a packed one.
         events: names of the events that were set.
-        counters: by name; of this gemm.
+        counters: by name; of this GEMM.
         weight_bytes, activation_bytes: sent.
     """
 
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def utilization(self) -> float:
-        """Cycles with a block pair in all lanes, over all cycles of the gemm."""
+        """Cycles with a block pair in all lanes, over all cycles of the GEMM."""
         return self.counters["products"] / self.counters["cycles"]
 
     @property

@@ -97,10 +97,10 @@ class Phase:
     fp8_cycles: int = 0
     fp8_bytes: int = 0
 
-    def add(self, result: Result, fp8: Result, streams: int) -> None:
-        """Count one GEMM, and what it is in all FP8; a beat of several streams counts once."""
+    def add(self, result: Result, fp8: Result) -> None:
+        """Count one GEMM, and what it is in all FP8."""
         self.cycles += result.counters["cycles"]
-        self.weight_beats += ceil_div(result.counters["weight_beats"], streams)
+        self.weight_beats += result.counters["weight_beats"]
         self.weight_bytes += result.weight_bytes
         self.bytes += _moved(result)
         self.fp8_cycles += fp8.counters["cycles"]
@@ -265,7 +265,7 @@ def _on_engine(
 ) -> Iterator[None]:
     """Let the layers' results come from the engine inside the `with` block; the last of `phases` is for one token."""
     running = phases[0]
-    in_fp8: dict[tuple[int, int, int, str], Result] = {}
+    in_fp8: dict[tuple[int, int, int, str, bool], Result] = {}
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal running
@@ -275,7 +275,7 @@ def _on_engine(
         running.tokens += ids.numel()
 
     def fp8(gemm: Gemm) -> Result:
-        key = (gemm.rows, gemm.outputs, gemm.columns, gemm.output)
+        key = (gemm.rows, gemm.outputs, gemm.columns, gemm.output, gemm.raw)
         if key not in in_fp8:
             in_fp8[key] = driver.run(_in_fp8(gemm))
         return in_fp8[key]
@@ -287,7 +287,7 @@ def _on_engine(
             gemm = _gemm(layer, x.reshape(-1, x.shape[-1]), driver.config)
             result = driver.run(gemm)
             tally.add(gemm, result, gemm.expected())
-            running.add(result, fp8(gemm), driver.config.weight_streams)
+            running.add(result, fp8(gemm))
             done(name)
             assert isinstance(result.value, Tensor)
             y = result.value.view(*x.shape[:-1], -1).to(x.dtype)

@@ -269,7 +269,7 @@ def _interrupted(bench: Bench) -> None:
 def _aborted_with_running_dmas(bench: Bench) -> None:
     """DMAs that cannot be stopped are drained by small GEMMs, as docs/integration.md has it.
 
-    Whatever they still send: both, one, the last beats of either, or the packets of a second gemm.
+    Whatever they still send: both, one, the last beats of either, or the packets of a second GEMM.
     """
     engine, driver, chance = bench.engine, bench.driver, bench.chance
     streams = bench.config.operand_streams
@@ -306,7 +306,7 @@ def _aborted_with_running_dmas(bench: Bench) -> None:
 
 
 def _drained(bench: Bench) -> bool:
-    """Small GEMMs and ABORT in turn, until both DMAs were idle before the ABORT."""
+    """Small GEMMs and ABORT in turn, until all DMAs were idle before the ABORT."""
     engine, driver = bench.engine, bench.driver
     streams = bench.config.weight_streams  # each has a packet if N is at least their number
     for name, value in (("M", 1), ("N", streams), ("K", 1), ("FORMAT", 0)):

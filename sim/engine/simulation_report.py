@@ -72,5 +72,8 @@ def model_lines(run: ModelRun) -> Iterator[str]:
         )
         if run.generated != run.golden_generated:
             yield f"golden:    {run.golden_generated!r}"
-    yield f"{run.cycles:,} cycles in {run.seconds:.1f} s, {totals['cycles_per_second']:,.0f} a second"
+    yield (
+        f"{run.cycles:,} cycles, the sizes in FP8 included, simulated in {run.seconds:.1f} s, "
+        f"{totals['cycles_per_second']:,.0f} a second"
+    )
     yield f"results compared {totals['compared']:,}, differences {totals['differences']}"

@@ -90,7 +90,7 @@ def test_engine(name, big):
 
 def test_other_parameters(cache):
     """32 lanes, so two blocks a row; bfloat16 in; channel codes and four over six; no registers in the dot product."""
-    unit = bench(build(ODD, "odd"), cache)
+    unit = bench(build(ODD, "odd_engine"), cache)
     assert_right(
         run_scenarios(unit, [*_QUICK, "random stalls on all streams", "GEMMs back to back", "NaN and illegal scales"])
     )

@@ -271,10 +271,11 @@ def test_rate_of_a_config_alone(tmp_path, capsys):
     assert mixed["joules_per_token"] == pytest.approx(
         (pairs * (94 + 4 * 63) + mixed["bytes_per_token"] * 20) * 1e-12, rel=1e-3
     )
-    assert main([*command, "--memory", "0.8", "--json"]) == 0  # half of what the engine takes
+    assert main([*command, "--memory", "0.8", "--json"]) == 0
     slow = json.loads(capsys.readouterr().out)["rows"][0]["fgmp"]
-    assert slow["tokens_per_second"] == pytest.approx(mixed["tokens_per_second"] / 2, rel=0.02)
-    assert slow["weight_gb_s"] == pytest.approx(0.8, rel=0.02)
+    # All streams together: activations of a long K come again for every N tile.
+    assert slow["tokens_per_second"] == pytest.approx(0.8e9 / slow["bytes_per_token"], rel=1e-6)
+    assert slow["weight_gb_s"] < 0.8
 
 
 def test_experts_count_as_often_as_they_are_chosen(tmp_path):

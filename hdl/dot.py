@@ -401,11 +401,15 @@ def _extended_tree(m: Module, products: list[Value], shifts: list[Value], signs:
     rows = Rows(m, "tree", _SUM_BITS)
     for i, (product, shift, sign) in enumerate(zip(products, shifts, signs, strict=True)):
         shifted: Value = wire(m, f"turned_{i}", product ^ sign.replicate(len(product)))
-        for bit in range(len(shift)):
+        *steps, last = range(len(shift))
+        for bit in steps:
             fill = sign.replicate(1 << bit)
             shifted = wire(m, f"by_{1 << bit}_{i}", Mux(shift[bit], Cat(fill, shifted), Cat(shifted, fill)))
+        fill = sign.replicate(1 << last)
+        used = slice(_OFFSET, _OFFSET + _SIGN_PLACE)
+        shifted = Mux(shift[last], Cat(fill, shifted)[used], Cat(shifted, fill)[used])
         # The sign's weight is negative: -s = ~s - 1, and the ones are taken off together.
-        rows.add(wire(m, f"signed_{i}", Cat(shifted[_OFFSET : _OFFSET + _SIGN_PLACE], ~sign)), ready=8)
+        rows.add(wire(m, f"signed_{i}", Cat(shifted, ~sign)), ready=8)
     rows.add(Cat(ones(m, "count", signs)), ready=4)
     rows.add(Const(-(BLOCK_SIZE << _SIGN_PLACE) % (1 << _SUM_BITS), _SUM_BITS))
     return rows

@@ -33,7 +33,9 @@ VALUES = {
     "channel_codes": (False, True),
     "four_over_six": (False, True),
     "packed_output": (False, True),
-    "lanes": (4, 8, 16, 32),
+    "lanes": (4, 8, 16, 32, 64),
+    "weight_streams": (1, 2, 4),
+    "signs": ("counted", "extended"),
     "rows": (8, 16, 32, 64, 128),
     "slots": (2, 4, 8, 16, 32),
     "row_order": ("precision", "ascending"),
@@ -59,6 +61,7 @@ MATRIX = matrix()
 # One of every nineteen, and what once had a warning.
 PART = [name for i, name in enumerate(MATRIX) if i % 19 == 5 and not name.startswith("engine ")]
 PART += ["dot-mixed pipeline=3", "dot-fp8 pipeline=1", "accumulators rows=8", "engine-4 accumulators=banked"]
+PART += ["engine-8 weight_streams=2", "engine-8 lanes=64", "dot-fp8 signs=extended"]
 
 
 def test_the_matrix_has_every_parameter_of_every_unit():

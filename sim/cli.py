@@ -197,8 +197,8 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="engine", metavar="PRESET", help="default engine")
     add_changes(parser, "such as weight_streams=4 lanes=64 k_max=16384")
     parser.add_argument("--clock", type=float, default=100.0, metavar="MHZ", help="default 100")
-    parser.add_argument("--memory", type=float, metavar="GB/S", help="what memory brings for weights (default: as much "
-                        "as the engine takes)")  # fmt: skip
+    parser.add_argument("--memory", type=float, metavar="GB/S", help="what memory brings and takes (default: as much "
+                        "as the engine can)")  # fmt: skip
     parser.add_argument("--energy", type=Path, metavar="FILE", help="energy.json of fgmp energy: also joules per token")
     parser.add_argument("--memory-energy", type=float, default=0.0, metavar="PJ", help="per byte on the streams, for "
                         "joules per token; default 0")  # fmt: skip

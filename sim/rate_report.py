@@ -9,7 +9,7 @@ __all__ = ["rate_lines"]
 def rate_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """What was asked, the linears by size, and a line for each number of tokens and format."""
     engine = result["engine"]
-    memory = "" if result["memory_gb_s"] is None else f", weights at {result['memory_gb_s']:g} GB/s at most"
+    memory = "" if result["memory_gb_s"] is None else f", memory at {result['memory_gb_s']:g} GB/s at most"
     yield (
         f"{engine['lanes']} lanes, {engine['rows']} rows, weight streams: {engine['weight_streams']}; "
         f"{result['clock_mhz']:g} MHz{memory}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...formats import BLOCK_SIZE, PRECISION_MODES, ceil_div
-from ...golden.packing import pack, unpack
+from ...golden.packing import unpack
 from ...golden.precision_modes import count_precision_modes
 from ...golden.selector import SiteSettings
 from ...hdl.config import EngineConfig, preset
@@ -25,7 +25,7 @@ from ..runner import CACHE, check_tools
 from ..tally import Tally, totals
 from .driver import EngineDriver, Result, check_gemm
 from .gemm import Gemm
-from .random_gemms import random_mixed
+from .random_gemms import uniform_gemm
 from .verilated import VerilatedEngine, build_library
 
 __all__ = ["LayerTally", "ModelRun", "Phase", "run_model"]
@@ -308,13 +308,12 @@ def _on_engine(
 
 def _in_fp8(gemm: Gemm) -> Gemm:
     """A GEMM of the same size and kinds of input and output, all of whose blocks are FP8."""
-    weight = pack(random_mixed(gemm.outputs, gemm.columns, 0.0, torch.Generator().manual_seed(0)))
+    plain = uniform_gemm(gemm.rows, gemm.outputs, gemm.columns, 0.0, seed=0)
     if gemm.raw:
         assert gemm.settings is not None
         settings = SiteSettings(gemm.settings.exponent, mode="all_fp8", channel_codes=gemm.settings.channel_codes)
-        return Gemm(weight, gemm.activations, settings=settings, output=gemm.output)
-    activations = random_mixed(gemm.rows, gemm.columns, 0.0, torch.Generator().manual_seed(0))
-    return Gemm(weight, activations, output=gemm.output)
+        return Gemm(plain.weight, gemm.activations, settings=settings, output=gemm.output)
+    return Gemm(plain.weight, plain.activations, output=gemm.output)
 
 
 def _gemm(layer: FGMPLinear, x: Tensor, config: EngineConfig) -> Gemm:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import InputError
+from .prices import Prices
 
 __all__ = ["ACTIVATION_MODES", "DEFAULT_IGNORE", "POLICIES", "FGMPConfig", "check_choice", "check_fraction"]
 
@@ -16,28 +17,42 @@ POLICIES = ("fisher", "quantization-error", "output-error", "random")
 
 ACTIVATION_MODES = ("dynamic", "static", "none")
 ROUNDINGS = ("nearest", "gptq")
+CHOICES = ("fraction", "energy")
+PAPER: dict[str, Any] = {"choice": "fraction", "rounding": "nearest", "permutation": False}
+"""Where the paper's method differs from the defaults."""
+
+BUDGETS = ("energy", "pj", "bits")
 _CHOICES = {
     "policy": POLICIES,
     "threshold": ("global", "per-layer"),
     "sensitivity": ("fisher", "factored"),
     "activations": ACTIVATION_MODES,
     "rounding": ROUNDINGS,
+    "choice": CHOICES,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class FGMPConfig:
-    """How to quantize a model; the defaults are the paper's method at 70 % FP4.
+    """How to quantize a model; the defaults do best on held-out text. `FGMPConfig.paper()` is the paper's method.
 
     Attributes:
         fp4_weights: fraction of the weight blocks that become FP4; 0 is all FP8, 1 all NVFP4.
         fp4_activations: the same for activation blocks, met on the calibration text.
+        choice: how blocks are divided between FP4 and FP8: "energy", where FP8 saves most loss for its energy, weights
+            and activations together; or "fraction", the paper's: a threshold for each, so that the fractions are met.
+            Where it cannot be by energy (other policies than "fisher", thresholds per layer, weights alone, all FP4 or
+            all FP8 of either), it is by fraction.
+        budget: of a choice by energy: "energy=X" of what FP8-only hardware takes, "pj=X" per block pair, or "bits=X"
+            per weight; by default the energy that a choice by the fractions would take.
+        prices: what a block pair takes, as `fgmp energy` measures it; by default, on SkyWater 130 nm.
+        permutation: put delicate channels side by side, in all parameters that share them; the function stays.
         policy: what a block's score is: "fisher" (paper section 3), or the paper's baselines "quantization-error",
             "output-error" (weighted by the other operand's mean square) and "random".
         threshold: one "global" threshold for all weights and one for all activations, or one "per-layer".
         clip: choose the FP4 block scales of weights by sensitivity instead of amax / 6.
-        rounding: of weights: "nearest" (as the paper), or "gptq": column by column, where each makes up for the errors
-            of those before it.
+        rounding: of weights: "gptq", column by column, where each makes up for the errors of those before it, or
+            "nearest" (as the paper).
         sensitivity: of weights: "fisher", the mean squared gradient of each, or "factored", the product of its output's
             mean squared gradient and its input's mean square (a row and a column instead of a matrix).
         activations: "dynamic" (the selector decides block by block), "static" (one precision per block column, fixed
@@ -54,10 +69,14 @@ class FGMPConfig:
 
     fp4_weights: float = 0.7
     fp4_activations: float = 0.7
+    choice: str = "energy"
+    budget: str | None = None
+    prices: Prices | None = None
+    permutation: bool = True
     policy: str = "fisher"
     threshold: str = "global"
     clip: bool = True
-    rounding: str = "nearest"
+    rounding: str = "gptq"
     sensitivity: str = "fisher"
     activations: str = "dynamic"
     four_over_six: bool = False
@@ -71,6 +90,13 @@ class FGMPConfig:
     def __post_init__(self) -> None:
         check_fraction(self.fp4_weights, "fp4_weights")
         check_fraction(self.fp4_activations, "fp4_activations")
+        if self.budget is not None:
+            _limit(self.budget)
+            if not self.joint:
+                raise InputError(
+                    f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, policy "
+                    "fisher, threshold global, activations dynamic or static)"
+                )
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
         for name, minimum in (("samples", 1), ("window", 2), ("threshold_samples", 1), ("seed", 0)):
@@ -83,20 +109,42 @@ class FGMPConfig:
         if not isinstance(self.ignore, tuple) or not all(isinstance(glob, str) for glob in self.ignore):
             raise InputError(f"ignore: {self.ignore}, expected a tuple of globs")
 
+    @classmethod
+    def paper(cls, **values: Any) -> "FGMPConfig":
+        """The method of arXiv 2504.14152, with `values` of it changed."""
+        return cls(**{**PAPER, **values})
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """The budget: of what ("energy", "pj" or "bits"), and how much; None where the fractions stand for it."""
+        return None if self.budget is None else _limit(self.budget)
+
+    @property
+    def joint(self) -> bool:
+        """Whether weights and activations are chosen together, by what FP8 costs in energy."""
+        able = self.policy == "fisher" and self.threshold == "global" and self.activations != "none"
+        mixed = 0 < self.fp4_weights < 1 and 0 < self.fp4_activations < 1
+        return self.choice == "energy" and able and (mixed or self.budget is not None)
+
+    @property
+    def clips(self) -> bool:
+        """Whether FP4 scales of weights are chosen by sensitivity."""
+        return self.clip and (self.joint or self.fp4_weights > 0)
+
     @property
     def uniform(self) -> bool:
         """Whether every block has the same format, so that nothing needs to be scored."""
-        return {self.fp4_weights, self.fp4_activations} <= {0, 1}
+        return not self.joint and {self.fp4_weights, self.fp4_activations} <= {0, 1}
 
     @property
     def needs_gradients(self) -> bool:
         """Whether calibration must run backward."""
-        clips = self.clip and self.fp4_weights > 0
-        return clips or (self.policy == "fisher" and not self.uniform) or self.channel_codes
+        return self.clips or (self.policy == "fisher" and not self.uniform) or self.channel_codes
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "ignore": list(self.ignore)}
+        prices = None if self.prices is None else self.prices.as_dict()
+        return {**asdict(self), "ignore": list(self.ignore), "prices": prices}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FGMPConfig":
@@ -105,7 +153,24 @@ class FGMPConfig:
         for key in values:
             if key not in known:
                 raise InputError(f"FGMP configuration: unknown key {key!r}, expected {', '.join(sorted(known))}")
-        return cls(**{**values, **({"ignore": tuple(values["ignore"])} if "ignore" in values else {})})
+        given = dict(values)
+        if "ignore" in given:
+            given["ignore"] = tuple(given["ignore"])
+        if given.get("prices") is not None:
+            given["prices"] = Prices.from_dict(given["prices"])
+        # Folders that do not say were made when there was nothing but the paper's method.
+        return cls(**{**PAPER, **given})
+
+
+def _limit(budget: str) -> tuple[str, float]:
+    kind, _, number = budget.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if kind not in BUDGETS or not 0 < value < 1e9:
+        raise InputError(f"budget: {budget!r}, expected {', '.join(f'{k}=NUMBER' for k in BUDGETS)}")
+    return kind, value
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,21 @@ from .calibrate import distributed
 from .calibrate.calibration import Calibration, calibrate
 from .calibrate.resume import Checkpoint
 from .choose.activations import ActivationScores, activation_scores, choose_site_settings
+from .choose.energy import choose_by_energy, planned_settings
+from .choose.joint import Plan
 from .choose.weights import ScoredWeights, pack_weights, score_weights
 from .config import FGMPConfig
 from .model.layers import install
 from .model.site import quantizers
 from .model.variant import Variant
+from .prepare.channels import Channels, Group, changed_by, delicacy, find_groups
 from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
 from .prepare.registrations import registrations
 from .prepare.sites import find_sites
 
 __all__ = ["Study", "causal_loss", "quantize"]
 
+_SAMPLES_FOR_ORDER = 16
 _TRIED = 64
 """Tokens that a saved model is tried on."""
 
@@ -45,6 +49,16 @@ def causal_loss(model: Any) -> Callable[[Tensor], Tensor]:
         return nn.functional.cross_entropy(logits, ids[1:])
 
     return loss
+
+
+@dataclass
+class _Measured:
+    """What is known of the model with its channels in one order."""
+
+    calibrations: dict[str | None, Calibration] = field(default_factory=dict)
+    scales: dict[str | None, dict[str, np.ndarray]] = field(default_factory=dict)
+    scores: dict[tuple[bool, bool, int], ActivationScores] = field(default_factory=dict)
+    planned: tuple[FGMPConfig, ScoredWeights, Plan] | None = None
 
 
 class Study:
@@ -88,22 +102,51 @@ class Study:
         self._folder = folder or Path(tempfile.mkdtemp(prefix="fgmp-"))
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self._folder, True)
-        self._calibrations: dict[str | None, Calibration] = {}
-        self._scales: dict[str | None, dict[str, np.ndarray]] = {}
-        self._scores: dict[tuple[bool, bool, int], ActivationScores] = {}
+        self._measured = {permuted: _Measured() for permuted in (False, True)}
+        self._channels: Channels | None = None
+        self.unordered: dict[str, str] = {}
+        """Sites whose channels keep their order, and why; filled by the first permutation."""
         self._warned = False
+
+    def arrange(self, permuted: bool) -> "_Measured":
+        """Put the model's channels in order, or back as they came; what is known of it in that order."""
+        if permuted and self._channels is None:
+            groups, self.unordered = find_groups(self.model, self.sites, self.linears, self._run_first)
+            self._channels = self._ordered(groups)
+        if self._channels is not None:
+            self._channels.set(permuted)
+        return self._measured[permuted]
+
+    def _run_first(self) -> None:
+        self.loss(self.samples[0])
+
+    def _ordered(self, groups: Sequence[Group]) -> Channels:
+        """The order of the channels, by a small calibration; none where that would change the model's answers."""
+        if not groups:
+            return Channels([], {})
+        few = self.samples[: _SAMPLES_FOR_ORDER]
+        calibration = calibrate(
+            self.model, self.linears, self.sites, few, self.loss, sensitivity="factored", progress=self.progress
+        )
+        channels = Channels(groups, delicacy(self.linears, calibration))
+        apart = changed_by(self.model, channels, self._run_first)
+        if apart is not None:
+            self.unordered = {s.name: f"the model's answers would change by {apart:.1e}" for s in self.sites}
+            return Channels([], {})
+        return channels
 
     def calibration(self, config: FGMPConfig) -> Calibration:
         """The calibration for `config`, made when first asked for."""
+        calibrations = self.arrange(config.permutation).calibrations
         kind = config.sensitivity if config.needs_gradients else None
-        moments = config.rounding == "gptq"
-        known = self._calibrations.get(kind)
-        if known is not None and moments and not known.moments:
-            found = self._measured(None, moments=True)  # which no gradient is needed for
-            self._calibrations[kind] = replace(known, moments=found.moments)
+        factors = config.rounding == "gptq"
+        known = calibrations.get(kind)
+        if known is not None and factors and not known.factors:
+            found = self._calibrated(None, factors=True)  # which no gradient is needed for
+            calibrations[kind] = replace(known, factors=found.factors)
         elif known is None:
-            self._calibrations[kind] = self._measured(kind, moments=moments, checkpoint=self._checkpoint)
-            unreached = self._calibrations[kind].unreached
+            calibrations[kind] = self._calibrated(kind, factors=factors, checkpoint=self._checkpoint)
+            unreached = calibrations[kind].unreached
             if unreached and not self._warned:
                 self._warned = True
                 warnings.warn(
@@ -112,9 +155,9 @@ class Study:
                     UserWarning,
                     stacklevel=3,
                 )
-        return self._calibrations[kind]
+        return calibrations[kind]
 
-    def _measured(self, sensitivity: str | None, *, moments: bool, checkpoint: Checkpoint | None = None) -> Calibration:
+    def _calibrated(self, sensitivity: str | None, *, factors: bool, checkpoint: Checkpoint | None = None) -> Calibration:
         return calibrate(
             self.model,
             self.linears,
@@ -122,7 +165,7 @@ class Study:
             self.samples,
             self.loss,
             sensitivity=sensitivity,
-            moments=moments,
+            factors=factors,
             checkpoint=checkpoint,
             progress=self.progress,
         )
@@ -131,15 +174,29 @@ class Study:
         """How each site is quantized under `config`; None where activations stay as they are."""
         if config.activations == "none":
             return None
+        if config.joint:
+            return planned_settings(self.plan(config), self.calibration(config), config)
         return choose_site_settings(self.linears, self.calibration(config), self.scores(config), config)
+
+    def plan(self, config: FGMPConfig) -> Plan:
+        """The choice by energy under `config`."""
+        known = self.arrange(config.permutation)
+        if known.planned is None or known.planned[0] != config:
+            scores = self.scores(config)
+            assert scores is not None
+            scored = self.score(config)
+            plan = choose_by_energy(self.linears, self.calibration(config), scored, scores, config)
+            known.planned = (config, scored, plan)
+        return known.planned[2]
 
     def scores(self, config: FGMPConfig) -> ActivationScores | None:
         """Scores of the activation blocks under the recipe of `config`, or None where none are needed."""
-        if config.fp4_activations in (0, 1):
+        if not config.joint and config.fp4_activations in (0, 1):
             return None
+        known = self.arrange(config.permutation).scores
         recipe = (config.four_over_six, config.channel_codes, config.threshold_samples)
-        if recipe not in self._scores:
-            self._scores[recipe] = activation_scores(
+        if recipe not in known:
+            known[recipe] = activation_scores(
                 self.linears,
                 self.calibration(config),
                 [self.samples[i] for i in range(min(len(self.samples), config.threshold_samples))],
@@ -148,31 +205,43 @@ class Study:
                 config,
                 progress=self.progress,
             )
-        return self._scores[recipe]
+        return known[recipe]
 
     def score(self, config: FGMPConfig) -> ScoredWeights:
         """Scales and scores of all weights."""
-        clip = config.sensitivity if config.clip and config.fp4_weights > 0 else None
+        known = self.arrange(config.permutation)
+        if known.planned is not None and known.planned[0] == config:
+            return known.planned[1]
+        clip = config.sensitivity if config.clips else None
         scored = score_weights(
             self.linears,
             self.calibration(config),
             config,
             self._fresh("weights"),
-            known=self._scales.get(clip),
+            known=known.scales.get(clip),
             progress=self.progress,
         )
-        self._scales[clip] = scored.scales  # variants that clip alike share them
+        known.scales[clip] = scored.scales  # variants that clip alike share them
         return scored
 
     def pack(self, config: FGMPConfig) -> Any:
         """Pairs of name and packed weight, one at a time."""
-        return pack_weights(self.linears, self.score(config), config, self.calibration(config), progress=self.progress)
+        thresholds = self.plan(config).weights if config.joint else None
+        return pack_weights(
+            self.linears,
+            self.score(config),
+            config,
+            self.calibration(config),
+            thresholds=thresholds,
+            progress=self.progress,
+        )
 
     def variant(self, config: FGMPConfig, name: str, *, exact: bool = True) -> Variant:
         """The model as `config` quantizes it, beside the model itself."""
         settings = self.site_settings(config)
         weights: dict[str, Packed] = dict(self.pack(config))
-        return Variant(name, weights, None if settings is None else quantizers(self.sites, settings), exact)
+        own = None if settings is None else quantizers(self.sites, settings)
+        return Variant(name, weights, own, exact, channels=self._channels, permuted=config.permutation)
 
     def _fresh(self, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +295,9 @@ def quantize(
         install(model, name, weight, sites.get(site_of[name]), exact=exact, held=held)
         study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
     model.fgmp_config = config
+    model.fgmp_expected = asdict(study.plan(config).expected) if config.joint else None
     model.fgmp_left_alone = dict(study.left_alone)
+    model.fgmp_unordered = dict(study.unordered)
     if loss is None:
         model.fgmp_sample = torch.as_tensor(calibration[0]).cpu()[:_TRIED]  # what a saved copy is tried on
     if hasattr(model, "save_pretrained"):

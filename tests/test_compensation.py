@@ -13,7 +13,8 @@ from fgmp.golden import exact
 from fgmp.golden.blocks import scale_to_stored, tensor_exponent, to_blocks
 from fgmp.golden.matrix import mixed_blocks, scale_codes
 from fgmp.golden.packing import unpack
-from fgmp.quantizer.choose.compensation import compensated, error_factor
+from fgmp.quantizer.calibrate.error_factor import error_factor
+from fgmp.quantizer.choose.compensation import compensated
 from fgmp.quantizer.config import FGMPConfig
 from fgmp.quantizer.study import Study
 
@@ -148,14 +149,14 @@ def test_a_models_weights_make_up_for_their_errors():
     generator = torch.Generator().manual_seed(7)
     samples = [correlated(32, generator)[:64] for _ in range(4)]
     study = Study(model, samples, loss=lambda x: model(x).square().mean(), ignore=(), progress=False)
-    nearest = FGMPConfig(fp4_weights=0.7, fp4_activations=0, threshold_samples=2)
+    nearest = FGMPConfig.paper(fp4_weights=0.7, fp4_activations=0, threshold_samples=2)
     before = {name: packed.payload.clone() for name, packed in study.pack(nearest)}
     config = replace(nearest, rounding="gptq")
     packed = dict(study.pack(config))
     x = torch.cat(samples)
-    moments = study.calibration(config).moments
-    assert torch.allclose(moments["left"], x.T @ x / len(x), rtol=1e-4, atol=1e-5)
-    assert set(moments) == {site.name for site in study.sites}
+    factors = study.calibration(config).factors
+    assert torch.allclose(factors["left"], error_factor(x.T @ x / len(x)), rtol=1e-3, atol=1e-4)
+    assert set(factors) == {site.name for site in study.sites}
     plain = dict(study.pack(nearest))
     for name, linear in study.linears.items():
         assert torch.equal(plain[name].payload, before[name])
@@ -177,15 +178,15 @@ def test_one_pass_measures_all_and_a_late_wish_needs_no_gradient():
         backward.append(torch.is_grad_enabled())
         return model(x).square().mean()
 
-    config = FGMPConfig(fp4_activations=0, rounding="gptq")
+    config = FGMPConfig.paper(fp4_activations=0, rounding="gptq")
     Study(model, samples, loss=loss, ignore=(), progress=False).calibration(config)
     assert backward.count(True) == 2
     found = backward.copy()
     study = Study(model, samples, loss=loss, ignore=(), progress=False)
     study.calibration(replace(config, rounding="nearest"))
-    first = study.calibration(config).moments
+    first = study.calibration(config).factors
     assert backward[len(found) :].count(True) == 2
-    assert study.calibration(replace(config, rounding="nearest")).moments is first
+    assert study.calibration(replace(config, rounding="nearest")).factors is first
 
 
 def test_an_unknown_rounding_is_refused():

@@ -45,12 +45,12 @@ def study(model, samples):
 
 @pytest.fixture(scope="module")
 def calibration(study):
-    return study.calibration(FGMPConfig())
+    return study.calibration(FGMPConfig.paper())
 
 
 @pytest.fixture(scope="module")
 def variant(study):
-    return study.variant(FGMPConfig(), "FGMP")
+    return study.variant(FGMPConfig.paper(), "FGMP")
 
 
 def test_shipped_model_is_small_and_has_a_card():
@@ -133,7 +133,7 @@ def test_calibration_leaves_the_model_as_it_was(model, calibration):
 
 @pytest.mark.parametrize("policy", ["fisher", "quantization-error", "output-error"])
 def test_one_threshold_leaves_the_asked_fraction_in_fp4(study, policy):
-    config = FGMPConfig(policy=policy)
+    config = FGMPConfig.paper(policy=policy)
     scores = study.scores(config)
     above = sum(
         (scores.read(n) > settings.threshold.value).sum() for n, settings in study.site_settings(config).items()
@@ -155,7 +155,7 @@ def test_sites_with_flattened_tokens_count_every_token(model, samples):
     config = OPTConfig(vocab_size=1024, max_position_embeddings=512, word_embed_proj_dim=40, **sizes)
     torch.manual_seed(0)
     study = Study(OPTForCausalLM(config), samples[:2], progress=False)
-    scores = study.scores(FGMPConfig())
+    scores = study.scores(FGMPConfig.paper())
     for site in study.sites:
         assert len(scores.read(site.name)) == 2 * 512 * -(-site.channels // 16), site.name
 
@@ -200,9 +200,9 @@ def test_apply_restores_the_model(model, study, variant):
 
 def test_compare_ranks_the_formats(model, study, corpus):
     held_out = whole_windows(windows(model, corpus.held_out, 4, "held-out text"))
-    formats = {FP8: uniform(False), NVFP4: uniform(True), "fisher": FGMPConfig()}
+    formats = {FP8: uniform(False), NVFP4: uniform(True), "fisher": FGMPConfig.paper()}
     others = ("quantization-error", "output-error", "random")
-    formats |= {policy: FGMPConfig(policy=policy) for policy in others}
+    formats |= {policy: FGMPConfig.paper(policy=policy) for policy in others}
     comparison, variants = compare(study, formats, held_out, against=dict.fromkeys(others, "fisher"))
     rows = {r.name: r for r in comparison.rows}
     fisher = rows["fisher"]

@@ -17,6 +17,7 @@ from ...golden.blocks import check_no_nan, tensor_exponent
 from ...processes import exhausted
 from ..prepare.sites import Site, hooked, kind
 from . import distributed
+from .error_factor import error_factor
 from .resume import Checkpoint
 
 __all__ = ["Calibration", "calibrate"]
@@ -32,9 +33,11 @@ class Calibration:
             factored estimate; empty if no gradients were taken.
         channels: by site, float32 (K,), mean squared gradient per input channel; empty if no gradients were taken.
         squares: by site, float32 (K,), mean square of each input channel.
+        rows: by linear, how many rows of activations it multiplies in a sample, on average. A linear that none reached
+            has the mean of its site, or else of all.
         exponents: tensor exponent of the activations by site, one octave of headroom included.
-        moments: by site, float32 (K, K), mean products of two input channels, where they were asked for; 0 where no
-            calibration text came.
+        factors: by site, float32 (K', K'), `error_factor` of the mean products of its input channels, where it was
+            asked for.
         unreached: linears without a gradient in any sample. Their sensitivities are the means over those of their kind:
             linears whose names differ in numbers only (other layers, other experts) and whose shapes are equal.
     """
@@ -44,7 +47,8 @@ class Calibration:
     channels: dict[str, Tensor]
     squares: dict[str, Tensor]
     exponents: dict[str, int]
-    moments: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, float]
+    factors: dict[str, Tensor] = field(default_factory=dict)
     unreached: tuple[str, ...] = ()
 
 
@@ -56,21 +60,21 @@ def calibrate(
     loss: Callable[[Any], Tensor],
     *,
     sensitivity: str | None = "fisher",
-    moments: bool = False,
+    factors: bool = False,
     checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> Calibration:
     """Run every sample once: forward, and backward from `loss(sample)` unless `sensitivity` is None.
 
     `sensitivity` "fisher" measures each weight's mean squared gradient; "factored" measures only rows and columns.
-    `moments` are measured too where asked for, K x K a site.
+    `factors` are measured too where asked for: K x K a site.
     Under torch.distributed each process takes its share of the samples, and all return the sums of all.
     Raises InputError if a weight or an activation is NaN.
     """
     for name, linear in linears.items():
         check_no_nan(linear.weight.detach(), f"{name}.weight")
     totals = _zeros(linears, sites, sensitivity)
-    if moments:
+    if factors:
         device = {site.name: linears[site.name].weight.device for site in sites}
         totals |= {f"moments/{s.name}": torch.zeros(s.channels, s.channels, device=device[s.name]) for s in sites}
     mine = distributed.share(len(samples))
@@ -127,7 +131,7 @@ def _zeros(linears: Mapping[str, nn.Linear], sites: Sequence[Site], sensitivity:
         device = linears[site.name].weight.device
         totals[f"amax/{site.name}"] = torch.zeros((), device=device)
         totals[f"squares/{site.name}"] = torch.zeros(site.channels, device=device)
-        totals[f"rows/{site.name}"] = torch.zeros((), dtype=torch.float64, device=device)
+        totals[f"reads/{site.name}"] = torch.zeros(len(site.watched), dtype=torch.float64, device=device)
         if sensitivity is not None:
             totals[f"channel/{site.name}"] = torch.zeros(site.channels, device=device)
             totals[f"gradients/{site.name}"] = torch.zeros((), dtype=torch.float64, device=device)
@@ -146,7 +150,7 @@ class _Watch:
         sensitivity: str | None,
     ):
         self._model, self._linears, self._totals, self._sensitivity = model, linears, totals, sensitivity
-        self._inputs = hooked(linears, {n: self._site_hook(s) for s in sites for n in s.watched})
+        self._inputs = hooked(linears, {n: self._site_hook(s, i) for s in sites for i, n in enumerate(s.watched)})
         self._handles: list[Any] = []
         self._trained: list[nn.Parameter] = []
 
@@ -178,7 +182,8 @@ class _Watch:
             parameter.requires_grad_(True)
             parameter.grad = None
 
-    def _site_hook(self, site: Site) -> Any:
+    def _site_hook(self, site: Site, index: int) -> Any:
+        """Of the site's `index`-th watched linear."""
         totals = self._totals
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -193,7 +198,7 @@ class _Watch:
             totals[f"squares/{site.name}"] += values.square().sum(0)
             if f"moments/{site.name}" in totals:
                 totals[f"moments/{site.name}"].addmm_(values.T, values)
-            totals[f"rows/{site.name}"] += len(values)
+            totals[f"reads/{site.name}"][index] += len(values)
             if self._sensitivity is None or not torch.is_grad_enabled():
                 return
             if not x.requires_grad:  # no embedding is before it: begin here
@@ -243,11 +248,12 @@ def _begin(_: nn.Module, __: Any, output: Any) -> Any:
 def _means(
     linears: Mapping[str, nn.Linear],
     sites: Sequence[Site],
-    totals: Mapping[str, Tensor],
+    totals: dict[str, Tensor],
     samples: int,
     sensitivity: str | None,
 ) -> Calibration:
-    squares = {s.name: totals[f"squares/{s.name}"] / totals[f"rows/{s.name}"].clamp(min=1).float() for s in sites}
+    seen = {s.name: totals[f"reads/{s.name}"].sum() for s in sites}
+    squares = {s.name: totals[f"squares/{s.name}"] / seen[s.name].clamp(min=1).float() for s in sites}
     weights: dict[str, Tensor] = {}
     channels: dict[str, Tensor] = {}
     if sensitivity is not None:
@@ -261,7 +267,7 @@ def _means(
                     # dL/dw sums g * x over a sample's tokens; were they independent, its mean square would be this.
                     weights[name] = torch.outer(totals[f"output/{name}"] / samples, squares[site.name])
     exponents = {}
-    empty = [site for site in sites if not totals[f"rows/{site.name}"]]
+    empty = [site for site in sites if not seen[site.name]]
     for site in sites:
         if site not in empty:
             exponents[site.name] = min(tensor_exponent(totals[f"amax/{site.name}"]) + 1, TENSOR_EXPONENT_LIMIT)
@@ -281,12 +287,23 @@ def _means(
             for name in what:
                 values[name] = _mean_of_kin(name, what, kinds, values)
         unreached = [n for n in linears if n in dead or any(n in s.linears for s in sites if s.name in silent)]
-    moments = {
-        s.name: totals[f"moments/{s.name}"] / totals[f"rows/{s.name}"].clamp(min=1).float()
-        for s in sites
-        if f"moments/{s.name}" in totals
-    }
-    return Calibration(list(sites), weights, channels, squares, exponents, moments, tuple(unreached))
+    factors = {}
+    for site in sites:
+        if f"moments/{site.name}" in totals:  # of which each is let go for its factor
+            moments = totals.pop(f"moments/{site.name}") / seen[site.name].clamp(min=1).float()
+            factors[site.name] = error_factor(moments)
+    rows = {name: count / samples for site in sites for name, count in _reads(site, totals[f"reads/{site.name}"])}
+    some = [count for count in rows.values() if count]
+    rows = {name: count or sum(some) / len(some) for name, count in rows.items()}
+    return Calibration(list(sites), weights, channels, squares, exponents, rows, factors, tuple(unreached))
+
+
+def _reads(site: Site, seen: Tensor) -> list[tuple[str, float]]:
+    """How many rows each linear of a site multiplied, of which `seen` (W,) tells by watched linear."""
+    if len(site.watched) == 1:
+        return [(name, float(seen)) for name in site.linears]
+    mean = float(seen.mean())
+    return [(name, float(count) or mean) for name, count in zip(site.watched, seen, strict=True)]
 
 
 def _mean_of_kin(name: str, without: Sequence[str], kinds: Mapping[str, str], values: Mapping[str, Tensor]) -> Tensor:

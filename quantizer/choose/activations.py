@@ -108,7 +108,7 @@ def choose_site_settings(
             for site in calibration.sites
         }
     assert scores is not None
-    units = {site.name: _unit(site, linears, calibration, config) for site in calibration.sites}
+    units = {site.name: unit_of(site, linears, calibration, config) for site in calibration.sites}
     if config.policy == "random" or config.activations == "static":
         return _static_settings(calibration, scores, units, config)
     thetas = _thresholds(scores, units, config)
@@ -173,7 +173,7 @@ def _static_settings(
     }
 
 
-def _unit(site: Site, linears: Mapping[str, nn.Linear], calibration: Calibration, config: FGMPConfig) -> float:
+def unit_of(site: Site, linears: Mapping[str, nn.Linear], calibration: Calibration, config: FGMPConfig) -> float:
     """The loss of one unit of a site's score, by the policy."""
     if config.policy == "fisher":
         sensitivity = calibration.channels[site.name]

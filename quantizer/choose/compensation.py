@@ -2,41 +2,18 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...formats import BLOCK_SIZE, MAX_STORED
 from ...golden.blocks import Blocks
 from ...golden.codec import decode_e2m1, decode_e4m3, encode_e2m1, encode_e4m3
 from ...golden.matrix import scale_codes
 
-__all__ = ["compensated", "error_factor"]
-
-_DAMPING = 0.01
-"""Added to the diagonal, as a part of its mean."""
-
-
-def error_factor(moments: Tensor) -> Tensor:
-    """The factor U, float32 (K', K'), upper triangular, by which an error of one column is made up for in the others.
-
-    `moments` (K, K) are the mean products of input channels; `U^T U` is the inverse of these, damped. K' is K up to
-    whole blocks. Channels that are always zero have no part in it.
-    """
-    channels = len(moments)
-    padding = -channels % BLOCK_SIZE
-    damped = pad(moments.double(), (0, padding, 0, padding))
-    diagonal = damped.diagonal()  # a view
-    silent = diagonal == 0
-    loud = max(int((~silent).sum()), 1)
-    diagonal += _DAMPING * diagonal.sum() / loud
-    diagonal[silent] = 1.0
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True).float()
-
+__all__ = ["compensated"]
 
 def compensated(blocks: Tensor, fp8: Tensor, factor: Tensor, *, clip: bool, fast: bool = False) -> Blocks:
     """Round stored-unit `blocks` (N, B, 16), float32, to FP8 where `fp8` (N, B) is True, else to FP4, column by column.
 
-    What a column loses is made up for in the columns behind it, by `factor` (of `error_factor`). A block's FP4 scale is
+    What a column loses is made up for in the columns behind it, by `factor` (of `calibrate.error_factor`). A block's FP4 scale is
     chosen when its turn comes: the one that costs least with what can still be made up for counted, or, without
     `clip`, amax / 6. `fast` compiles that choice; the result is the same.
     """

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,9 @@ from ...golden.blocks import scale_to_stored, tensor_exponent, to_blocks
 from ...golden.matrix import mixed_blocks, scale_codes
 from ...golden.packing import Packed, concatenate, pack
 from ..calibrate.calibration import Calibration
+from ..calibrate.error_factor import retained
 from ..config import FGMPConfig
-from .compensation import compensated, error_factor
+from .compensation import compensated
 from .percentile import choose_globally
 from .scores import weight_impacts
 
@@ -83,7 +83,7 @@ def score_weights(
                 codes = torch.from_numpy(scales[part].copy()).flatten().to(flat.device)
             if config.policy == "random":
                 scores[part] = torch.rand(blocks.shape[:2], generator=generator, dtype=torch.float64).numpy()
-            elif config.fp4_weights not in (0, 1):
+            elif config.joint or config.fp4_weights not in (0, 1):
                 weights = torch.ones_like(flat) if importance is None else _like(blocks, importance, part)
                 assert weights is not None
                 impact = weight_impacts(flat, codes, weights, exponent, fast=total >= FAST_FROM)
@@ -110,22 +110,21 @@ def pack_weights(
     config: FGMPConfig,
     calibration: Calibration,
     *,
+    thresholds: Mapping[str, np.ndarray] | None = None,
     progress: bool = True,
 ) -> Iterator[tuple[str, Packed]]:
-    """Each linear's packed weight, made when asked for; the caller may drop the linear's own weight afterwards."""
-    masks = _masks(scored, config)
+    """Each linear's packed weight, made when asked for; the caller may drop the linear's own weight afterwards.
+
+    `thresholds` are those of a choice by energy: float64 (B,) by linear.
+    """
+    masks = _masks(scored, config) if thresholds is None else _above(scored, thresholds)
     sites = {name: site.name for site in calibration.sites for name in site.linears}
-
-    @lru_cache(maxsize=2)  # linears of one site, or of the two sites of a layer's experts, come close together
-    def factor_of(site: str) -> Tensor:
-        return error_factor(calibration.moments[site].cpu())
-
     total = sum(scales.size for scales in scored.scales.values()) * BLOCK_SIZE
     bar = tqdm(masks, total=len(linears), desc="pack", unit="linear", disable=not progress, leave=False)
     for (name, linear), mask in zip(linears.items(), bar, strict=True):
         weight = linear.weight.detach()
         exponent, fast = scored.exponents[name], total >= FAST_FROM
-        factor = factor_of(sites[name]) if config.rounding == "gptq" else None
+        factor = calibration.factors[sites[name]].cpu() if config.rounding == "gptq" else None
         parts = []
         for part in slices(weight.shape, _SLICE if factor is None else max(_SLICE, _ROWS * weight.shape[1])):
             rows = weight[part]
@@ -146,10 +145,16 @@ def _weightings(
     """The factors of a linear's squared errors in clipping and scoring: (N, K), (1, K) or None."""
     if calibration is None:
         return None, None
-    clip = calibration.weights[name] if config.clip and config.fp4_weights > 0 else None
+    clip = calibration.weights[name] if config.clips else None
     if config.policy == "output-error":
         return clip, calibration.squares[readers[name]][None]
-    return clip, calibration.weights[name] if config.policy == "fisher" and config.needs_gradients else None
+    if config.policy != "fisher" or not config.needs_gradients:
+        return clip, None
+    importance = calibration.weights[name]
+    if config.joint and config.rounding == "gptq":  # which leaves only so much of a weight's error
+        site = readers[name]
+        importance = importance * retained(calibration.factors[site], calibration.squares[site])
+    return clip, importance
 
 
 def _like(blocks: Tensor, weighting: Tensor | None, part: slice) -> Tensor | None:
@@ -164,6 +169,10 @@ def slices(shape: torch.Size | tuple[int, ...], elements: int = _SLICE) -> Itera
     """Slices of rows of a matrix, about so many elements each."""
     rows = max(1, elements // max(shape[1], 1))
     return (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
+
+
+def _above(scored: ScoredWeights, thresholds: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+    return (np.asarray(scores) > thresholds[name] for name, scores in scored.scores.items())
 
 
 def _masks(scored: ScoredWeights, config: FGMPConfig) -> Iterator[np.ndarray]:

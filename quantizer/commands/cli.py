@@ -5,7 +5,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..config import FGMPConfig
 
 __all__ = ["COMMANDS"]
 
@@ -34,16 +37,28 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the quantized model")
     parser.add_argument("--calibration", required=True, metavar="TEXT", help="text file, or a data set "
                         "NAME[:CONFIG[:SPLIT]] (needs the extra hub)")  # fmt: skip
-    parser.add_argument("--fp4-fraction", type=float, default=0.7, metavar="P", help="blocks in FP4, default 0.7")
+    parser.add_argument("--fp4-fraction", type=float, default=0.7, metavar="P", help="blocks in FP4, or, by energy, what "
+                        "so many would take; default 0.7")  # fmt: skip
     parser.add_argument("--fp4-weights", type=float, metavar="P", help="the same for weights alone")
     parser.add_argument("--fp4-activations", type=float, metavar="P", help="the same for activations alone")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     group = parser.add_argument_group("what a block costs, and where the line is drawn")
-    group.add_argument("--policy", default="fisher", help="fisher (default), quantization-error, output-error, random")
+    group.add_argument("--policy", default="fisher", help="fisher (default), quantization-error, output-error, random, "
+                       "or paper: the paper's method exactly (fisher, by fraction, rounded to nearest, no "
+                       "permutation)")  # fmt: skip
+    group.add_argument("--choice", help="energy (default: FP8 where it saves most loss for its energy, weights and "
+                       "activations together) or fraction (a threshold for each)")  # fmt: skip
+    group.add_argument("--budget", metavar="B", help="of the choice by energy: energy=X of what FP8-only hardware "
+                       "takes, pj=X per block pair, or bits=X per weight; default: the energy that --fp4-fraction "
+                       "takes by fraction")  # fmt: skip
+    group.add_argument("--prices", type=Path, metavar="FILE", help="energy.json of fgmp energy, for what a block pair "
+                       "takes (default: SkyWater 130 nm)")  # fmt: skip
+    group.add_argument("--no-permutation", action="store_true", help="leave channels in their order; by default "
+                       "delicate ones share blocks, where that provably changes nothing")  # fmt: skip
     group.add_argument("--threshold", default="global", help="global (default) or per-layer")
     group.add_argument("--no-clip", action="store_true", help="FP4 weight scales from amax / 6, not by sensitivity")
-    group.add_argument("--rounding", default="nearest", help="of weights: nearest (default), or gptq: column by "
-                       "column, each making up for the errors of those before it")  # fmt: skip
+    group.add_argument("--rounding", help="of weights: gptq (default: column by column, each making up for the errors "
+                       "of those before it) or nearest")  # fmt: skip
     group.add_argument("--sensitivity", default="fisher", help="of weights: fisher (default), or factored: rows times "
                        "columns, for little memory")  # fmt: skip
     group.add_argument("--activations", default="dynamic", help="dynamic (default: decided block by block on the "
@@ -62,25 +77,28 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-shard-mib", type=int, default=4096, metavar="MIB", help="largest file, default 4096")
 
 
-def _quantize(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
+def _config(args: argparse.Namespace) -> "FGMPConfig":
     from ...errors import InputError
     from ..config import FGMPConfig
-    from .quantize import QuantizeRequest, run_quantization
+    from ..prices import Prices
 
-    _check_device(args.device)
-    if args.max_shard_mib < 1:
-        raise InputError(f"max-shard-mib: {args.max_shard_mib}, expected at least 1")
-    if not args.checkpoint_every >= 0:
-        raise InputError(f"checkpoint-every: {args.checkpoint_every}, expected seconds, at least 0")
-    config = FGMPConfig(
+    chosen = {name: getattr(args, name) for name in ("choice", "budget", "rounding")}
+    changes: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    if args.prices is not None:
+        changes["prices"] = Prices.read(args.prices)
+    if args.no_permutation:
+        changes["permutation"] = False
+    paper = args.policy == "paper"
+    if paper and changes:
+        flag = next(iter(changes)).replace("permutation", "no-permutation")
+        raise InputError(f"--{flag}: given with --policy paper, which says it already; expected one of them")
+    return (FGMPConfig.paper if paper else FGMPConfig)(
+        **changes,
         fp4_weights=args.fp4_fraction if args.fp4_weights is None else args.fp4_weights,
         fp4_activations=args.fp4_fraction if args.fp4_activations is None else args.fp4_activations,
-        policy=args.policy,
+        policy="fisher" if paper else args.policy,
         threshold=args.threshold,
         clip=not args.no_clip,
-        rounding=args.rounding,
         sensitivity=args.sensitivity,
         activations=args.activations,
         four_over_six=args.four_over_six,
@@ -90,6 +108,20 @@ def _quantize(args: argparse.Namespace) -> int:
         seed=args.seed,
         ignore=_ignored(args),
     )
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from ...errors import InputError
+    from .quantize import QuantizeRequest, run_quantization
+
+    _check_device(args.device)
+    if args.max_shard_mib < 1:
+        raise InputError(f"max-shard-mib: {args.max_shard_mib}, expected at least 1")
+    if not args.checkpoint_every >= 0:
+        raise InputError(f"checkpoint-every: {args.checkpoint_every}, expected seconds, at least 0")
+    config = _config(args)
     if args.window is not None:
         config = replace(config, window=args.window)  # which checks it before the model is loaded
     request = QuantizeRequest(
@@ -117,7 +149,17 @@ def _quantize(args: argparse.Namespace) -> int:
             f"{args.out}: {len(linears)} linears, {description['weights']:,} weights in {description['bytes']:,} bytes"
         )
         print(f"{description['bits_per_weight']:.4f} bits per weight, {_against_fp8(description)}")
+        if description["expected"]:
+            print(_expected(description["expected"]))
     return 0
+
+
+def _expected(expected: dict[str, Any]) -> str:
+    pairs = ", ".join(f"{name} {share:.1%}" for name, share in expected["pairs"].items())
+    return (
+        f"expected: {expected['pj']:.1f} pJ per block pair, {1 - expected['energy']:.1%} below FP8-only hardware; "
+        f"activations x weights: {pairs}"
+    )
 
 
 def _print_folder(folder: Path, as_json: bool) -> int:
@@ -143,6 +185,8 @@ def _print_folder(folder: Path, as_json: bool) -> int:
         f"{len(layers)} linears, {description['bytes']:,} bytes, {description['bits_per_weight']:.4f} bits per weight, "
         f"{_against_fp8(description)}; all checksums match"
     )
+    if description["expected"]:
+        print(_expected(description["expected"]))
     return 0
 
 
@@ -153,9 +197,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--original", metavar="MODEL", help="of a quantized folder: the model it was made from "
                         "(default: what it names itself, if that is there)")  # fmt: skip
     parser.add_argument("--formats", nargs="+", action="collect", metavar="FORMAT", help="of a model: fp8, nvfp4, "
-                        "fgmp:P, with options after commas (default: fp8 nvfp4 nvfp4,clip fgmp:0.7)")  # fmt: skip
-    parser.add_argument("--ablation", type=float, metavar="P", help="of a model: all policies and refinements at this "
-                        "FP4 fraction, with and without clipping")  # fmt: skip
+                        "fgmp:P or fgmp:energy=X, with options after commas (default: fp8 nvfp4 fgmp:0.7,paper "
+                        "fgmp:0.7)")  # fmt: skip
+    parser.add_argument("--ablation", type=float, metavar="P", help="of a model: from the paper's method to the default "
+                        "step by step, and all policies and refinements, at this FP4 fraction")  # fmt: skip
     parser.add_argument("--calibration", metavar="TEXT", help="of a model: what to calibrate the formats on")
     parser.add_argument("--window", type=int, metavar="T", help="tokens in a window (default: the model's positions, "
                         "at most 2048)")  # fmt: skip

@@ -133,7 +133,8 @@ def _quantized(request: EvaluateRequest, text: str, progress: bool) -> Evaluatio
         raise InputError(
             f"original {original}: other linears than {request.model}, expected the model it was made from"
         )
-    _check_same(language_model.model, quantized.model, original, request.model)
+    permuted = bool(manifest["config"].get("permutation"))
+    _check_same(language_model.model, quantized.model, original, request.model, permuted)
     variants = [*(_uniform(study, layers, fp4, request.exact) for fp4 in (False, True)), own]
     losses = {}
     for variant in variants:
@@ -153,12 +154,17 @@ def _own(model: nn.Module, layers: dict[str, FGMPLinear], config: FGMPConfig, ex
     return Variant(name, {n: la.packed for n, la in layers.items()}, sites or None, exact, model=model)
 
 
-def _check_same(original: nn.Module, quantized: nn.Module, name: str, folder: str) -> None:
-    """Raise InputError unless everything that is not quantized is the same in both."""
+def _check_same(original: nn.Module, quantized: nn.Module, name: str, folder: str, permuted: bool) -> None:
+    """Raise InputError unless everything that is not quantized is the same in both, but for the order of channels."""
     theirs = dict(quantized.named_parameters())
     for key, parameter in original.named_parameters():
         mine = theirs.get(key)
-        if mine is not None and not torch.equal(mine, parameter.to(mine.device, mine.dtype)):
+        if mine is None:
+            continue
+        pair = (mine.detach(), parameter.detach().to(mine.device, mine.dtype))
+        if permuted:
+            pair = (pair[0].flatten().sort().values, pair[1].flatten().sort().values)
+        if not torch.equal(*pair):
             raise InputError(
                 f"original {name}: {key} differs from that of {folder}, expected the model it was made from"
             )
@@ -191,7 +197,7 @@ def _formats(request: EvaluateRequest, text: str, progress: bool) -> Evaluation:
         raise InputError("--formats and --ablation: both given, expected one of them")
     names = ablation(request.ablation) if request.ablation is not None else request.formats
     if names is None and request.calibration is not None:
-        names = ["fp8", "nvfp4", "nvfp4,clip", "fgmp:0.7"]
+        names = ["fp8", "nvfp4", "fgmp:0.7,paper", "fgmp:0.7"]
     formats = parse_formats(names or [], base)
     tasks = _tasks(request, language_model)
     if not formats:

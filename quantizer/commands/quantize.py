@@ -160,6 +160,9 @@ def _locked(
     if groups:
         share = sum(group.weights for group in groups) / total
         say(f"left as they are, altogether: {share:.1%} of the weights, embeddings not counted")
+    if model.fgmp_unordered:
+        first, reason = next(iter(model.fgmp_unordered.items()))
+        say(f"channels in their own order: {len(model.fgmp_unordered)} sites, first {first}: {reason}")
     _write(request, model, language_model, stored, digest, work / "model")
     os.replace(work / "model", out)
     shutil.rmtree(work)
@@ -220,6 +223,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "base_model": manifest["base_model"],
         "config": manifest["config"],
+        "expected": manifest.get("expected"),
         "linears": layers,
         "weights": weights,
         "bytes": size,
@@ -238,6 +242,7 @@ def _checkpoint(request: QuantizeRequest, config: FGMPConfig, work: Path, digest
         request.device,
         request.gradient_checkpointing,
         config.sensitivity if config.needs_gradients else None,
+        config.permutation,
         sorted(config.ignore),
         torch.__version__,
         torch.get_num_threads(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...golden.packing import FP8_BITS
-from ..config import FGMPConfig
+from ..config import PAPER, FGMPConfig
 from ..model.variant import Variant
 from ..study import Study
 from .losses import Estimate, Losses, Window, evaluate, jackknife
@@ -66,8 +66,8 @@ def _without_nan(value: Any) -> Any:
 
 def uniform(fp4: bool, base: FGMPConfig | None = None) -> FGMPConfig:
     """All NVFP4 (with plain block scales, amax / 6) or all FP8, rounded to nearest, otherwise like `base`."""
-    base = base or FGMPConfig()
-    return replace(base, fp4_weights=float(fp4), fp4_activations=float(fp4), clip=False, rounding="nearest")
+    plain = {**PAPER, "budget": None, "clip": False}
+    return replace(base or FGMPConfig(), fp4_weights=float(fp4), fp4_activations=float(fp4), **plain)
 
 
 def compare(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import InputError
-from ..config import POLICIES, FGMPConfig
+from ..config import PAPER, POLICIES, FGMPConfig
 from .comparison import FP8, NVFP4, uniform
 
 __all__ = ["OPTIONS", "ablation", "parse_formats"]
@@ -21,6 +21,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "four-over-six": {"four_over_six": True},
     "channel-codes": {"channel_codes": True},
     "gptq": {"rounding": "gptq"},
+    "nearest": {"rounding": "nearest"},
+    "energy": {"choice": "energy"},
+    "by-fraction": {"choice": "fraction"},
+    "permutation": {"permutation": True},
+    "no-permutation": {"permutation": False},
+    "paper": PAPER,
 }
 """Options that may follow a format's name after commas, and the settings that they change."""
 
@@ -28,8 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfig]:
     """Configurations by display name; what a text does not say is as in `base`.
 
-    A text is `fp8`, `nvfp4` or `fgmp:P` (P the FP4 fraction, or P/Q for weights and activations), followed by options,
-    each after a comma. Raises InputError, naming the text, for anything else.
+    A text is `fp8`, `nvfp4` or `fgmp:P` (P the FP4 fraction, P/Q for weights and activations, or a budget such as
+    energy=0.8), followed by options, each after a comma. Raises InputError, naming the text, for anything else.
     """
     formats = {}
     for text in texts:
@@ -37,6 +43,8 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
         kind, _, fraction = head.partition(":")
         if kind in ("fp8", "nvfp4") and not fraction:
             config, name = uniform(kind == "nvfp4", base), FP8 if kind == "fp8" else NVFP4
+        elif kind == "fgmp" and "=" in fraction:
+            config, name = replace(base, budget=fraction), f"FGMP {fraction}"
         elif kind == "fgmp":
             weights, _, activations = (fraction or str(base.fp4_weights)).partition("/")
             try:
@@ -57,8 +65,12 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
 
 
 def ablation(fraction: float) -> list[str]:
-    """The formats of the ablation table: every policy with and without clipping, and each refinement alone."""
-    head = f"fgmp:{fraction:g}"
-    policies = [f"{head}{extra}{clip}" for extra in ("", *(f",{p}" for p in POLICIES[1:])) for clip in ("", ",noclip")]
-    refinements = ("per-layer", "per-layer,noclip", "factored", "static", "channel-codes", "four-over-six", "gptq")
-    return ["fp8", "nvfp4", "nvfp4,four-over-six", *policies, *(f"{head},{extra}" for extra in refinements)]
+    """The formats of the ablation table: from the paper's method to the default step by step, and beyond; then every
+    policy and refinement alone on the paper's method."""
+    own, paper = f"fgmp:{fraction:g}", f"fgmp:{fraction:g},paper"
+    steps = [paper, *(f"{paper},{step}" for step in ("gptq", "energy", "energy,gptq")), own, f"{own},four-over-six"]
+    static = [f"{paper},static", f"{own},static"]
+    policies = [f"{paper},noclip", *(f"{paper},{p}{clip}" for p in POLICIES[1:] for clip in ("", ",noclip"))]
+    alone = ("per-layer", "per-layer,noclip", "factored", "channel-codes", "four-over-six")
+    rest = [*policies, *(f"{paper},{extra}" for extra in alone)]
+    return ["fp8", "nvfp4", "nvfp4,four-over-six", *steps, *static, *rest]

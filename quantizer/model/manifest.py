@@ -56,12 +56,20 @@ class _Site(Strict):
 _File = Annotated[str, Field(pattern=r"^[\w+@%=,~-][\w.+@%=, ~-]*(/[\w+@%=,~-][\w.+@%=, ~-]*)*$", max_length=512)]
 
 
+class _Expected(Strict):
+    pairs: dict[str, float]
+    pj: float
+    energy: float
+    bits: float
+
+
 class _Manifest(Strict):
     quant_method: Literal["fgmp"]
     version: Literal["1", "2"]
     config: FGMPConfig
     base_model: str | None
     calibration: Digest | None
+    expected: _Expected | None = None
     linears: Annotated[dict[Name, _Linear], Field(min_length=1)]
     sites: dict[Name, _Site]
     files: Annotated[dict[_File, Digest], Field(min_length=1)]

@@ -107,6 +107,7 @@ def write_folder(
         "config": model.fgmp_config.as_dict(),
         "base_model": base_model,
         "calibration": calibration,
+        "expected": getattr(model, "fgmp_expected", None),
         **_structure(layers),
         "tensors": {name: [h.dtype, list(h.shape)] for name, h in headers(folder).items()},
         "aliases": shared_modules(model),

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.packing import Packed
+from ..prepare.channels import Channels
 from ..prepare.registrations import registrations, replace_registered
 from ..prepare.sites import Site
 from .layers import FGMPLinear, quantized_layer
@@ -21,7 +22,8 @@ __all__ = ["Variant", "apply"]
 class Variant:
     """One way to quantize a model: its packed weights and what each site does (None: activations stay as they are).
 
-    `model` is the quantized model itself where there is one, otherwise the layers are put into the original.
+    `model` is the quantized model itself where there is one, otherwise the layers are put into the original, whose
+    `channels` are then put in the order that they were quantized in.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Variant:
     exact: bool = True
     modules: dict[str, FGMPLinear] = field(default_factory=dict)
     model: nn.Module | None = None
+    channels: Channels | None = None
+    permuted: bool = False
 
     @property
     def activation_fp4_share(self) -> float | None:
@@ -50,6 +54,8 @@ class Variant:
 @contextmanager
 def apply(model: nn.Module, sites: Sequence[Site], variant: Variant) -> Iterator[None]:
     """Replace the model's linears by those of `variant` inside the `with` block."""
+    if variant.channels is not None:
+        variant.channels.set(variant.permuted)
     originals: dict[str, nn.Module] = {}
     held = registrations(model)
     for site in sites:

@@ -49,6 +49,7 @@ class LinearExperts(nn.Module):
         self.first = "gate_up_proj" if fused.has_gate else "up_proj"
         self.add_module(self.first, self._split(self.first))
         self.down_proj = self._split("down_proj")
+        self.call_all = False  # whether experts without tokens are called too, with nothing to add
 
     def _split(self, name: str) -> nn.ModuleList:
         weights = self.fused.get_parameter(name)
@@ -76,7 +77,7 @@ class LinearExperts(nn.Module):
         result = torch.zeros_like(x)
         for expert in range(count):
             tokens, position = torch.where(index == expert)
-            if not len(tokens):
+            if not len(tokens) and not self.call_all:
                 continue
             y = first[expert](x[tokens])
             y = self.fused._apply_gate(y) if self.fused.has_gate else self.fused.act_fn(y)

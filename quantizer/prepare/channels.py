@@ -1,0 +1,217 @@
+"""Channels in another order: delicate ones side by side, so that they share blocks (docs/quantize.md, "Permutation").
+
+The order of channels inside a model is nobody's business, as long as all that writes and reads them agrees. `Channels`
+finds where that is so (`axes`), puts channels in order in place, and can put them back.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ...formats import BLOCK_SIZE
+from .axes import Atom, Axis, AxisTrace, whole
+from .linears import LinearExperts
+from .sites import Site
+
+if TYPE_CHECKING:
+    from ..calibrate.calibration import Calibration
+
+__all__ = ["Channels", "Factors", "Group", "changed_by", "delicacy", "find_groups"]
+
+
+_ROUNDINGS = 64
+"""Units in the last place by which answers may differ, as a mean: sums come in another order."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that move together.
+
+    Attributes:
+        size: how many.
+        outer: sizes of the axes along which the order may differ, such as heads.
+        linears: by name, how a linear's input channels are made of them.
+        parameters: a parameter, one of its axes, and how that is made of them.
+    """
+
+    size: int
+    outer: tuple[int, ...]
+    linears: "dict[str, Factors]"
+    parameters: "list[tuple[nn.Parameter, int, Factors]]"
+
+
+@dataclass(frozen=True)
+class Factors:
+    """An axis in factors of sizes `shape`; `places` are those of a group's outer axes and, last, of its channels."""
+
+    shape: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+def find_groups(
+    model: nn.Module, sites: Sequence[Site], linears: Mapping[str, nn.Linear], run: Callable[[], Any]
+) -> tuple[list[Group], dict[str, str]]:
+    """Call `run`, which calls `model`, and return the groups whose order is free, and why other sites have none.
+
+    Groups are tied by what one run does; experts without a token are called too. Whoever moves channels should see
+    that the model's answers stay (`changed_by`).
+    """
+    trace = AxisTrace(model)
+    handle = model.register_forward_hook(lambda _, __, output: trace.pin_outputs(output))
+    experts = [m for m in model.modules() if isinstance(m, LinearExperts)]
+    try:
+        for module in experts:
+            module.call_all = True
+        with torch.no_grad(), trace:
+            run()
+    finally:
+        handle.remove()
+        for module in experts:
+            module.call_all = False
+    if not trace.answered:
+        return [], {site.name: "the loss does not call the model" for site in sites}
+    unseen = [name for name, p in model.named_parameters() if id(p) not in trace.seen]
+    if unseen:
+        return [], {site.name: f"{unseen[0]} was not used, expected all parameters in use" for site in sites}
+    refused: dict[str, str] = {}
+    found: dict[int, tuple[Atom, list[str]]] = {}
+    for site in sites:
+        # Experts share a site, but each has channels of its own.
+        for readers in [(name,) for name in site.linears] if len(site.watched) > 1 else [site.linears]:
+            atoms = [_atoms(trace.parameters[id(linears[name].weight)][1])[-1:] for name in readers]
+            reason = _refusal(atoms)
+            if reason is None:
+                found.setdefault(id(atoms[0][0]), (atoms[0][0], []))[1].extend(readers)
+            else:
+                refused[site.name] = reason
+    return [_group(model, trace, linears, *pair) for pair in found.values()], refused
+
+
+def _refusal(atoms: Sequence[list[Atom]]) -> str | None:
+    """Why channels, the innermost atoms of some readers, cannot be ordered."""
+    if not all(atoms) or any(atom[0] is not atoms[0][0] for atom in atoms):
+        return "its readers do not share their channels"
+    if atoms[0][0].pinned:
+        return "something else depends on the order of its channels"
+    if atoms[0][0].size < 2 * BLOCK_SIZE:
+        return f"{atoms[0][0].size} channels that may move, expected at least {2 * BLOCK_SIZE}"
+    return None
+
+
+def _group(
+    model: nn.Module, trace: AxisTrace, linears: Mapping[str, nn.Linear], atom: Atom, readers: Sequence[str]
+) -> Group:
+    holders = [
+        (parameter, i, atoms)
+        for parameter in model.parameters()
+        for i, atoms in enumerate(map(_atoms, trace.parameters[id(parameter)]))
+        if atom in atoms
+    ]
+    # Along an axis that no tensor with these channels lacks, nothing mixes them: each may have an order of its own.
+    tensors = [[a for axis in axes for a in _atoms(axis)] for axes in trace.together]
+    companions = [{id(a) for a in roots} for roots in (*tensors, *(atoms for _, _, atoms in holders)) if atom in roots]
+    outer = [a for a in holders[0][2] if a is not atom and all(id(a) in every for every in companions)]
+
+    def factors(atoms: list[Atom]) -> Factors:
+        return Factors(tuple(a.size for a in atoms), tuple(atoms.index(a) for a in (*outer, atom)))
+
+    by_reader = {name: factors(_atoms(trace.parameters[id(linears[name].weight)][1])) for name in readers}
+    parameters = [(parameter, i, factors(atoms)) for parameter, i, atoms in holders]
+    return Group(atom.size, tuple(a.size for a in outer), by_reader, parameters)
+
+
+def _atoms(axis: Axis) -> list[Atom]:
+    return [atom.find() for atom in whole(axis)]
+
+
+class Channels:
+    """The order of a model's channels: as it came, or with the most delicate ones first."""
+
+    def __init__(self, groups: Sequence[Group], keys: Mapping[str, Tensor]):
+        """`keys`, float (K,) by linear, say how delicate a channel is; a group goes by their sum over its linears."""
+        self.permuted = False
+        self._moves: list[tuple[nn.Parameter, int, Tensor]] = []
+        for group in groups:
+            total = torch.zeros((*group.outer, group.size), dtype=torch.float64)
+            for name, (shape, places) in ((name, astuple(factors)) for name, factors in group.linears.items()):
+                key = keys[name].double().cpu().reshape(shape)
+                rest = [i for i in range(len(shape)) if i not in places]
+                key = key.sum(rest) if rest else key
+                kept = sorted(places)
+                total += key.permute([kept.index(place) for place in places])
+            order = torch.sort(total, dim=-1, descending=True, stable=True).indices
+            self._moves += [(parameter, i, _index(order, factors)) for parameter, i, factors in group.parameters]
+
+    @property
+    def moves(self) -> int:
+        """How many axes of parameters change."""
+        return len(self._moves)
+
+    def set(self, permuted: bool) -> None:
+        """Put the channels in order, or back as they came."""
+        if permuted == self.permuted:
+            return
+        for parameter, axis, index in self._moves:
+            order = index if permuted else torch.argsort(index)
+            parameter.data = parameter.data.index_select(axis, order.to(parameter.device))
+        self.permuted = permuted
+
+
+def _index(order: Tensor, factors: Factors) -> Tensor:
+    """int64: where each channel of an axis comes from, by the `order` (outer..., size) of a group."""
+    shape, places = factors.shape, factors.places
+    grid = list(torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij"))
+    grid[places[-1]] = order[tuple(grid[place] for place in places)]
+    strides = np.cumprod([1, *reversed(shape[1:])])[::-1].copy()
+    return sum(g * int(s) for g, s in zip(grid, strides, strict=True)).flatten()  # type: ignore[union-attr]
+
+
+def delicacy(linears: Mapping[str, nn.Linear], calibration: "Calibration") -> dict[str, Tensor]:
+    """float64 (K,) by linear: what its input channels cost the loss, were activations and weights a unit of themselves
+    off.
+
+    `calibration` has sensitivities. Readers of one tensor share the activations' part.
+    """
+    found = {}
+    for site in calibration.sites:
+        activations = calibration.channels[site.name].double() * calibration.squares[site.name].double()
+        for name in site.linears:
+            share = calibration.rows[name] * len(site.watched) / len(site.linears)
+            weights = calibration.weights[name].float() * linears[name].weight.detach().float().square()
+            found[name] = share * activations + weights.sum(0).double()
+    return found
+
+
+def changed_by(model: nn.Module, channels: Channels, run: Callable[[], Any]) -> float | None:
+    """Put the channels in order; None if the model's answers in `run` stay what they were but for rounding.
+
+    Otherwise by how much they change, in proportion, and all is as it was.
+    """
+    before = _answers(model, run)
+    channels.set(True)
+    for own, other in zip(before, _answers(model, run), strict=True):
+        apart = float((own.double() - other.double()).norm() / own.double().norm().clamp(min=1e-300))
+        if not apart <= _ROUNDINGS * torch.finfo(own.dtype).eps:
+            channels.set(False)
+            return apart
+    return None
+
+
+def _answers(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        found.extend(x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point())
+
+    handle = model.register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        handle.remove()
+    return found

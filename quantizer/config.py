@@ -94,8 +94,8 @@ class FGMPConfig:
             _limit(self.budget)
             if not self.joint:
                 raise InputError(
-                    f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, policy "
-                    "fisher, threshold global, activations dynamic or static)"
+                    f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, "
+                    "policy fisher, threshold global, activations dynamic or static)"
                 )
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)

@@ -19,6 +19,7 @@ from ..golden.packing import Packed
 from ..golden.selector import SiteSettings
 from .calibrate import distributed
 from .calibrate.calibration import Calibration, calibrate
+from .calibrate.delicacy import delicacy
 from .calibrate.resume import Checkpoint
 from .choose.activations import ActivationScores, activation_scores, choose_site_settings
 from .choose.energy import choose_by_energy, planned_settings
@@ -28,7 +29,7 @@ from .config import FGMPConfig
 from .model.layers import install
 from .model.site import quantizers
 from .model.variant import Variant
-from .prepare.channels import Channels, Group, changed_by, delicacy, find_groups
+from .prepare.channels import Channels, Group, changed_by, find_groups
 from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
 from .prepare.registrations import registrations
 from .prepare.sites import find_sites
@@ -124,7 +125,7 @@ class Study:
         """The order of the channels, by a small calibration; none where that would change the model's answers."""
         if not groups:
             return Channels([], {})
-        few = self.samples[: _SAMPLES_FOR_ORDER]
+        few = self.samples[:_SAMPLES_FOR_ORDER]
         calibration = calibrate(
             self.model, self.linears, self.sites, few, self.loss, sensitivity="factored", progress=self.progress
         )
@@ -157,7 +158,9 @@ class Study:
                 )
         return calibrations[kind]
 
-    def _calibrated(self, sensitivity: str | None, *, factors: bool, checkpoint: Checkpoint | None = None) -> Calibration:
+    def _calibrated(
+        self, sensitivity: str | None, *, factors: bool, checkpoint: Checkpoint | None = None
+    ) -> Calibration:
         return calibrate(
             self.model,
             self.linears,

@@ -75,7 +75,18 @@ FOREIGN = {"golden": {"amaranth", "transformers"}, "hdl": {"torch", "transformer
 """Libraries that a package must do without."""
 
 FLOORS = {
-    "quantizer": ("config", "prepare", "calibrate", "choose", "model", "study", "evaluate", "tinylm", "commands"),
+    "quantizer": (
+        "prices",
+        "config",
+        "prepare",
+        "calibrate",
+        "choose",
+        "model",
+        "study",
+        "evaluate",
+        "tinylm",
+        "commands",
+    ),
 }
 """Modules and folders of a package from the ground up: each may import itself and what stands before it."""
 

@@ -67,7 +67,7 @@ def test_four_over_six_never_scores_worse_and_static_takes_whole_columns():
     assert (better.score <= plain.score).all()
     assert (better.score < plain.score).any()
     study = Study(make("llama"), SAMPLES, progress=False)
-    plans = study.site_settings(FGMPConfig(activations="static", fp4_activations=0.5))
+    plans = study.site_settings(FGMPConfig.paper(activations="static", fp4_activations=0.5))
     columns = torch.cat([p.static_fp8 for p in plans.values()])
     assert abs(columns.double().mean() - 0.5) < 0.05
     assert all(p.mode == "static" for p in plans.values())

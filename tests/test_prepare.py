@@ -82,12 +82,12 @@ def test_calibration_measures_what_autograd_says(name):
     gradient, own = torch.autograd.grad(loss, [kept["y"], module.weight])
     for handle in handles:
         handle.remove()
-    factored = study.calibration(FGMPConfig(sensitivity="factored"))
+    factored = study.calibration(FGMPConfig.paper(sensitivity="factored"))
     x, g = kept["x"][0], gradient[0]
     expected = torch.outer(g.square().sum(0), x.square().mean(0))
     torch.testing.assert_close(factored.weights[linear], expected, rtol=1e-4, atol=0)
     torch.testing.assert_close(factored.squares[linear], x.square().mean(0), rtol=1e-4, atol=0)
-    exact = study.calibration(FGMPConfig()).weights[linear]
+    exact = study.calibration(FGMPConfig.paper()).weights[linear]
     torch.testing.assert_close(exact, own.square(), rtol=1e-3, atol=own.square().mean().item() * 1e-3)
 
 
@@ -95,11 +95,11 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
     from fgmp.quantizer.calibrate.recompute import checkpointed
 
     model = make("gpt2")  # has dropout, which must stay off
-    plain = Study(model, SAMPLES, progress=False).calibration(FGMPConfig())
+    plain = Study(model, SAMPLES, progress=False).calibration(FGMPConfig.paper())
     checkpointed(model)
     calls = []
     model.transformer.h[0].mlp.act.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    measured = Study(model, SAMPLES, progress=False).calibration(FGMPConfig())
+    measured = Study(model, SAMPLES, progress=False).calibration(FGMPConfig.paper())
     assert calls.count(True) == 2 * len(SAMPLES)  # forward, and once more in backward
     for name, value in plain.weights.items():
         torch.testing.assert_close(measured.weights[name], value, rtol=1e-4, atol=value.mean().item() * 1e-4)
@@ -118,7 +118,7 @@ def test_quantize_takes_any_module_and_loss(tmp_path):
     def loss(sample):
         return module(sample).square().mean()
 
-    quantize(module, FGMPConfig(fp4_weights=0.5, fp4_activations=0.5), x, loss=loss, exact=True, progress=False)
+    quantize(module, FGMPConfig.paper(fp4_weights=0.5, fp4_activations=0.5), x, loss=loss, exact=True, progress=False)
     fp4 = sum(m.fp4_blocks for m in module if isinstance(m, FGMPLinear))
     assert fp4 == math.floor(0.5 * (33 * 2 + 7 * 3) + 0.5)
     save(module, tmp_path / "module")

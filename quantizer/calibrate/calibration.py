@@ -287,23 +287,24 @@ def _means(
             for name in what:
                 values[name] = _mean_of_kin(name, what, kinds, values)
         unreached = [n for n in linears if n in dead or any(n in s.linears for s in sites if s.name in silent)]
-    factors = {}
-    for site in sites:
-        if f"moments/{site.name}" in totals:  # of which each is let go for its factor
-            moments = totals.pop(f"moments/{site.name}") / seen[site.name].clamp(min=1).float()
-            factors[site.name] = error_factor(moments)
-    rows = {name: count / samples for site in sites for name, count in _reads(site, totals[f"reads/{site.name}"])}
-    some = [count for count in rows.values() if count]
-    rows = {name: count or sum(some) / len(some) for name, count in rows.items()}
+    factors = {
+        site.name: error_factor(totals.pop(f"moments/{site.name}") / seen[site.name].clamp(min=1).float())
+        for site in sites
+        if f"moments/{site.name}" in totals  # of which each is let go for its factor
+    }
+    rows = _rows(sites, totals, samples)
     return Calibration(list(sites), weights, channels, squares, exponents, rows, factors, tuple(unreached))
 
 
-def _reads(site: Site, seen: Tensor) -> list[tuple[str, float]]:
-    """How many rows each linear of a site multiplied, of which `seen` (W,) tells by watched linear."""
-    if len(site.watched) == 1:
-        return [(name, float(seen)) for name in site.linears]
-    mean = float(seen.mean())
-    return [(name, float(count) or mean) for name, count in zip(site.watched, seen, strict=True)]
+def _rows(sites: Sequence[Site], totals: Mapping[str, Tensor], samples: int) -> dict[str, float]:
+    """How many rows of a sample each linear multiplies; the mean of its site, or else of all, where none reached it."""
+    rows: dict[str, float] = {}
+    for site in sites:
+        seen = totals[f"reads/{site.name}"] / samples
+        own = seen.tolist() if len(site.watched) > 1 else [float(seen)] * len(site.linears)
+        rows |= {name: count or float(seen.mean()) for name, count in zip(site.linears, own, strict=True)}
+    some = [count for count in rows.values() if count]
+    return {name: count or sum(some) / len(some) for name, count in rows.items()}
 
 
 def _mean_of_kin(name: str, without: Sequence[str], kinds: Mapping[str, str], values: Mapping[str, Tensor]) -> Tensor:

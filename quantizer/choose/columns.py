@@ -25,8 +25,8 @@ class Columns:
             columns = scores.shape[1]
             flat = (np.arange(columns) * _BINS + _bins(scores)).ravel()
             counts = np.bincount(flat, minlength=columns * _BINS).reshape(columns, _BINS)
-            used = counts.any(0)
-            first, last = (int(used.argmax()), _BINS - int(used[::-1].argmax())) if len(scores) else (0, 1)
+            used = np.flatnonzero(counts.any(0))
+            first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
             above = counts[:, first:last][:, ::-1].cumsum(1)[:, ::-1]
             found.append((first, above.astype(np.uint32), len(scores)))
         self._first = min((first for first, _, _ in found), default=0)
@@ -42,7 +42,7 @@ class Columns:
         """float64 (C,): how many scores each column has."""
 
     def above(self, thresholds: np.ndarray) -> np.ndarray:
-        """float64 (C,): the share of each column's scores above `thresholds` (C,); within a bin they count as uniform."""
+        """float64 (C,): the share of each column's scores above `thresholds` (C,); uniform within a bin."""
         last = self._above.shape[1] - 1
         bits = np.ascontiguousarray(thresholds, np.float64).view(np.int64)
         index = (bits >> _DROPPED) - _FIRST - self._first

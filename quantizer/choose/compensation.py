@@ -10,12 +10,13 @@ from ...golden.matrix import scale_codes
 
 __all__ = ["compensated"]
 
+
 def compensated(blocks: Tensor, fp8: Tensor, factor: Tensor, *, clip: bool, fast: bool = False) -> Blocks:
     """Round stored-unit `blocks` (N, B, 16), float32, to FP8 where `fp8` (N, B) is True, else to FP4, column by column.
 
-    What a column loses is made up for in the columns behind it, by `factor` (of `calibrate.error_factor`). A block's FP4 scale is
-    chosen when its turn comes: the one that costs least with what can still be made up for counted, or, without
-    `clip`, amax / 6. `fast` compiles that choice; the result is the same.
+    What a column loses is made up for in the columns behind it, by `factor` (of `calibrate.error_factor`). A block's
+    FP4 scale is chosen when its turn comes: the one that costs least with what can still be made up for counted, or,
+    without `clip`, amax / 6. `fast` compiles that choice; the result is the same.
     """
     values = blocks.clone()
     flat = values.flatten(1)

@@ -13,8 +13,8 @@ import numpy as np
 from ...errors import InputError
 from ...formats import BLOCK_SIZE, PRECISION_MODES
 from ..prepare.sites import Site
-from .columns import Columns
 from ..prices import Prices
+from .columns import Columns
 
 __all__ = ["Expected", "Plan", "Problem"]
 
@@ -115,11 +115,11 @@ class Problem:
 
     def by_fraction(self, weights: float, activations: float) -> Expected:
         """What one threshold for all weights and one for all activations comes to, at these fractions of FP4."""
-        q_of = lambda t: self._weights.above(np.full(len(self._work), t))
-        p_of = self._above_units
-        tokens = self._activations.rows
-        q = _bisected(q_of, lambda q: 1 - np.average(q, weights=self._outputs), weights)
-        p = _bisected(p_of, lambda p: 1 - np.average(p, weights=tokens), activations)
+        tokens, every = self._activations.rows, np.ones(len(self._work))
+        q = _bisected(
+            lambda t: self._weights.above(t * every), lambda q: 1 - np.average(q, weights=self._outputs), weights
+        )
+        p = _bisected(self._above_units, lambda p: 1 - np.average(p, weights=tokens), activations)
         return self._expected(p, q)
 
     def solve(self, measure: Callable[[Expected], float], budget: float, what: str) -> Plan:
@@ -185,9 +185,7 @@ class Problem:
         return Expected(pairs, float(pj), float(pj / self._prices.fp8_only), bits)
 
 
-def _bisected(
-    at: Callable[[float], np.ndarray], fp4: Callable[[np.ndarray], float], fraction: float
-) -> np.ndarray:
+def _bisected(at: Callable[[float], np.ndarray], fp4: Callable[[np.ndarray], float], fraction: float) -> np.ndarray:
     """The shares in FP8 where `fp4` of them is just `fraction`."""
     low, high = _LEAST, _MOST
     for _ in range(_HALVINGS):

@@ -37,8 +37,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the quantized model")
     parser.add_argument("--calibration", required=True, metavar="TEXT", help="text file, or a data set "
                         "NAME[:CONFIG[:SPLIT]] (needs the extra hub)")  # fmt: skip
-    parser.add_argument("--fp4-fraction", type=float, default=0.7, metavar="P", help="blocks in FP4, or, by energy, what "
-                        "so many would take; default 0.7")  # fmt: skip
+    parser.add_argument("--fp4-fraction", type=float, default=0.7, metavar="P", help="blocks in FP4, or, by energy, "
+                        "what so many would take; default 0.7")  # fmt: skip
     parser.add_argument("--fp4-weights", type=float, metavar="P", help="the same for weights alone")
     parser.add_argument("--fp4-activations", type=float, metavar="P", help="the same for activations alone")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -199,8 +199,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--formats", nargs="+", action="collect", metavar="FORMAT", help="of a model: fp8, nvfp4, "
                         "fgmp:P or fgmp:energy=X, with options after commas (default: fp8 nvfp4 fgmp:0.7,paper "
                         "fgmp:0.7)")  # fmt: skip
-    parser.add_argument("--ablation", type=float, metavar="P", help="of a model: from the paper's method to the default "
-                        "step by step, and all policies and refinements, at this FP4 fraction")  # fmt: skip
+    parser.add_argument("--ablation", type=float, metavar="P", help="of a model: from the paper's method to the "
+                        "default step by step, and all policies and refinements, at this FP4 fraction")  # fmt: skip
     parser.add_argument("--calibration", metavar="TEXT", help="of a model: what to calibrate the formats on")
     parser.add_argument("--window", type=int, metavar="T", help="tokens in a window (default: the model's positions, "
                         "at most 2048)")  # fmt: skip

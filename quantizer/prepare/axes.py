@@ -255,16 +255,20 @@ def _norm(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Ax
 
 @_on("mm", "bmm")
 def _product(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Axis]]:
-    a, b = trace.axes(args[0]), trace.axes(args[1])
+    return [_multiplied(trace, args[0], args[1])]
+
+
+def _multiplied(trace: AxisTrace, one: Tensor, other: Tensor) -> list[Axis]:
+    a, b = trace.axes(one), trace.axes(other)
     _join(a[-1], b[-2])
     if len(a) == 3:
         _join(a[0], b[0])
-    return [[*a[:-1], b[-1]]]
+    return [*a[:-1], b[-1]]
 
 
 @_on("addmm", "baddbmm")
 def _added_product(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Axis]]:
-    [axes] = _product(trace, args[1:3], {}, result)
+    axes = _multiplied(trace, args[1], args[2])
     for back, axis in enumerate(reversed(trace.axes(args[0])), 1):
         if args[0].shape[-back] > 1:
             _join(axes[-back], axis)
@@ -331,13 +335,14 @@ def _reshaped(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[lis
     axes: list[Axis] = []
     for size in reversed(result.shape):
         axis: Axis = []
-        while size > 1:
+        wanted = size
+        while wanted > 1:
             atom = left.pop()
-            if size % atom.size == 0:
+            if wanted % atom.size == 0:
                 axis.insert(0, atom)
-                size //= atom.size
-            elif atom.size % size == 0:
-                atom.split(size)
+                wanted //= atom.size
+            elif atom.size % wanted == 0:
+                atom.split(wanted)
                 left += atom.whole()
             else:
                 return None
@@ -400,9 +405,7 @@ def _cat(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Axi
     equal = len({x.shape[dim] for x in parts}) == 1
     for axes in others:
         for i, axis in enumerate(axes):
-            if i != dim:
-                _join(first[i], axis)
-            elif equal:
+            if i != dim or equal:
                 _join(first[i], axis)
             else:
                 _pin([axis])

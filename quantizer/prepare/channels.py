@@ -6,7 +6,7 @@ finds where that is so (`axes`), puts channels in order in place, and can put th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,7 @@ from .axes import Atom, Axis, AxisTrace, whole
 from .linears import LinearExperts
 from .sites import Site
 
-if TYPE_CHECKING:
-    from ..calibrate.calibration import Calibration
-
-__all__ = ["Channels", "Factors", "Group", "changed_by", "delicacy", "find_groups"]
+__all__ = ["Channels", "Factors", "Group", "changed_by", "find_groups"]
 
 
 _ROUNDINGS = 64
@@ -168,23 +165,7 @@ def _index(order: Tensor, factors: Factors) -> Tensor:
     grid = list(torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij"))
     grid[places[-1]] = order[tuple(grid[place] for place in places)]
     strides = np.cumprod([1, *reversed(shape[1:])])[::-1].copy()
-    return sum(g * int(s) for g, s in zip(grid, strides, strict=True)).flatten()  # type: ignore[union-attr]
-
-
-def delicacy(linears: Mapping[str, nn.Linear], calibration: "Calibration") -> dict[str, Tensor]:
-    """float64 (K,) by linear: what its input channels cost the loss, were activations and weights a unit of themselves
-    off.
-
-    `calibration` has sensitivities. Readers of one tensor share the activations' part.
-    """
-    found = {}
-    for site in calibration.sites:
-        activations = calibration.channels[site.name].double() * calibration.squares[site.name].double()
-        for name in site.linears:
-            share = calibration.rows[name] * len(site.watched) / len(site.linears)
-            weights = calibration.weights[name].float() * linears[name].weight.detach().float().square()
-            found[name] = share * activations + weights.sum(0).double()
-    return found
+    return sum(g * int(s) for g, s in zip(grid, strides, strict=True)).flatten()
 
 
 def changed_by(model: nn.Module, channels: Channels, run: Callable[[], Any]) -> float | None:

@@ -12,13 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..formats import E2M1, E4M3, MAX_STORED
+from ..formats import E2M1, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
 from .blocks import Blocks, block_scale_codes, to_blocks
 from .clipping import tree_sum, window_costs
 from .codec import decode_e4m3, encode_e2m1, pack_nibbles
 
-__all__ = ["compiled_window_costs", "quantize_mixed", "quantize_nvfp4", "weight_codes", "weight_error_sums"]
+__all__ = [
+    "compiled_window_costs",
+    "quantize_mixed",
+    "quantize_nvfp4",
+    "quantize_values",
+    "round_columns",
+    "weight_codes",
+    "weight_error_sums",
+]
 
+_SCALE_LIMITS = (E4M3.magnitude(MIN_BLOCK_SCALE_CODE), E4M3.magnitude(MAX_BLOCK_SCALE_CODE))
 _EXPONENT_BITS = 0x7F80_0000
 _THREE_BITS = -(1 << 21)
 
@@ -43,6 +52,31 @@ def quantize_mixed(x: Tensor, exponent: int, threshold: float) -> Blocks:
     fp8 = _kernel(_decide)(x, factor, scales, torch.tensor(float(threshold), dtype=torch.float64, device=x.device))
     codes, stored_scales = _kernel(_mix)(x, factor, scales, fp8, scale_codes)
     return Blocks(fp8 != 0, stored_scales, codes.unflatten(-1, (-1, 16)))
+
+
+def quantize_values(x: Tensor, exponent: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """What `quantize_mixed` stores, as real values in the dtype of `x`, and which blocks (..., B) are FP8: one kernel.
+
+    It reads and writes every element once, for machines whose compiler makes one loop of it (GPUs).
+    """
+    factor = torch.tensor(2.0**-exponent, device=x.device)
+    limit = torch.tensor(float(threshold), dtype=torch.float64, device=x.device)
+    values: tuple[Tensor, Tensor] = _kernel(_values)(x, factor, factor.reciprocal(), limit)
+    return values
+
+
+def round_columns(
+    columns: Tensor, within: Tensor, scales: Tensor, fp8: Tensor, *, fast: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Round the 16 columns (16, n) of a block one after the other, each making up for those before it.
+
+    `within` (16, 16) is the block's part of the error factor, `scales` (n,) are values, `fp8` (n,) tells the format.
+    Returns rounded values and scaled errors, both (16, n). `fast` compiles; without fused multiplication and addition,
+    which GPUs have, the results are the same.
+    """
+    function = _kernel(_rounded, dynamic=True) if fast else _rounded
+    rounded: tuple[Tensor, Tensor] = function(columns, within, scales, fp8.int())
+    return rounded
 
 
 def compiled_window_costs(magnitude: Tensor, relative: Tensor, scales: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +108,27 @@ def _decide(x: Tensor, factor: Tensor, scales: Tensor, threshold: Tensor) -> Ten
     error = (_round_e2m1(v, scales[..., None]) - _round_e4m3(v)).abs() * 1024.0
     kept = (error.view(torch.int32) & _THREE_BITS).view(torch.float32)
     return (_exact_sum(kept * kept) > threshold).int()
+
+
+def _values(x: Tensor, factor: Tensor, back: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    v = to_blocks(x.float() * factor).clamp(-MAX_STORED, MAX_STORED)
+    scales = _round_e4m3(v.abs().amax(-1, keepdim=True) / 6).clamp(*_SCALE_LIMITS)
+    fp4, wide = _round_e2m1(v, scales), _round_e4m3(v)
+    kept = (((fp4 - wide).abs() * 1024.0).view(torch.int32) & _THREE_BITS).view(torch.float32)
+    fp8 = _exact_sum(kept * kept) > threshold
+    return (torch.where(fp8[..., None], wide, fp4) * back).to(x.dtype).flatten(-2), fp8
+
+
+def _rounded(columns: Tensor, within: Tensor, scales: Tensor, fp8: Tensor) -> tuple[Tensor, Tensor]:
+    left = list(columns.unbind(0))
+    rounded, errors = [], []
+    for j, column in enumerate(left):
+        value = column.clamp(-MAX_STORED, MAX_STORED)
+        rounded.append(torch.where(fp8 != 0, _round_e4m3(value), _round_e2m1(value, scales)))
+        errors.append((left[j] - rounded[j]) / within[j, j])
+        for k in range(j + 1, len(left)):
+            left[k] = left[k] - errors[j] * within[j, k]
+    return torch.stack(rounded), torch.stack(errors)
 
 
 def _exact_sum(squares: Tensor) -> Tensor:

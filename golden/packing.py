@@ -43,7 +43,8 @@ def pack(tensor: MixedTensor) -> Packed:
     fp8 = tensor.fp8
     blocks = fp8.shape[1]
     padded = torch.nn.functional.pad(fp8, (0, -blocks % 8)).unflatten(1, (-1, 8))
-    mask = (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+    places = torch.arange(8, dtype=torch.uint8, device=fp8.device)
+    mask = (padded.to(torch.uint8) << places).sum(-1, dtype=torch.uint8)
     payload = tensor.payload().view(torch.int64)[_used_halves(fp8)].view(torch.uint8)
     return Packed(tensor.shape, tensor.exponent, mask, tensor.scales[~fp8], payload)
 
@@ -74,7 +75,8 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     if not -TENSOR_EXPONENT_LIMIT <= packed.exponent <= TENSOR_EXPONENT_LIMIT:
         raise InputError(f"{name}: tensor exponent {packed.exponent}, expected -47 to 47")
     _expect_size(name, "mask", packed.mask, math.prod(packed_sizes(packed.shape, 0)[0]))
-    bits = packed.mask.view(rows, -1)[..., None] >> torch.arange(8, dtype=torch.uint8) & 1
+    device = packed.mask.device
+    bits = packed.mask.view(rows, -1)[..., None] >> torch.arange(8, dtype=torch.uint8, device=device) & 1
     bits = bits.flatten(1).bool()
     if bits[:, blocks:].any():
         raise InputError(f"{name}: mask has a bit set beyond block {blocks - 1} of a row, expected 0 there")
@@ -87,9 +89,9 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     if illegal.any():
         where = int(illegal.nonzero()[0])
         raise InputError(f"{name}: block scale {where} has code {int(packed.scales[where])}, expected 1 to 105")
-    scales = torch.zeros(fp8.shape, dtype=torch.uint8)
+    scales = torch.zeros(fp8.shape, dtype=torch.uint8, device=device)
     scales[~fp8] = packed.scales
-    halves = torch.zeros(*fp8.shape, 2, dtype=torch.int64)
+    halves = torch.zeros(*fp8.shape, 2, dtype=torch.int64, device=device)
     # A copy is aligned, which what a file holds need not be.
     halves[_used_halves(fp8)] = packed.payload.clone().view(torch.int64)
     slots = halves.view(torch.uint8)

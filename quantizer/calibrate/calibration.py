@@ -218,9 +218,8 @@ class _Watch:
 
         def hook(parameter: Tensor) -> None:
             if parameter.grad is not None:
-                gradient = parameter.grad.float()
-                for total in totals:
-                    total.addcmul_(gradient, gradient)
+                for total in totals:  # in the sum's own dtype, without a copy of the gradient
+                    total.addcmul_(parameter.grad, parameter.grad)
                 parameter.grad = None
 
         return hook

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ...formats import BLOCK_SIZE, MAX_STORED
 from ...golden.blocks import Blocks
-from ...golden.codec import decode_e2m1, decode_e4m3, encode_e2m1, encode_e4m3
+from ...golden.codec import decode_e4m3, encode_e2m1, encode_e4m3
+from ...golden.compiled import round_columns
 from ...golden.matrix import scale_codes
 
 __all__ = ["compensated"]
@@ -18,23 +19,17 @@ def compensated(blocks: Tensor, fp8: Tensor, factor: Tensor, *, clip: bool, fast
     FP4 scale is chosen when its turn comes: the one that costs least with what can still be made up for counted, or,
     without `clip`, amax / 6. `fast` compiles that choice; the result is the same.
     """
-    values = blocks.clone()
-    flat = values.flatten(1)
-    codes = torch.empty_like(blocks, dtype=torch.uint8)
+    values = blocks.permute(1, 2, 0).contiguous()  # (B, 16, N): a column lies in one piece
+    flat = values.flatten(0, 1)
     scales = torch.empty_like(fp8, dtype=torch.uint8)
-    for index in range(blocks.shape[1]):  # each depends on those before it
+    for index in range(len(values)):  # each depends on those before it
         here = slice(BLOCK_SIZE * index, BLOCK_SIZE * (index + 1))
-        block, within = values[:, index], factor[here, here]
+        within, block = factor[here, here], values[index].T.clamp(-MAX_STORED, MAX_STORED).contiguous()
         cost = within.diagonal().square().reciprocal().expand(block.shape) if clip else None
-        scales[:, index] = scale_codes(block.clamp(-MAX_STORED, MAX_STORED).contiguous(), cost, fast=fast)
-        scale, wide = decode_e4m3(scales[:, index]), fp8[:, index]
-        errors = torch.empty_like(block)
-        for j in range(BLOCK_SIZE):
-            value = block[:, j].clamp(-MAX_STORED, MAX_STORED)
-            code8, code4 = encode_e4m3(value), encode_e2m1(value, scale)
-            codes[:, index, j] = torch.where(wide, code8, code4)
-            rounded = torch.where(wide, decode_e4m3(code8), decode_e2m1(code4) * scale)
-            errors[:, j] = (block[:, j] - rounded) / within[j, j]
-            block[:, j + 1 :] -= torch.outer(errors[:, j], within[j, j + 1 :])
-        flat[:, here.stop :] -= errors @ factor[here, here.stop :]
+        scales[:, index] = scale_codes(block, cost, fast=fast)
+        scale = decode_e4m3(scales[:, index].contiguous())
+        values[index], errors = round_columns(values[index], within, scale, fp8[:, index], fast=fast)
+        flat[here.stop :] -= factor[here, here.stop :].T @ errors
+    rounded = values.permute(2, 0, 1).contiguous()
+    codes = torch.where(fp8[..., None], encode_e4m3(rounded), encode_e2m1(rounded, decode_e4m3(scales)[..., None]))
     return Blocks(fp8, torch.where(fp8, 0, scales), codes)

@@ -159,14 +159,13 @@ class FGMPLinear(nn.Linear):
 
     def _values(self, dtype: torch.dtype | None) -> Tensor:
         """Real values in `dtype`, or, for None, stored values in float64."""
-        parts = (self.payload, self.weight_mask, self.weight_scale)
+        parts = (self.weight_mask, self.weight_scale, self.payload)
         mark = (dtype, self.weight_exponent, *((id(p), p.device, 0 if p.is_inference() else p._version) for p in parts))
         if self._decoded is not None and self._decoded[0] == mark:
             values = self._decoded[1]
         else:
-            tensor = unpack(self.packed)
+            tensor = unpack(Packed((self.out_features, self.in_features), self.weight_exponent, *parts))
             values = (tensor.stored() if dtype is None else tensor.dequantize()).to(dtype or torch.float64)
-            values = values.to(self.payload.device)
         self._decoded = (mark, values) if self.keep_decoded else None
         return values
 

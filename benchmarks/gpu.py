@@ -5,6 +5,7 @@ depend on them. Every part prints one line, so that a run that is cut short has 
 """
 
 import argparse
+import functools
 import time
 import warnings
 
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fgmp.golden.compiled import quantize_mixed, quantize_values
+from fgmp.golden.fused import quantize_values_fused
 from fgmp.quantizer import FGMPConfig, Study
 
 SHAPE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
@@ -61,27 +63,27 @@ def equality():
 
 def activations():
     """The quantizer of activations in one kernel, beside a plain copy of as many bytes."""
-    for rows, channels in ((8192, 4096), (8192, 11008)):
-        x = torch.randn(rows, channels, device="cuda", dtype=torch.bfloat16)
+    for shape in ((8192, 4096), (8192, 11008)):
+        x = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
         threshold = 1.0
         while float(quantize_values(x, -6, threshold)[1].float().mean()) > 0.3:
             threshold *= 1.25
-        values, fp8 = quantize_values(x, -6, threshold)
         blocks = quantize_mixed(x, -6, threshold)
-        same = torch.equal(fp8, blocks.fp8) and torch.equal(
-            values, blocks.tensor((rows, channels), -6).dequantize().bfloat16()
-        )
-        times = {}
-        for name, function in (("copy", x.clone), ("quantize", lambda x=x: quantize_values(x, -6, threshold))):
-            for _ in range(3):
-                function()
-            times[name] = min(seconds(lambda f=function: [f() for _ in range(20)])[0] / 20 for _ in range(5))
-        share = times["copy"] / times["quantize"]
-        print(
-            f"activations {rows} x {channels} bfloat16: {times['quantize'] * 1e6:.0f} us, copy {times['copy'] * 1e6:.0f} "
-            f"us: {share:.0%} of the memory rate; {float(fp8.float().mean()):.0%} FP8; equal to quantize_mixed: {same}",
-            flush=True,
-        )
+        wanted = blocks.tensor(shape, -6).dequantize().bfloat16()
+        rates = [f"copy {best(x.clone) * 1e6:.0f} us"]
+        for name, function in (("compiled", quantize_values), ("fused", quantize_values_fused)):
+            run = functools.partial(function, x, -6, threshold)
+            values, fp8 = run()
+            same = torch.equal(fp8, blocks.fp8) and torch.equal(values, wanted)
+            rates.append(f"{name} {best(run) * 1e6:.0f} us, {best(x.clone) / best(run):.0%} of the copy, equal: {same}")
+        print(f"activations {shape}, {float(blocks.fp8.float().mean()):.0%} FP8: {'; '.join(rates)}", flush=True)
+
+
+def best(function):
+    """Seconds of a call: the least of some means."""
+    for _ in range(3):
+        function()
+    return min(seconds(lambda: [function() for _ in range(20)])[0] / 20 for _ in range(7))
 
 
 def whole(layers, samples):

@@ -6,7 +6,7 @@ from torch import Tensor
 from ...formats import BLOCK_SIZE, MAX_STORED
 from ...golden.blocks import Blocks
 from ...golden.codec import decode_e4m3, encode_e2m1, encode_e4m3
-from ...golden.compiled import round_columns
+from ...golden.compiled import choose_and_round, round_columns
 from ...golden.matrix import scale_codes
 
 __all__ = ["compensated"]
@@ -24,11 +24,15 @@ def compensated(blocks: Tensor, fp8: Tensor, factor: Tensor, *, clip: bool, fast
     scales = torch.empty_like(fp8, dtype=torch.uint8)
     for index in range(len(values)):  # each depends on those before it
         here = slice(BLOCK_SIZE * index, BLOCK_SIZE * (index + 1))
-        within, block = factor[here, here], values[index].T.clamp(-MAX_STORED, MAX_STORED).contiguous()
-        cost = within.diagonal().square().reciprocal().expand(block.shape) if clip else None
-        scales[:, index] = scale_codes(block, cost, fast=fast)
-        scale = decode_e4m3(scales[:, index].contiguous())
-        values[index], errors = round_columns(values[index], within, scale, fp8[:, index], fast=fast)
+        within = factor[here, here]
+        if fast and clip and blocks.device.type == "cuda":
+            scales[:, index], values[index], errors = choose_and_round(values[index], within, fp8[:, index])
+        else:
+            block = values[index].T.clamp(-MAX_STORED, MAX_STORED).contiguous()
+            cost = within.diagonal().square().reciprocal().expand(block.shape) if clip else None
+            scales[:, index] = scale_codes(block, cost, fast=fast)
+            scale = decode_e4m3(scales[:, index].contiguous())
+            values[index], errors = round_columns(values[index], within, scale, fp8[:, index], fast=fast)
         flat[here.stop :] -= factor[here, here.stop :].T @ errors
     rounded = values.permute(2, 0, 1).contiguous()
     codes = torch.where(fp8[..., None], encode_e4m3(rounded), encode_e2m1(rounded, decode_e4m3(scales)[..., None]))

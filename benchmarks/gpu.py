@@ -6,6 +6,7 @@ depend on them. Every part prints one line, so that a run that is cut short has 
 
 import argparse
 import functools
+import itertools
 import time
 import warnings
 
@@ -76,6 +77,9 @@ def activations():
             values, fp8 = run()
             same = torch.equal(fp8, blocks.fp8) and torch.equal(values, wanted)
             rates.append(f"{name} {best(run) * 1e6:.0f} us, {best(x.clone) / best(run):.0%} of the copy, equal: {same}")
+        for blocks, warps in itertools.product((32, 64, 128, 256, 512), (1, 2, 4, 8)):
+            run = functools.partial(quantize_values_fused, x, -6, threshold, blocks=blocks, warps=warps)
+            rates.append(f"{blocks} blocks, {warps} warps {best(run) * 1e6:.0f} us")
         print(f"activations {shape}, {float(blocks.fp8.float().mean()):.0%} FP8: {'; '.join(rates)}", flush=True)
 
 
@@ -113,12 +117,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--parts", nargs="+", default=["equality", "activations", "whole"])
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(torch.cuda.get_device_name(), torch.__version__, flush=True)
-    equality()
-    activations()
-    whole(arguments.layers, arguments.samples)
+    if "equality" in arguments.parts:
+        equality()
+    if "activations" in arguments.parts:
+        activations()
+    if "whole" in arguments.parts:
+        whole(arguments.layers, arguments.samples)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from .clipping import tree_sum, window_costs
 from .codec import decode_e4m3, encode_e2m1, pack_nibbles
 
 __all__ = [
-    "choose_and_round",
     "compiled_window_costs",
     "quantize_mixed",
     "quantize_nvfp4",
@@ -80,17 +79,6 @@ def round_columns(
     return rounded
 
 
-def choose_and_round(columns: Tensor, within: Tensor, fp8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Block scale codes (n,), uint8, and what `round_columns` returns, in one compiled step, for a GPU.
-
-    The scale is that of `clipped_scale_codes` for sensitivities of `within.diagonal() ** -2`, by trying all of them.
-    """
-    legal = torch.arange(MIN_BLOCK_SCALE_CODE, MAX_BLOCK_SCALE_CODE + 1, dtype=torch.uint8, device=columns.device)
-    step = _kernel(_chosen_and_rounded, dynamic=True)
-    chosen: tuple[Tensor, Tensor, Tensor] = step(columns, within, decode_e4m3(legal), fp8.int())
-    return chosen
-
-
 def compiled_window_costs(magnitude: Tensor, relative: Tensor, scales: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
     """`clipping.window_costs`, compiled."""
     return _kernel(window_costs, dynamic=True)(magnitude, relative, scales, below)
@@ -141,22 +129,6 @@ def _rounded(columns: Tensor, within: Tensor, scales: Tensor, fp8: Tensor) -> tu
         for k in range(j + 1, len(left)):
             left[k] = left[k] - errors[j] * within[j, k]
     return torch.stack(rounded), torch.stack(errors)
-
-
-def _chosen_and_rounded(columns: Tensor, within: Tensor, legal: Tensor, fp8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    magnitude = columns.abs().clamp(max=MAX_STORED)
-    cost = within.diagonal().square().reciprocal().double()
-    terms = []
-    for j, value in enumerate(magnitude.unbind(0)):
-        lost = value.double() - _round_e2m1(value, legal[:, None]).double()
-        terms.append(cost[j] * (lost * lost))  # (scales, n)
-    while len(terms) > 1:  # the order of `tree_sum`
-        half = len(terms) // 2
-        terms = [a + b for a, b in zip(terms[:half], terms[half:], strict=True)]
-    index = torch.arange(len(legal), device=legal.device)[:, None]
-    best = torch.where(terms[0] == terms[0].amin(0), index, len(legal)).amin(0)
-    rounded, errors = _rounded(columns, within, legal[best], fp8)
-    return (best + MIN_BLOCK_SCALE_CODE).to(torch.uint8), rounded, errors
 
 
 def _exact_sum(squares: Tensor) -> Tensor:

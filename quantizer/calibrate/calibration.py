@@ -3,7 +3,8 @@
 Nothing is kept of a sample: a parameter's or a site's gradient is squared, added and dropped as soon as it is complete.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,7 +198,8 @@ class _Watch:
                 torch.maximum(amax, values.abs().amax(), out=amax)
             totals[f"squares/{site.name}"] += values.square().sum(0)
             if f"moments/{site.name}" in totals:
-                totals[f"moments/{site.name}"].addmm_(values.T, values)
+                with _tensor_cores(x.dtype):
+                    totals[f"moments/{site.name}"].addmm_(values.T, values)
             totals[f"reads/{site.name}"][index] += len(values)
             if self._sensitivity is None or not torch.is_grad_enabled():
                 return
@@ -235,6 +237,17 @@ class _Watch:
                 output.register_hook(add)
 
         return hook
+
+
+@contextmanager
+def _tensor_cores(dtype: torch.dtype) -> Iterator[None]:
+    """Let a GPU multiply float32 that were `dtype` in its tensor cores: TF32 holds 16-bit floats exactly."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if dtype in (torch.bfloat16, torch.float16) else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _begin(_: nn.Module, __: Any, output: Any) -> Any:

@@ -5,12 +5,14 @@ Activations are quantized in one kernel that reads and writes every element once
 float32 tells ties from what lies beside them, once it is rounded to 16 bits.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..formats import BLOCK_SIZE, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE
+from ..formats import BLOCK_SIZE, E4M3, MAX_BLOCK_SCALE_CODE, MAX_STORED, MIN_BLOCK_SCALE_CODE, SCORE_BITS
 
 __all__ = ["quantize_values_fused", "round_block_fused"]
 
@@ -36,7 +38,7 @@ def quantize_values_fused(
     values = torch.empty_like(x)
     count = x.numel() // BLOCK_SIZE
     fp8 = torch.empty(count, dtype=torch.bool, device=x.device)
-    limit = torch.tensor([float(threshold)], dtype=torch.float64, device=x.device)
+    limit = min(math.floor(threshold), 1 << SCORE_BITS)  # scores are integers, and none is larger
     _quantize[(triton.cdiv(count, blocks),)](
         x, values, fp8, limit, 2.0**-exponent, 2.0**exponent, count, BLOCKS=blocks, num_warps=warps
     )
@@ -90,7 +92,7 @@ def _quantize(x, values, fp8, limit, factor, back, count, BLOCKS: tl.constexpr):
     wide = _e4m3(magnitude)
     kept = ((tl.abs(narrow - wide) * 1024.0).to(tl.int32, bitcast=True) & -(1 << 21)).to(tl.float32, bitcast=True)
     score = tl.sum((kept * kept).to(tl.float64), axis=1)
-    chosen = score > tl.load(limit)
+    chosen = score > limit
     stored = tl.where(chosen[:, None], wide, narrow) * back
     stored = tl.where(v < 0, -stored, stored)
     tl.store(values + places, stored.to(values.dtype.element_ty), mask=inside[:, None])

@@ -37,6 +37,10 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", type=int, nargs=2, action="append", metavar=("K", "N"), help="also report the "
                         "selector's energy against the lanes' in a linear of this size; may be repeated, default "
                         "4096 4096")  # fmt: skip
+    parser.add_argument("--policy", default="fisher", help="fisher (default: as fgmp quantize does) or paper (the "
+                        "paper's method exactly)")  # fmt: skip
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="an earlier energy.json, by whose prices blocks "
+                        "are chosen (default: SkyWater 130 nm)")  # fmt: skip
     parser.add_argument("--no-glitches", action="store_true", help="leave out what gates with delays take, which needs "
                         "some minutes")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=Path("out/energy"), metavar="DIR", help="for energy.json and "
@@ -48,6 +52,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 def _energy(args: argparse.Namespace) -> int:
     from ...cache import SYNTHESIS as CACHE
     from ...files import check_folder, staged, write_json
+    from ...quantizer.prices import Prices
     from .energy_report import energy_table, plot_energy
     from .run import EnergyRequest, run_energy
     from .workload import Texts
@@ -66,6 +71,8 @@ def _energy(args: argparse.Namespace) -> int:
         seed=args.seed,
         layers=tuple((k, n) for k, n in args.layer or ()),
         glitches=not args.no_glitches,
+        policy=args.policy,
+        prices=None if args.prices is None else Prices.read(args.prices),
         cache=args.cache or CACHE,
     )
     request.check()

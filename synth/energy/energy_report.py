@@ -82,8 +82,22 @@ def energy_table(result: Mapping[str, Any]) -> str:
         pj = r["lane"]["by_mode_pj"]
         table.append([r["name"], *(f"{pj[n]:.1f} ({often[n]:.0%})" if n in pj else "" for n in names)])
     lines += aligned(table)
+    lines += _expected_lines(rows)
     lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]
     return "\n".join(lines)
+
+
+def _expected_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the choice by energy expected, beside what was measured."""
+    expected = [r for r in rows if r["expected"] is not None]
+    if not expected:
+        return []
+    table = [["", *(f"{mode}" for mode in PRECISION_MODES), "pJ"]]
+    for r in expected:
+        own = r["expected"]
+        pairs = (f"{own['pairs'][mode]:.1%} ({r['pairs'][mode]:.1%})" for mode in PRECISION_MODES)
+        table.append([r["name"], *pairs, f"{own['pj']:.1f} ({r['pj']:.1f})"])
+    return ["", "expected by the choice of blocks (and measured): shares of precision modes, energy", *aligned(table)]
 
 
 def _selector_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,15 +11,17 @@ import numpy as np
 from ... import __version__
 from ...cache import SYNTHESIS as CACHE
 from ...errors import InputError
-from ...formats import ceil_div
+from ...formats import PRECISION_MODES, ceil_div
 from ...golden.lane import check_k
 from ...golden.packing import FP8_BITS
 from ...hdl.config import EngineConfig, changed, parameters, preset
 from ...hdl.engine.config import TILE_BLOCKS
+from ...quantizer.config import PAPER as PAPER_METHOD
 from ...quantizer.config import FGMPConfig, check_choice, check_fraction
 from ...quantizer.evaluate.comparison import FP8, uniform
 from ...quantizer.model.variant import Variant
 from ...quantizer.prepare.sites import Site
+from ...quantizer.prices import Prices
 from ...sim.capture import Capture, capture
 from ..asic.flow import CAVEATS
 from ..asic.mapping import Target
@@ -73,6 +75,8 @@ class EnergyRequest:
         layers: (K, N) of linears for which the selector's share is reported; default 4,096 x 4,096, or the engine's
             longest K.
         glitches: whether to measure, too, what gates take with delays.
+        policy: "fisher", the default way to quantize, or "paper", the paper's.
+        prices: by which blocks are chosen.
     """
 
     model: str = DEMO
@@ -88,6 +92,8 @@ class EnergyRequest:
     seed: int = 0
     layers: tuple[tuple[int, int], ...] = ()
     glitches: bool = True
+    policy: str = "fisher"
+    prices: Prices | None = None
     cache: Path = CACHE
 
     def check(self) -> EngineConfig:
@@ -101,6 +107,9 @@ class EnergyRequest:
         self.texts.check(self.captured)
         for kind in self.activations:
             check_choice("activations", kind, _ACTIVATIONS)
+        check_choice("policy", self.policy, ("fisher", "paper"))
+        if self.prices is not None and self.policy == "paper":
+            raise InputError("--prices: given with --policy paper, which knows no prices; expected one of them")
         if not 1 <= self.words <= 1024:
             raise InputError(f"words: {self.words}, expected 1 to 1024")
         if not 0 <= self.memory_factor < 1e6:
@@ -119,12 +128,17 @@ class EnergyRequest:
     def formats(self, *, four_over_six: bool) -> dict[str, FGMPConfig]:
         """All FP8, then every fraction of every kind of sites; `four_over_six` where the selector has it."""
         formats = {FP8: uniform(False)}
+        how = PAPER_METHOD if self.policy == "paper" else {"prices": self.prices}
         for kind in self.activations:
             for fraction in sorted(self.fractions):
                 # At 1 every block is FP4 whoever decides.
                 if fraction < 1 or kind == self.activations[0]:
                     formats[f"FGMP {fraction:g} {kind}" if fraction < 1 else "FGMP 1"] = FGMPConfig(
-                        fp4_weights=fraction, fp4_activations=fraction, activations=kind, four_over_six=four_over_six
+                        fp4_weights=fraction,
+                        fp4_activations=fraction,
+                        activations=kind,
+                        four_over_six=four_over_six,
+                        **how,
                     )
         return formats
 
@@ -167,6 +181,7 @@ def run_energy(
             "above_fp8_percent": None if above is None else asdict(above),
             **_stored(variant),
             **_measure(request, hardware, glitches, layers, workload.study.sites, name == FP8),
+            "expected": asdict(workload.study.plan(config).expected) if config.joint else None,
         }
         rows.append(row)
         _compare(row, rows[0])
@@ -180,6 +195,8 @@ def run_energy(
         "captured_windows": request.captured,
         "places": 64 * request.words,
         "seed": request.seed,
+        "policy": request.policy,
+        "prices": _prices(rows),
         "engine": {"preset": request.engine, **parameters(engine)},
         "clock_mhz": 1000 / hardware.period,
         "units": _units(hardware),
@@ -236,6 +253,7 @@ def _measure(
         "selector": selector,
     }
     buffers = _buffer_energy(hardware, shares, filled, fp8_only)
+    prices = _buffer_prices(hardware, filled)
     parts = {name: part.plain for name, part in gates.items()} | buffers
     with_glitches = None
     if glitches is not None:
@@ -255,6 +273,7 @@ def _measure(
         "selector_pj": selector_pj,
         "selector_by_layer": [] if fp8_only else selector_by_layer(shapes, engine, selector_pj, lane["pj"]),
         "parts_pj": parts,
+        "buffer_prices_pj": prices,
         "pj": sum(parts.values()),
         "parts_with_glitches_pj": with_glitches,
         "pj_with_glitches": None if with_glitches is None else sum(with_glitches.values()),
@@ -355,6 +374,28 @@ def _buffer_energy(
         # Written and read once for all rows of a row tile.
         "weight_buffer": 2 * ((_SCALE_BITS + 1) * bit["weight"] + (1 + fp8_w) * bank["weight"]) / engine.rows,
     }
+
+
+def _buffer_prices(hardware: Hardware, filled: _Filled) -> dict[str, list[float]]:
+    """pJ per block pair of either operand's buffer, with all its blocks in FP4 and all in FP8."""
+    parts = [
+        _buffer_energy(hardware, {**dict.fromkeys(PRECISION_MODES, 0.0), mode: 1.0}, _Filled(filled.blocks, fp8), False)
+        for mode, fp8 in (("FP4xFP4", 0.0), ("FP8xFP8", filled.blocks))
+    ]
+    return {name: [part[f"{name}_buffer"] for part in parts] for name in ("activation", "weight")}
+
+
+def _prices(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a choice by energy goes by: of the row that has all precision modes and most of the rarest one."""
+    mixed = [
+        row for row in rows[1:] if len(row["pairs"]) == len(row["lane"]["by_mode_pj"]) and min(row["pairs"].values())
+    ]
+    if not mixed:
+        return None
+    row = max(mixed, key=lambda r: min(r["pairs"].values()))
+    rest = sum(row["parts_pj"][part] for part in ("accumulators", "decoder", "row_order", "selector"))
+    lane = [row["lane"]["by_mode_pj"][mode] for mode in PRECISION_MODES]
+    return {"lane": lane, **row["buffer_prices_pj"], "rest": rest, "fp8_only": rows[0]["pj"]}
 
 
 def _fills(engine: EngineConfig, k: int, n: int) -> int:

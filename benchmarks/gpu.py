@@ -6,14 +6,13 @@ depend on them. Every part prints one line, so that a run that is cut short has 
 
 import argparse
 import functools
-import itertools
 import time
 import warnings
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fgmp.golden.compiled import quantize_mixed
+from fgmp.golden.compiled import quantize_mixed, quantize_values
 from fgmp.golden.fused import quantize_values_fused
 from fgmp.quantizer import FGMPConfig, Study
 
@@ -72,14 +71,11 @@ def activations():
         blocks = quantize_mixed(x, -6, threshold)
         wanted = blocks.tensor(shape, -6).dequantize().bfloat16()
         rates = [f"copy {best(x.clone) * 1e6:.0f} us"]
-        for name, function in (("fused", quantize_values_fused),):
+        for name, function in (("compiled", quantize_values), ("fused", quantize_values_fused)):
             run = functools.partial(function, x, -6, threshold)
             values, fp8 = run()
             same = torch.equal(fp8, blocks.fp8) and torch.equal(values, wanted)
             rates.append(f"{name} {best(run) * 1e6:.0f} us, {best(x.clone) / best(run):.0%} of the copy, equal: {same}")
-        for count, warps in itertools.product((64, 128, 256), (2, 4)):
-            run = functools.partial(quantize_values_fused, x, -6, threshold, blocks=count, warps=warps)
-            rates.append(f"{count} blocks, {warps} warps {best(run) * 1e6:.0f} us")
         print(f"activations {shape}, {float(blocks.fp8.float().mean()):.0%} FP8: {'; '.join(rates)}", flush=True)
 
 

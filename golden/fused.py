@@ -27,7 +27,7 @@ _ROUNDER = tl.constexpr(1.5 * 2.0**23)
 
 
 def quantize_values_fused(
-    x: Tensor, exponent: int, threshold: float, *, blocks: int = 256, warps: int = 4
+    x: Tensor, exponent: int, threshold: float, *, blocks: int = 128, warps: int = 4
 ) -> tuple[Tensor, Tensor]:
     """As `compiled.quantize_values`, of a contiguous bfloat16 or float16 `x` (..., K), K a multiple of 16.
 

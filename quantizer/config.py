@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import InputError
+from ..formats import BLOCK_SIZE
 from .prices import Prices
 
 __all__ = ["ACTIVATION_MODES", "DEFAULT_IGNORE", "POLICIES", "FGMPConfig", "check_choice", "check_fraction"]
@@ -20,6 +21,9 @@ ROUNDINGS = ("nearest", "gptq")
 CHOICES = ("fraction", "energy")
 PAPER: dict[str, Any] = {"choice": "fraction", "rounding": "nearest", "permutation": False}
 """Where the paper's method differs from the defaults."""
+
+FP4_BLOCK_BITS, FP8_BLOCK_BITS = 4 * BLOCK_SIZE + 8 + 1, 8 * BLOCK_SIZE + 1
+"""Of a stored weight block: codes, scale, precision bit."""
 
 BUDGETS = ("energy", "pj", "bits")
 _CHOICES = {
@@ -91,7 +95,12 @@ class FGMPConfig:
         check_fraction(self.fp4_weights, "fp4_weights")
         check_fraction(self.fp4_activations, "fp4_activations")
         if self.budget is not None:
-            _limit(self.budget)
+            kind, value = _limit(self.budget)
+            prices = self.prices or Prices()
+            least = float(prices.table()[0, 0])
+            least = {"pj": least, "energy": least / prices.fp8_only, "bits": FP4_BLOCK_BITS / BLOCK_SIZE}[kind]
+            if value < least:
+                raise InputError(f"budget: {self.budget}, expected at least {kind}={least:.4g}, which all FP4 takes")
             if not self.joint:
                 raise InputError(
                     f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, "

@@ -27,7 +27,8 @@ from .tally import totals
 __all__ = ["DemoOptions", "run_demo"]
 
 WINDOW = FGMPConfig().window
-_POLICIES = ("fisher", "quantization-error", "random")
+_BASELINES = {"paper": "fisher", "quantization-error": "quantization-error", "random": "random"}
+"""The paper's method, and the policies that it compares with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +88,18 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     check_k(max(site.channels for site in study.sites), lane.k_max)
     formats = {FP8: uniform(False), NVFP4: uniform(True), NVFP4_CLIPPED: replace(uniform(True), clip=True)}
     for fraction in options.fractions:
-        for policy in _POLICIES:
-            formats[_name(fraction, policy)] = FGMPConfig(
-                fp4_weights=fraction, fp4_activations=fraction, policy=policy, seed=options.seed
-            )
-    against = {_name(f, p): _name(f, "fisher") for f in options.fractions for p in _POLICIES[1:]}
+        shares: dict[str, Any] = {"fp4_weights": fraction, "fp4_activations": fraction, "seed": options.seed}
+        formats[_name(fraction)] = FGMPConfig(**shares)
+        for name, policy in _BASELINES.items():
+            formats[_name(fraction, name)] = FGMPConfig.paper(**shares, policy=policy)
+    against = {_name(f, name): _name(f) for f in options.fractions for name in _BASELINES}
     comparison, variants = compare(study, formats, whole_windows(held_out), against=against)
     say("")
     for line in (*table_lines(comparison), "", *difference_lines(comparison), ""):
         say(line)
-    chosen = variants[_name(options.fractions[0], "fisher")]
+    chosen = variants[_name(options.fractions[0])]
     assert chosen.quantizers is not None
-    shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
+    fp8_shares = {site: q.fp8_blocks / q.blocks for site, q in chosen.quantizers.items()}
     layers = capture(study.model, study.sites, chosen, held_out[0], options.rows)
     results, designs = _simulate(options, layers, say)
     compared, differences = totals(results).values()
@@ -114,13 +115,13 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     ]
     title = f"fgmp: {options.model.name} at {options.fractions[0]:.0%} FP4"
     weights = {name: unpack(packed, name) for name, packed in chosen.weights.items()}
-    page = html_report(title, comparison, weights, shares, facts)
+    page = html_report(title, comparison, weights, fp8_shares, facts)
     numbers = _numbers(options, source, comparison, results)
     with staged(options.out) as folder:
         for design in designs:
             write_design(design, folder / "verilog")
         for fraction in options.fractions:
-            save_packed(folder / f"packed-{fraction:g}.safetensors", variants[_name(fraction, "fisher")].weights)
+            save_packed(folder / f"packed-{fraction:g}.safetensors", variants[_name(fraction)].weights)
         for unit in ("lane", "selector"):
             write_vectors(unit, 200, options.seed, folder / "vectors")
         write_text(folder / "report.html", page)
@@ -132,8 +133,8 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     return numbers
 
 
-def _name(fraction: float, policy: str) -> str:
-    return f"FGMP {fraction:g} {policy}"
+def _name(fraction: float, baseline: str = "") -> str:
+    return f"FGMP {fraction:g} {baseline}".rstrip()
 
 
 def _texts(options: DemoOptions) -> tuple[str, str, str]:

@@ -227,6 +227,14 @@ def test_prices_come_from_a_file_and_must_make_sense(tmp_path):
     assert PRICES.table().tolist() == [[18, 34], [37, 42]]
 
 
+@pytest.mark.parametrize(
+    ("budget", "least"), [("pj=17.9", "pj=18"), ("energy=0.42", "energy=0.4286"), ("bits=4.56", "bits=4.562")]
+)
+def test_budgets_below_all_fp4_are_refused_before_any_work(budget, least):
+    with pytest.raises(InputError, match=f"budget: {budget}, expected at least {least}, which all FP4 takes"):
+        FGMPConfig(budget=budget, prices=PRICES)
+
+
 @pytest.mark.parametrize("budget", ["", "0.7", "energy", "energy=", "energy=x", "pj=0", "pj=-3", "bits=nan", "fp4=0.7"])
 def test_budgets_that_say_nothing_are_refused(budget):
     with pytest.raises(InputError, match=r"budget: .*, expected energy=NUMBER, pj=NUMBER, bits=NUMBER"):

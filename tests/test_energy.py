@@ -15,6 +15,7 @@ from fgmp.golden.gemm import raw_gemm
 from fgmp.golden.selector import SiteSettings, Threshold, select
 from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, EngineConfig, RowOrderConfig
 from fgmp.hdl.design import build
+from fgmp.quantizer.prices import Prices
 from fgmp.sim.capture import Capture
 from fgmp.synth.asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from fgmp.synth.asic.flow import implement, simulate
@@ -234,6 +235,8 @@ def test_shares_of_a_meter_add_up_to_the_whole():
         ({"words": 0}, "words: 0"),
         ({"memory_factor": -1.0}, "memory factor: -1.0"),
         ({"seed": -1}, "seed: -1"),
+        ({"policy": "random"}, "policy: 'random', expected one of fisher, paper"),
+        ({"policy": "paper", "prices": Prices()}, "--prices: given with --policy paper"),
         ({"layers": ((0, 5),)}, "layer: K = 0, N = 5, expected both at least 1"),
         ({"layers": ((64, 64), (4112, 64))}, "K: 4112, expected"),
     ],
@@ -296,6 +299,23 @@ def test_energy_of_the_shipped_model(tmp_path, capsys):
         assert row["saving"] == pytest.approx(1 - row["pj"] / fp8["pj"], rel=1e-12)
         assert sum(row["pairs"].values()) == pytest.approx(1, rel=1e-12)
         assert row["quality"]["value"] > 1
+    for row in (others[0], others[2]):
+        expected = row["expected"]
+        assert all(abs(expected["pairs"][mode] - share) < 0.1 for mode, share in row["pairs"].items())
+        assert row["weight_fp4_share"] == pytest.approx((129 - 16 * expected["bits"]) / 56, abs=0.01)
+    assert fp8["expected"] is others[1]["expected"] is None
+    prices = Prices.read(tmp_path / "a" / "energy.json")
+    assert prices.fp8_only == fp8["pj"]
+    best = max(others, key=lambda r: min(r["pairs"].values()))
+    assert list(prices.lane) == [best["lane"]["by_mode_pj"][mode] for mode in best["pairs"]]
+    a8 = best["pairs"]["FP8xFP4"] + best["pairs"]["FP8xFP8"]
+    w8 = best["pairs"]["FP4xFP8"] + best["pairs"]["FP8xFP8"]
+    weights = prices.weight[0] * (1 - w8) + prices.weight[1] * w8
+    assert best["parts_pj"]["weight_buffer"] == pytest.approx(weights, rel=1e-9)
+    activations = prices.activation[0] * (1 - a8) + prices.activation[1] * a8
+    assert best["parts_pj"]["activation_buffer"] == pytest.approx(
+        activations, rel=0.02
+    )  # fills have shares of their own
     nvfp4 = others[1]
     assert nvfp4["parts_pj"]["lane"] < 0.8 * fp8["parts_pj"]["lane"]
     assert nvfp4["pairs"]["FP4xFP4"] == 1
@@ -307,3 +327,4 @@ def test_energy_of_the_shipped_model(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "saved against FP8-only hardware" in text
     assert "paper, at 70% FP4" in text
+    assert "expected by the choice" not in text

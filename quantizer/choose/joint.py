@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...formats import BLOCK_SIZE, PRECISION_MODES
+from ..config import FP4_BLOCK_BITS, FP8_BLOCK_BITS
 from ..prepare.sites import Site
 from ..prices import Prices
 from .columns import Columns
@@ -22,9 +23,6 @@ _TURNS = 8
 _HALVINGS = 60
 _LEAST, _MOST = -200.0, 200.0
 """Of the multiplier's binary logarithm."""
-
-_FP4_BITS, _FP8_BITS = 4 * BLOCK_SIZE + 8 + 1, 8 * BLOCK_SIZE + 1
-"""Of a stored weight block: codes, scale, precision bit."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ class Problem:
             pairs[name] = float((self._work * share).sum() / total)
         pj = sum(pairs[name] * self._table[int(a), int(w)] for name, (a, w) in PRECISION_MODES.items())
         fp8 = np.average(q, weights=self._outputs)
-        bits = (_FP4_BITS + float(fp8) * (_FP8_BITS - _FP4_BITS)) / BLOCK_SIZE
+        bits = (FP4_BLOCK_BITS + float(fp8) * (FP8_BLOCK_BITS - FP4_BLOCK_BITS)) / BLOCK_SIZE
         return Expected(pairs, float(pj), float(pj / self._prices.fp8_only), bits)
 
 

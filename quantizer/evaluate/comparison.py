@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table, how many tokens it was measured on, and paired KL differences between variants, by name.
+    """The table, how many tokens it was measured on, and paired KL differences between variants, by name: `kl_above`
+    is from the variant that `against` names.
 
     `degradation_percent` in the rows is against the row that `degradation_against` names: FP8 where that is among them,
     else the model's own precision. `weight_bytes_vs_fp8` is against one byte a weight (`FP8_BITS`).
@@ -49,6 +50,7 @@ class Comparison:
     tokens: int
     kl_above: dict[str, Estimate]
     degradation_against: str = FP8
+    against: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries for machines."""
@@ -159,7 +161,7 @@ def summarize(
         name: jackknife(lambda a, b, t: (a - b) / t, losses[name].kl, losses[other].kl, losses[name].tokens)
         for name, other in against.items()
     }
-    return Comparison(rows, int(own.tokens.sum()), above, reference if fp8 is None else FP8)
+    return Comparison(rows, int(own.tokens.sum()), above, reference if fp8 is None else FP8, dict(against))
 
 
 def _perplexity(losses: Losses) -> Estimate:

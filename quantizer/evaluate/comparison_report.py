@@ -108,7 +108,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
 def difference_lines(comparison: Comparison) -> list[str]:
     """How far some formats lie above another, paired window by window, as text."""
     return [
-        f"{name}: KL {e.value:.5f} ±{e.error:.5f} above fisher"
+        f"{name}: KL {e.value:.5f} ±{e.error:.5f} above {comparison.against[name]}"
         + (f" ({e.value / e.error:.1f} standard errors)" if e.error else "")
         for name, e in comparison.kl_above.items()
     ]

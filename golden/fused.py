@@ -48,7 +48,7 @@ def quantize_values_fused(
 def round_block_fused(columns: Tensor, within: Tensor, fp8: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the scales of blocks, round their columns one after the other, and let each make up for those before it.
 
-    The 16 `columns` (16, n), float32 and contiguous, are rounded in place. `within` (16, 16), contiguous, is the
+    The 16 `columns` (16, n), float32 and contiguous, are rounded in place. `within` (16, 16) is the
     block's part of the error factor, and `fp8` bool (n,) tells the format; `scales` are the legal ones, float32 (105,).
     Returns scale codes (n,), uint8, and scaled errors (16, n). It is what `compensated` does for one block, but for
     fused multiplications and additions, and the order of the sums that the scale is chosen by.
@@ -56,7 +56,7 @@ def round_block_fused(columns: Tensor, within: Tensor, fp8: Tensor, scales: Tens
     count = columns.shape[1]
     codes = torch.empty(count, dtype=torch.uint8, device=columns.device)
     errors = torch.empty_like(columns)
-    grid = (triton.cdiv(count, _ROWS),)
+    grid, within = (triton.cdiv(count, _ROWS),), within.contiguous()
     _round_block[grid](
         columns, errors, codes, scales, within, fp8, count, len(scales), MIN_BLOCK_SCALE_CODE,
         ROWS=_ROWS, SCALES=triton.next_power_of_2(len(scales)), num_warps=4,

@@ -21,8 +21,8 @@ from .sites import Site
 __all__ = ["Channels", "Factors", "Group", "changed_by", "find_groups"]
 
 
-_ROUNDINGS = 64
-"""Units in the last place by which answers may differ, as a mean: sums come in another order."""
+_ROUNDINGS = {torch.float32: 64, torch.float64: 64}
+"""Units in the last place by which answers may differ, as a mean: sums come in another order. Of 16-bit floats, 8."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def changed_by(model: nn.Module, channels: Channels, run: Callable[[], Any]) -> 
     channels.set(True)
     for own, other in zip(before, _answers(model, run), strict=True):
         apart = float((own.double() - other.double()).norm() / own.double().norm().clamp(min=1e-300))
-        if not apart <= _ROUNDINGS * torch.finfo(own.dtype).eps:
+        if not apart <= _ROUNDINGS.get(own.dtype, 8) * torch.finfo(own.dtype).eps:
             channels.set(False)
             return apart
     return None

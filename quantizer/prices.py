@@ -28,11 +28,11 @@ class Prices:
         fp8_only: everything, on hardware without FP4.
     """
 
-    lane: tuple[float, float, float, float] = (28.9, 52.8, 56.5, 60.2)
-    activation: tuple[float, float] = (24.5, 46.7)
-    weight: tuple[float, float] = (2.9, 5.5)
-    rest: float = 13.1
-    fp8_only: float = 119.6
+    lane: tuple[float, float, float, float] = (29.0, 53.8, 56.9, 60.4)
+    activation: tuple[float, float] = (24.5, 43.4)
+    weight: tuple[float, float] = (2.1, 3.9)
+    rest: float = 13.0
+    fp8_only: float = 118.1
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -387,9 +387,7 @@ def _buffer_prices(hardware: Hardware, filled: _Filled) -> dict[str, list[float]
 
 def _prices(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """What a choice by energy goes by: of the row that has all precision modes and most of the rarest one."""
-    mixed = [
-        row for row in rows[1:] if len(row["pairs"]) == len(row["lane"]["by_mode_pj"]) and min(row["pairs"].values())
-    ]
+    mixed = [row for row in rows[1:] if set(PRECISION_MODES) <= set(row["lane"]["by_mode_pj"])]
     if not mixed:
         return None
     row = max(mixed, key=lambda r: min(r["pairs"].values()))

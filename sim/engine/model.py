@@ -20,6 +20,7 @@ from ...hdl.design import build_preset
 from ...quantizer.model.default_text import read_corpus
 from ...quantizer.model.language_model import is_quantized, load_model
 from ...quantizer.model.layers import FGMPLinear, set_exact
+from ...quantizer.model.manifest import read_manifest
 from ...quantizer.model.text import read_text
 from ..runner import CACHE, check_tools
 from ..tally import Tally, totals
@@ -131,6 +132,7 @@ class ModelRun:
     """The result of `run_model`. Perplexities are over `tokens` - 1 predictions; `generated` is greedy.
 
     `phases` are prefill and, where tokens were generated, decode; `clock`, in MHz, is for their tokens per second.
+    `expected` are shares of the precision modes, where the choice of the model's blocks said any.
     """
 
     tokens: int
@@ -143,6 +145,13 @@ class ModelRun:
     clock: float
     cycles: int
     seconds: float
+    expected: dict[str, float] | None = None
+
+    @property
+    def precision_modes(self) -> dict[str, float]:
+        """Share of all block pairs by precision mode."""
+        counts = {mode: sum(layer.precision_modes[mode] for layer in self.layers) for mode in PRECISION_MODES}
+        return {mode: count / max(sum(counts.values()), 1) for mode, count in counts.items()}
 
     @property
     def differences(self) -> int:
@@ -159,6 +168,7 @@ class ModelRun:
             **{k: v for k, v in vars(self).items() if k not in ("layers", "phases")},
             **totals(layer.tally for layer in self.layers),
             "differences": self.differences,
+            "precision_modes": self.precision_modes,
             "cycles_per_second": self.cycles / self.seconds,
             "phases": [phase.as_dict(self.clock) for phase in self.phases],
             "layers": [layer.as_dict() for layer in self.layers],
@@ -232,6 +242,7 @@ def run_model(
         clock=clock,
         cycles=simulated.cycles - cycles,
         seconds=seconds,
+        expected=(read_manifest(folder).get("expected") or {}).get("pairs"),
     )
 
 

@@ -48,7 +48,9 @@ def model_lines(run: ModelRun) -> Iterator[str]:
         )
     totals = run.as_dict()
     yield ""
-    yield "pairs of formats are activation x weight"
+    yield "pairs of formats are activation x weight; in all:"
+    for mode, share in run.precision_modes.items():
+        yield f"  {mode} {share:6.1%}" + (f", expected {run.expected[mode]:.1%}" if run.expected else "")
     yield f"perplexity of {run.tokens} tokens: {run.perplexity:.6f} from the RTL, {run.golden_perplexity:.6f} golden"
     yield ""
     yield f"{run.clock:g} MHz, streams at 16 bytes a cycle; linears only"

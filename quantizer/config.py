@@ -47,8 +47,9 @@ class FGMPConfig:
             and activations together; or "fraction", the paper's: a threshold for each, so that the fractions are met.
             Where it cannot be by energy (other policies than "fisher", thresholds per layer, weights alone, all FP4 or
             all FP8 of either), it is by fraction.
-        budget: of a choice by energy: "energy=X" of what FP8-only hardware takes, "pj=X" per block pair, or "bits=X"
-            per weight; by default the energy that a choice by the fractions would take.
+        budget: of a choice by energy: "energy=X" of what FP8-only hardware takes, "pj=X" per block pair, "bits=X" per
+            weight, or several of these with commas between; by default the energy that a choice by the fractions would
+            take.
         prices: what a block pair takes, as `fgmp energy` measures it; by default, on SkyWater 130 nm.
         permutation: put delicate channels side by side, in all parameters that share them; the function stays.
         policy: what a block's score is: "fisher" (paper section 3), or the paper's baselines "quantization-error",
@@ -95,12 +96,13 @@ class FGMPConfig:
         check_fraction(self.fp4_weights, "fp4_weights")
         check_fraction(self.fp4_activations, "fp4_activations")
         if self.budget is not None:
-            kind, value = _limit(self.budget)
             prices = self.prices or Prices()
             least = float(prices.table()[0, 0])
-            least = {"pj": least, "energy": least / prices.fp8_only, "bits": FP4_BLOCK_BITS / BLOCK_SIZE}[kind]
-            if value < least:
-                raise InputError(f"budget: {self.budget}, expected at least {kind}={least:.4g}, which all FP4 takes")
+            all_fp4 = {"pj": least, "energy": least / prices.fp8_only, "bits": FP4_BLOCK_BITS / BLOCK_SIZE}
+            for kind, value in self.limits.items():
+                if value < all_fp4[kind]:
+                    wanted = f"{kind}={all_fp4[kind]:.4g}, which all FP4 takes"
+                    raise InputError(f"budget: {self.budget}, expected at least {wanted}")
             if not self.joint:
                 raise InputError(
                     f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, "
@@ -124,9 +126,22 @@ class FGMPConfig:
         return cls(**{**PAPER, **values})
 
     @property
-    def limit(self) -> tuple[str, float] | None:
-        """The budget: of what ("energy", "pj" or "bits"), and how much; None where the fractions stand for it."""
-        return None if self.budget is None else _limit(self.budget)
+    def limits(self) -> dict[str, float]:
+        """The budget: how much of "energy", "pj" or "bits"; nothing where the fractions stand for it."""
+        found: dict[str, float] = {}
+        for text in () if self.budget is None else self.budget.split(","):
+            kind, _, number = text.partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if kind not in BUDGETS or kind in found or not 0 < value < 1e9:
+                expected = ", ".join(f"{k}=NUMBER" for k in BUDGETS)
+                raise InputError(
+                    f"budget: {self.budget!r}, expected {expected}, or several of them with commas between"
+                )
+            found[kind] = value
+        return found
 
     @property
     def joint(self) -> bool:
@@ -169,17 +184,6 @@ class FGMPConfig:
             given["prices"] = Prices.from_dict(given["prices"])
         # Folders that do not say were made when there was nothing but the paper's method.
         return cls(**{**PAPER, **given})
-
-
-def _limit(budget: str) -> tuple[str, float]:
-    kind, _, number = budget.partition("=")
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if kind not in BUDGETS or not 0 < value < 1e9:
-        raise InputError(f"budget: {budget!r}, expected {', '.join(f'{k}=NUMBER' for k in BUDGETS)}")
-    return kind, value
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -86,7 +86,7 @@ def test_what_is_expected_is_what_comes():
     weights, activations = rng.exponential(size=(400, 3)), rng.exponential(size=(300, 3)) * [1, 5, 0.2]
     problem = tiny(weights, activations)
     for measure, budget in (("energy", 0.75), ("pj", 27.0), ("bits", 5.5)):
-        plan = problem.solve(lambda e, measure=measure: getattr(e, measure), budget, "x")
+        plan = problem.solve({measure: budget}, "x")
         assert budget - 0.02 * budget < getattr(plan.expected, measure) <= budget
         w8 = np.concatenate([weights[:2] > plan.weights["a"], weights[2:] > plan.weights["b"]])
         a8 = activations > plan.activations["a"]
@@ -103,7 +103,7 @@ def test_no_other_choice_loses_less_for_as_little(seed):
     """Against every choice of thresholds there is, on a grid, for a problem of so few blocks that all can be tried."""
     rng = np.random.default_rng(seed)
     weights, activations = rng.exponential(size=(4, 3)), rng.exponential(size=(4, 3))
-    plan = tiny(weights, activations).solve(lambda e: e.pj, 31.0, "x")
+    plan = tiny(weights, activations).solve({"pj": 31.0}, "x")
     w8 = np.concatenate([weights[:2] > plan.weights["a"], weights[2:] > plan.weights["b"]])
     a8 = activations > plan.activations["a"]
     loss, pj = cost(weights, activations, w8, a8, 2.0, 1.0)
@@ -121,9 +121,9 @@ def test_fp8_goes_where_it_meets_fp8_already():
     rng = np.random.default_rng(3)
     weights = rng.exponential(size=(600, 3))
     activations = rng.exponential(size=(500, 3)) * [10000, 100, 1]
-    plan = tiny(weights, activations).solve(lambda e: e.pj, 30.0, "x")
+    plan = tiny(weights, activations).solve({"pj": 30.0}, "x")
     assert plan.weights["a"][0] <= plan.weights["a"][1] < plan.weights["a"][2]
-    fixed = tiny(weights, activations, static=True).solve(lambda e: e.pj, 30.0, "x")
+    fixed = tiny(weights, activations, static=True).solve({"pj": 30.0}, "x")
     assert fixed.static["a"].tolist() in ([True, False, False], [True, True, False])
     assert not fixed.activations
 
@@ -132,19 +132,36 @@ def test_rows_and_units_scale_the_bargain():
     """Twice the rows with half the score a row is the same choice for weights at half the worth."""
     rng = np.random.default_rng(4)
     weights, activations = rng.exponential(size=(50, 3)), rng.exponential(size=(60, 3))
-    one = tiny(weights, activations).solve(lambda e: e.pj, 30.0, "x")
-    other = tiny(weights * 2, activations, rows=4.0).solve(lambda e: e.pj, 30.0, "x")
+    one = tiny(weights, activations).solve({"pj": 30.0}, "x")
+    other = tiny(weights * 2, activations, rows=4.0).solve({"pj": 30.0}, "x")
     assert np.allclose(other.weights["a"], 2 * one.weights["a"], rtol=1e-6)
     assert other.activations["a"] == pytest.approx(one.activations["a"], rel=1e-6)
-    scaled = tiny(weights, activations / 8, unit=8.0).solve(lambda e: e.pj, 30.0, "x")
+    scaled = tiny(weights, activations / 8, unit=8.0).solve({"pj": 30.0}, "x")
     assert scaled.activations["a"] == pytest.approx(one.activations["a"] / 8, rel=1e-6)
+
+
+def test_two_budgets_at_once():
+    """At one energy, the fewer bits the more the activations pay; a budget that is slack changes nothing."""
+    rng = np.random.default_rng(6)
+    problem = tiny(rng.exponential(size=(400, 3)), rng.exponential(size=(300, 3)) * 400)
+    one = problem.solve({"pj": 30.0}, "x")
+    assert problem.solve({"pj": 30.0, "bits": 8.1}, "x") == one
+    seen = [one.expected.bits]
+    for bits in (6.0, 5.0, 4.6):
+        plan = problem.solve({"pj": 30.0, "bits": bits}, "x")
+        assert bits - 0.05 < plan.expected.bits <= bits < seen[-1]
+        assert 29.7 < plan.expected.pj <= 30.0
+        seen.append(plan.expected.bits)
+        assert plan.activations["a"] < one.activations["a"]
+    tight = problem.solve({"pj": 24.0, "bits": 8.0}, "x")
+    assert tight.expected.pj <= 24.0
 
 
 def test_budgets_out_of_reach():
     problem = tiny(np.ones((5, 3)), np.ones((4, 3)))
-    with pytest.raises(InputError, match="budget pj=1: below what all FP4 comes to, expected at least 18"):
-        problem.solve(lambda e: e.pj, 1.0, "pj=1")
-    plan = problem.solve(lambda e: e.pj, 1000.0, "pj=1000")
+    with pytest.raises(InputError, match="budget pj=1: below what all FP4 comes to, expected at least pj=18"):
+        problem.solve({"pj": 1.0}, "pj=1")
+    plan = problem.solve({"pj": 1000.0}, "pj=1000")
     assert plan.expected.pairs["FP8xFP8"] == 1
     assert plan.expected.bits == 129 / 16
 
@@ -235,7 +252,9 @@ def test_budgets_below_all_fp4_are_refused_before_any_work(budget, least):
         FGMPConfig(budget=budget, prices=PRICES)
 
 
-@pytest.mark.parametrize("budget", ["", "0.7", "energy", "energy=", "energy=x", "pj=0", "pj=-3", "bits=nan", "fp4=0.7"])
+@pytest.mark.parametrize(
+    "budget", ["", "0.7", "energy=", "energy=x", "pj=0", "pj=-3", "bits=nan", "fp4=0.7", "pj=80,pj=90", "pj=80,"]
+)
 def test_budgets_that_say_nothing_are_refused(budget):
     with pytest.raises(InputError, match=r"budget: .*, expected energy=NUMBER, pj=NUMBER, bits=NUMBER"):
         FGMPConfig(budget=budget)

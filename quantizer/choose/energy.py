@@ -1,6 +1,6 @@
 """The choice by energy on a calibrated model: counts its scores, solves, and gives the registers that follow."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,16 +12,10 @@ from ..config import FGMPConfig
 from ..prices import Prices
 from .activations import ActivationScores, channel_codes, unit_of
 from .columns import Columns
-from .joint import Expected, Plan, Problem
+from .joint import Plan, Problem
 from .weights import ScoredWeights
 
 __all__ = ["choose_by_energy", "planned_settings"]
-
-_MEASURES: dict[str, Callable[[Expected], float]] = {
-    "energy": lambda expected: expected.energy,
-    "pj": lambda expected: expected.pj,
-    "bits": lambda expected: expected.bits,
-}
 
 
 def choose_by_energy(
@@ -51,11 +45,10 @@ def choose_by_energy(
         config.prices or Prices(),
         means,
     )
-    if config.limit is not None:
-        measure, limit = config.limit
-        return problem.solve(_MEASURES[measure], limit, str(config.budget))
+    if config.budget is not None:
+        return problem.solve(config.limits, config.budget)
     like = problem.by_fraction(config.fp4_weights, config.fp4_activations)
-    return problem.solve(_MEASURES["pj"], like.pj, f"FP4 fraction {config.fp4_weights}")
+    return problem.solve({"pj": like.pj}, f"FP4 fraction {config.fp4_weights}")
 
 
 def planned_settings(plan: Plan, calibration: Calibration, config: FGMPConfig) -> dict[str, SiteSettings]:

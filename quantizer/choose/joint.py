@@ -20,7 +20,7 @@ from .columns import Columns
 __all__ = ["Expected", "Plan", "Problem"]
 
 _TURNS = 8
-_HALVINGS = 60
+_HALVINGS, _FEWER_HALVINGS = 60, 24
 _LEAST, _MOST = -200.0, 200.0
 """Of the multiplier's binary logarithm."""
 
@@ -120,22 +120,25 @@ class Problem:
         p = _bisected(self._above_units, lambda p: 1 - np.average(p, weights=tokens), activations)
         return self._expected(p, q)
 
-    def solve(self, measure: Callable[[Expected], float], budget: float, what: str) -> Plan:
-        """The choice that loses least of those that `measure` finds within `budget`.
+    def solve(self, limits: Mapping[str, float], what: str) -> Plan:
+        """The choice that loses least of those within all `limits`: of "energy", "pj" and "bits", as in `Expected`.
 
-        Raises InputError, naming the budget by `what`, if all FP4 is still above it.
+        Raises InputError, naming the budget by `what`, if all FP4 is still above one of them.
         """
-        low, high = _LEAST, _MOST
-        if measure(self._lines(high)[1]) > budget:
-            least = measure(self._lines(high)[1])
-            raise InputError(f"budget {what}: below what all FP4 comes to, expected at least {least:.4g}")
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            if measure(self._lines(middle)[1]) > budget:
-                low = middle
-            else:
-                high = middle
-        lines, expected = self._lines(high)
+        least = self._lines(_MOST)[1]
+        for name, limit in limits.items():
+            if getattr(least, name) > limit:
+                of_all = f"{name}={getattr(least, name):.4g}"
+                raise InputError(f"budget {what}: below what all FP4 comes to, expected at least {of_all}")
+        energy = {name: limit for name, limit in limits.items() if name != "bits"} or limits
+        lines, expected = self._cheapest(energy)
+        if "bits" in limits and expected.bits > limits["bits"]:
+            # Two things are scarce, so two multipliers: one of energy, and one of what a weight block takes to keep.
+            def kept(power: float) -> tuple[_Lines, Expected]:
+                return self._cheapest(energy, 2.0**power)
+
+            power = _least(lambda power: kept(power)[1].bits <= limits["bits"], -40.0, 80.0, _FEWER_HALVINGS)
+            lines, expected = kept(power)
         weights = dict(zip(self._names, np.split(lines.weights, self._splits), strict=True))
         parts = zip(self._sites, np.split(lines.activations, self._site_splits), strict=True)
         columns = {site.name: part for site, part in parts}
@@ -144,14 +147,24 @@ class Problem:
         fp8 = np.split(lines.p > 0, self._site_splits)
         return Plan(weights, {}, dict(zip(columns, fp8, strict=True)), expected)
 
-    def _lines(self, multiplier: float) -> tuple[_Lines, Expected]:
-        """Thresholds for 2**`multiplier`, the loss that a pJ is worth."""
+    def _cheapest(self, limits: Mapping[str, float], keeping: float = 0.0) -> tuple[_Lines, Expected]:
+        """The least multiplier that is within the limits."""
+
+        def within(multiplier: float) -> bool:
+            expected = self._lines(multiplier, keeping)[1]
+            return all(getattr(expected, name) <= limit for name, limit in limits.items())
+
+        return self._lines(_least(within, _LEAST, _MOST, _HALVINGS), keeping)
+
+    def _lines(self, multiplier: float, keeping: float = 0.0) -> tuple[_Lines, Expected]:
+        """Thresholds for 2**`multiplier`, the loss that a pJ is worth; `keeping` an FP8 weight block costs so many more
+        pJ a sample."""
         theta = 2.0**multiplier
         (e44, e48), (e84, e88) = self._table
         p = np.full(len(self._site), 0.3)
         for _ in range(_TURNS):
             met = p[self._meets]
-            weights = theta * self._rows * ((1 - met) * (e48 - e44) + met * (e88 - e84))
+            weights = theta * (self._rows * ((1 - met) * (e48 - e44) + met * (e88 - e84)) + keeping)
             q = self._weights.above(weights)
             share = np.bincount(self._meets, self._work * q, len(self._site)) / self._site_work
             price = (1 - share) * (e84 - e44) + share * (e88 - e48)
@@ -185,11 +198,12 @@ class Problem:
 
 def _bisected(at: Callable[[float], np.ndarray], fp4: Callable[[np.ndarray], float], fraction: float) -> np.ndarray:
     """The shares in FP8 where `fp4` of them is just `fraction`."""
-    low, high = _LEAST, _MOST
-    for _ in range(_HALVINGS):
+    return at(2.0 ** _least(lambda power: fp4(at(2.0**power)) >= fraction, _LEAST, _MOST, _HALVINGS))
+
+
+def _least(holds: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
+    """About the least number from which on `holds`, which it does at `high`."""
+    for _ in range(halvings):
         middle = (low + high) / 2
-        if fp4(at(2.0**middle)) < fraction:
-            low = middle
-        else:
-            high = middle
-    return at(2.0**high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

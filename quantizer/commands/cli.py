@@ -49,8 +49,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--choice", help="energy (default: FP8 where it saves most loss for its energy, weights and "
                        "activations together) or fraction (a threshold for each)")  # fmt: skip
     group.add_argument("--budget", metavar="B", help="of the choice by energy: energy=X of what FP8-only hardware "
-                       "takes, pj=X per block pair, or bits=X per weight; default: the energy that --fp4-fraction "
-                       "takes by fraction")  # fmt: skip
+                       "takes, pj=X per block pair, bits=X per weight, or several with commas between; default: the "
+                       "energy that --fp4-fraction takes by fraction")  # fmt: skip
     group.add_argument("--prices", type=Path, metavar="FILE", help="energy.json of fgmp energy, for what a block pair "
                        "takes (default: SkyWater 130 nm)")  # fmt: skip
     group.add_argument("--no-permutation", action="store_true", help="leave channels in their order; by default "

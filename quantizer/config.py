@@ -137,9 +137,7 @@ class FGMPConfig:
                 value = -1.0
             if kind not in BUDGETS or kind in found or not 0 < value < 1e9:
                 expected = ", ".join(f"{k}=NUMBER" for k in BUDGETS)
-                raise InputError(
-                    f"budget: {self.budget!r}, expected {expected}, or several of them with commas between"
-                )
+                raise InputError(f"budget: {self.budget!r}, expected {expected}, or several with commas between")
             found[kind] = value
         return found
 

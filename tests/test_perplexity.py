@@ -19,6 +19,9 @@ def test_formats_by_name():
     last = formats["FGMP 0.6/0.8 random noclip"]
     assert (last.fp4_weights, last.fp4_activations, last.policy, last.clip, last.seed) == (0.6, 0.8, "random", False, 9)
     assert formats["NVFP4"].clip is False
+    both = parse_formats(["fgmp:energy=0.8,bits=5.6,four-over-six", "fgmp:pj=90"], FGMPConfig())
+    assert list(both) == ["FGMP energy=0.8,bits=5.6 four-over-six", "FGMP pj=90"]
+    assert both["FGMP energy=0.8,bits=5.6 four-over-six"].limits == {"energy": 0.8, "bits": 5.6}
     assert len(parse_formats(ablation(0.7), FGMPConfig())) == len(ablation(0.7))
     for text in ("fp4", "fgmp:x", "fgmp:0.7,best", "fgmp:2"):
         with pytest.raises(InputError, match=r"format|fp4_weights: 2"):

@@ -35,7 +35,7 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
     """Configurations by display name; what a text does not say is as in `base`.
 
     A text is `fp8`, `nvfp4` or `fgmp:P` (P the FP4 fraction, P/Q for weights and activations, or a budget such as
-    energy=0.8), followed by options, each after a comma. Raises InputError, naming the text, for anything else.
+    energy=0.8 or pj=90,bits=5.6), followed by options, each after a comma. Raises InputError, naming the text, for anything else.
     """
     formats = {}
     for text in texts:
@@ -44,7 +44,9 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
         if kind in ("fp8", "nvfp4") and not fraction:
             config, name = uniform(kind == "nvfp4", base), FP8 if kind == "fp8" else NVFP4
         elif kind == "fgmp" and "=" in fraction:
-            config, name = replace(base, budget=fraction), f"FGMP {fraction}"
+            budget = ",".join([fraction, *(option for option in options if "=" in option)])
+            options = [option for option in options if "=" not in option]
+            config, name = replace(base, budget=budget), f"FGMP {budget}"
         elif kind == "fgmp":
             weights, _, activations = (fraction or str(base.fp4_weights)).partition("/")
             try:

@@ -35,7 +35,8 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
     """Configurations by display name; what a text does not say is as in `base`.
 
     A text is `fp8`, `nvfp4` or `fgmp:P` (P the FP4 fraction, P/Q for weights and activations, or a budget such as
-    energy=0.8 or pj=90,bits=5.6), followed by options, each after a comma. Raises InputError, naming the text, for anything else.
+    energy=0.8 or pj=90,bits=5.6), followed by options, each after a comma. Raises InputError, naming the text, for
+    anything else.
     """
     formats = {}
     for text in texts:

@@ -95,19 +95,6 @@ class FGMPConfig:
     def __post_init__(self) -> None:
         check_fraction(self.fp4_weights, "fp4_weights")
         check_fraction(self.fp4_activations, "fp4_activations")
-        if self.budget is not None:
-            prices = self.prices or Prices()
-            least = float(prices.table()[0, 0])
-            all_fp4 = {"pj": least, "energy": least / prices.fp8_only, "bits": FP4_BLOCK_BITS / BLOCK_SIZE}
-            for kind, value in self.limits.items():
-                if value < all_fp4[kind]:
-                    wanted = f"{kind}={all_fp4[kind]:.4g}, which all FP4 takes"
-                    raise InputError(f"budget: {self.budget}, expected at least {wanted}")
-            if not self.joint:
-                raise InputError(
-                    f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, "
-                    "policy fisher, threshold global, activations dynamic or static)"
-                )
         for name, allowed in _CHOICES.items():
             check_choice(name, getattr(self, name), allowed)
         for name, minimum in (("samples", 1), ("window", 2), ("threshold_samples", 1), ("seed", 0)):
@@ -119,6 +106,26 @@ class FGMPConfig:
             object.__setattr__(self, "ignore", tuple(given))
         if not isinstance(self.ignore, tuple) or not all(isinstance(glob, str) for glob in self.ignore):
             raise InputError(f"ignore: {self.ignore}, expected a tuple of globs")
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        for name, kind in (("budget", str), ("prices", Prices), ("permutation", bool)):
+            given = getattr(self, name)
+            if not isinstance(given, kind) and (given is not None or name == "permutation"):
+                raise InputError(f"{name}: {given!r}, expected {kind.__name__}")
+        if self.budget is not None:
+            prices = self.prices or Prices()
+            least = float(prices.table()[0, 0])
+            all_fp4 = {"pj": least, "energy": least / prices.fp8_only, "bits": FP4_BLOCK_BITS / BLOCK_SIZE}
+            for of, value in self.limits.items():
+                if value < all_fp4[of]:
+                    wanted = f"{of}={all_fp4[of]:.4g}, which all FP4 takes"
+                    raise InputError(f"budget: {self.budget}, expected at least {wanted}")
+            if not self.joint:
+                raise InputError(
+                    f"budget: {self.budget}, expected none where blocks are not chosen by energy (choice energy, "
+                    "policy fisher, threshold global, activations dynamic or static)"
+                )
 
     @classmethod
     def paper(cls, **values: Any) -> "FGMPConfig":

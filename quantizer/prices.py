@@ -56,15 +56,15 @@ class Prices:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "prices") -> "Prices":
-        """The inverse of `as_dict`. Raises InputError, naming `where` the values stand, for anything else."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "Prices":
+        """The inverse of `as_dict`. Raises InputError for anything else."""
         try:
             found = {f.name: values[f.name] for f in fields(cls)}
             found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
             if [len(found[name]) for name in ("lane", "activation", "weight")] != [len(PRECISION_MODES), 2, 2]:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"{where}: no prices of block pairs, expected what fgmp energy writes") from None
+            raise InputError("prices: no prices of block pairs, expected what fgmp energy writes") from None
         return cls(**found)
 
     @classmethod
@@ -76,4 +76,7 @@ class Prices:
             raise InputError(f"prices {path}: {error.strerror}, expected a file that fgmp energy wrote") from None
         except (ValueError, KeyError, TypeError):
             raise InputError(f"prices {path}: no prices in it, expected a file that fgmp energy wrote") from None
-        return cls.from_dict(values, f"prices {path}")
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(str(error).replace("prices:", f"prices {path}:", 1)) from None

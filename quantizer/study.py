@@ -29,14 +29,14 @@ from .config import FGMPConfig
 from .model.layers import install
 from .model.site import quantizers
 from .model.variant import Variant
-from .prepare.channels import Channels, Group, changed_by, find_groups
+from .prepare.channels import Channels, changed_by, find_groups
 from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
 from .prepare.registrations import registrations
 from .prepare.sites import find_sites
 
 __all__ = ["Study", "causal_loss", "quantize"]
 
-_SAMPLES_FOR_ORDER = 16
+_SAMPLES_FOR_ORDER, _SAMPLES_FOR_CHECK = 16, 4
 _TRIED = 64
 """Tokens that a saved model is tried on."""
 
@@ -104,37 +104,34 @@ class Study:
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self._folder, True)
         self._measured = {permuted: _Measured() for permuted in (False, True)}
-        self._channels: Channels | None = None
+        self.channels = Channels()
         self.unordered: dict[str, str] = {}
         """Sites whose channels keep their order, and why; filled by the first permutation."""
         self._warned = False
 
     def arrange(self, permuted: bool) -> "_Measured":
         """Put the model's channels in order, or back as they came; what is known of it in that order."""
-        if permuted and self._channels is None:
-            groups, self.unordered = find_groups(self.model, self.sites, self.linears, self._run_first)
-            self._channels = self._ordered(groups)
-        if self._channels is not None:
-            self._channels.set(permuted)
+        if permuted and not self.channels.known:
+            self._order()
+        self.channels.set(permuted)
         return self._measured[permuted]
 
-    def _run_first(self) -> None:
-        self.loss(self.samples[0])
-
-    def _ordered(self, groups: Sequence[Group]) -> Channels:
-        """The order of the channels, by a small calibration; none where that would change the model's answers."""
+    def _order(self) -> None:
+        """Find the order of the channels, by a small calibration; none where it would change the model's answers."""
+        runs = [functools.partial(self.loss, self.samples[i]) for i in _spread(len(self.samples), _SAMPLES_FOR_CHECK)]
+        groups, self.unordered = find_groups(self.model, self.sites, self.linears, runs[0])
         if not groups:
-            return Channels([], {})
+            self.channels.order([], {})
+            return
         few = self.samples[:_SAMPLES_FOR_ORDER]
         calibration = calibrate(
             self.model, self.linears, self.sites, few, self.loss, sensitivity="factored", progress=self.progress
         )
-        channels = Channels(groups, delicacy(self.linears, calibration))
-        apart = changed_by(self.model, channels, self._run_first)
+        self.channels.order(groups, delicacy(self.linears, calibration))
+        apart = changed_by(self.model, self.channels, runs)
         if apart is not None:
             self.unordered = {s.name: f"the model's answers would change by {apart:.1e}" for s in self.sites}
-            return Channels([], {})
-        return channels
+            self.channels.order([], {})
 
     def calibration(self, config: FGMPConfig) -> Calibration:
         """The calibration for `config`, made when first asked for."""
@@ -244,11 +241,16 @@ class Study:
         settings = self.site_settings(config)
         weights: dict[str, Packed] = dict(self.pack(config))
         own = None if settings is None else quantizers(self.sites, settings)
-        return Variant(name, weights, own, exact, channels=self._channels, permuted=config.permutation)
+        return Variant(name, weights, own, exact, channels=self.channels, permuted=config.permutation)
 
     def _fresh(self, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` of `count` places, the first and the last among them."""
+    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
 
 
 def quantize(

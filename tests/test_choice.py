@@ -46,6 +46,9 @@ def test_counts_between_edges_grow_from_one_to_the_other():
     wanted = np.array([(scores > t).mean(0) for t in np.linspace(0.01, 20, 300)])
     assert np.abs(steps[:, :2] - wanted).max() < 0.01
     assert (columns.above(np.zeros(4)) == 1).all()
+    sparse = Columns([np.where(scores > 1, scores, 0)])
+    assert np.allclose(sparse.above(np.zeros(2)), (scores > 1).mean(0))
+    assert np.allclose(sparse.above(np.full(2, 2.0**-300)), (scores > 1).mean(0))
     assert (columns.above(np.full(4, np.inf)) == 0).all()
     assert columns.rows.tolist() == [4000, 4000, 100, 100]
 
@@ -153,6 +156,9 @@ def test_two_budgets_at_once():
         assert 29.7 < plan.expected.pj <= 30.0
         seen.append(plan.expected.bits)
         assert plan.activations["a"] < one.activations["a"]
+    slack = problem.solve({"pj": 1000.0, "bits": 5.0}, "x").expected
+    assert 4.95 < slack.bits <= 5.0
+    assert slack.pairs["FP4xFP4"] + slack.pairs["FP4xFP8"] == 0  # energy is no matter, so all activations are FP8
     tight = problem.solve({"pj": 24.0, "bits": 8.0}, "x")
     assert tight.expected.pj <= 24.0
 

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fgmp.quantizer.config import FGMPConfig
+from fgmp.quantizer.evaluate.comparison import uniform
+from fgmp.quantizer.model.variant import apply
 from fgmp.quantizer.prepare.axes import Atom, AxisTrace, whole
 from fgmp.quantizer.prepare.channels import Channels, changed_by, find_groups
 from fgmp.quantizer.study import Study, quantize
@@ -29,10 +31,20 @@ def study_of(model, ids=IDS):
     return Study(model, ids, loss=loss, progress=False)
 
 
+def first_of(study):
+    return lambda: study.loss(study.samples[0])
+
+
+def found_in(study):
+    return find_groups(study.model, study.sites, study.linears, first_of(study))
+
+
 def shuffled(study, groups, seed=1):
     generator = torch.Generator().manual_seed(seed)
     keys = {n: torch.rand(s.channels, generator=generator) for s in study.sites for n in s.linears}
-    return Channels(groups, keys)
+    channels = Channels()
+    channels.order(groups, keys)
+    return channels
 
 
 def state(model):
@@ -46,7 +58,7 @@ def test_any_order_gives_the_same_answers(name):
     model = made({**MODELS, **ARCHITECTURES, **SEQ2SEQ}[name])
     study = study_of(model, SAMPLES if own else IDS)
     before = state(model)
-    groups, refused = find_groups(model, study.sites, study.linears, study._run_first)
+    groups, refused = found_in(study)
     moved = {s.name for s in study.sites for g in groups for n in s.linears if n in g.linears}
     assert (len(moved), len(study.sites), len(groups)) == MOVES[name]
     assert set(refused) | moved == {site.name for site in study.sites}
@@ -54,7 +66,7 @@ def test_any_order_gives_the_same_answers(name):
     channels = shuffled(study, groups)
     for sample in study.samples[1:]:
         channels.set(False)
-        assert changed_by(model, channels, lambda sample=sample: study.loss(sample)) is None
+        assert changed_by(model, channels, [lambda sample=sample: study.loss(sample)]) is None
         assert channels.permuted
     if groups:
         assert any(not torch.equal(before[n], p) for n, p in model.named_parameters())
@@ -73,13 +85,13 @@ def test_heads_that_share_values_share_an_order_and_others_have_their_own():
     model = wide_llama()
     study = study_of(model)
     before = state(model)
-    groups, refused = find_groups(model, study.sites, study.linears, study._run_first)
+    groups, refused = found_in(study)
     assert not refused
     values = [g for g in groups if g.outer]
     assert [(g.size, g.outer, len(g.parameters)) for g in values] == [(32, (2,), 2)] * 2
     assert [list(g.linears) for g in values] == [[f"model.layers.{i}.self_attn.o_proj"] for i in (0, 1)]
     channels = shuffled(study, groups)
-    assert changed_by(model, channels, study._run_first) is None
+    assert changed_by(model, channels, [first_of(study)]) is None
     attention = "model.layers.0.self_attn"
     after = state(model)
     # Columns move with the residual stream; rows of queries and keys stay where they are.
@@ -113,14 +125,14 @@ def test_what_mixes_heads_takes_their_own_orders_away():
         torch.manual_seed(0)
         model = Scaled(scale)
         study = Study(model, IDS, loss=lambda s, m=model: m(s[None]).square().mean(), ignore=(), progress=False)
-        groups, _ = find_groups(model, study.sites, study.linears, study._run_first)
+        groups, _ = found_in(study)
         inner = next(g for g in groups if "layers.1" in g.linears)
         # 4 heads are not known to be 4 before the view says so, and then only it tells them apart.
         assert (inner.size, inner.outer) == (32, outer)
-        assert changed_by(model, shuffled(study, groups), study._run_first) is None
+        assert changed_by(model, shuffled(study, groups), [first_of(study)]) is None
     fixed = Scaled(torch.rand(32))  # no parameter: its order cannot change
     study = Study(fixed, IDS, loss=lambda s: fixed(s[None]).square().mean(), ignore=(), progress=False)
-    _, refused = find_groups(fixed, study.sites, study.linears, study._run_first)
+    _, refused = found_in(study)
     assert refused["layers.1"] == "something else depends on the order of its channels"
 
 
@@ -177,22 +189,22 @@ def test_operations(name):
     between = {**FREE, **FIXED}[name]
     model = Between(between)
     study = Study(model, IDS, loss=lambda s: model(s[None]).square().mean(), ignore=(), progress=False)
-    groups, refused = find_groups(model, study.sites, study.linears, study._run_first)
+    groups, refused = found_in(study)
     found = [g for g in groups if "layers.1" in g.linears]
     assert bool(found) == (name in FREE), (refused, [g.size for g in found])
-    assert changed_by(model, shuffled(study, groups), study._run_first) is None
+    assert changed_by(model, shuffled(study, groups), [first_of(study)]) is None
 
 
 def test_a_move_that_changes_the_answers_is_seen_and_taken_back():
     model = wide_llama()
     study = study_of(model)
-    groups, _ = find_groups(model, study.sites, study.linears, study._run_first)
+    groups, _ = found_in(study)
     before = state(model)
     for missing in range(2):  # whatever parameter a group forgets
         broken = [copy.copy(g) for g in groups]
         object.__setattr__(broken[0], "parameters", [p for i, p in enumerate(groups[0].parameters) if i != missing])
         channels = shuffled(study, broken)
-        apart = changed_by(model, channels, study._run_first)
+        apart = changed_by(model, channels, [first_of(study)])
         assert apart > 1e-3
         assert not channels.permuted
         assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
@@ -209,11 +221,134 @@ def test_what_no_trace_sees_the_check_does():
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
 
 
+class Heads(nn.Module):
+    """Four heads of 32 channels between two linears, and something between them that knows the heads."""
+
+    def __init__(self, between):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.between, self.device = nn.Embedding(256, 64), between, torch.device("cpu")
+        self.layers = nn.ModuleList([nn.Linear(64, 128), nn.Linear(128, 64)])
+        self.mix = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, ids):
+        h = self.layers[0](self.embed(ids)).unflatten(-1, (4, 32)) * (1 + 0 * self.mix.sum())
+        return self.layers[1](self.between(self, h).flatten(-2))
+
+
+def _attended(q, k, v):
+    return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+MIXED = {
+    "softmax over heads": lambda m, h: h.softmax(-2),
+    "log-softmax over heads": lambda m, h: h.log_softmax(-2),
+    "attention over heads": lambda m, h: _attended(h, h, h),
+    "scores by hand": lambda m, h: (h @ h.mT).softmax(-1) @ h,
+    "heads added": lambda m, h: h + torch.einsum("bthd,hg->btgd", h, m.mix),
+    "heads through a linear": lambda m, h: h + nn.functional.linear(h.mT, m.mix).mT,
+    "beside themselves": lambda m, h: torch.cat([h, h.softmax(-2)], -2)[..., 2:6, :],
+    "by batches": lambda m, h: h + (h.flatten(0, 1) @ h.flatten(0, 1).mT).softmax(-1).bmm(h.flatten(0, 1)).view_as(h),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_heads_that_are_mixed_have_one_order(name):
+    """Each kept its own before: an operation may mix heads and leave the axis as it is."""
+    model = Heads(MIXED[name])
+    study = Study(model, IDS, loss=lambda s: model(s[None]).square().mean(), ignore=(), progress=False)
+    groups, _ = found_in(study)
+    assert not [g for g in groups if g.outer]
+    assert changed_by(model, shuffled(study, groups), [first_of(study)]) is None
+
+
+STRANGE = {
+    "outer product": lambda h: (h[..., :32, None] * h[..., None, :32]).flatten(-2)[..., :96],
+    "transposed in place": lambda h: (h.clone().transpose_(1, 2) * torch.arange(96.0)[:, None]).transpose_(1, 2),
+    "into a buffer": lambda h: torch.add(h, torch.arange(96.0), out=torch.empty_like(h)),
+    "several answers": lambda h: h + 0 * torch.frexp(h)[0],
+    "nothing": lambda h: h + h[..., :0] @ torch.zeros(0, 96),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_is_strange_changes_nothing(name):
+    """Free or fixed, the answers stay, and nothing is raised."""
+    model = Between(STRANGE[name])
+    study = Study(model, IDS, loss=lambda s: model(s[None]).square().mean(), ignore=(), progress=False)
+    groups, _ = found_in(study)
+    assert changed_by(model, shuffled(study, groups), [first_of(study)]) is None
+
+
+def test_an_answer_without_tensors_forbids_it():
+    """A class of its own hides what the model answers, so that nothing could be pinned or compared."""
+
+    class Answer:
+        def __init__(self, features):
+            self.features = features
+
+    inner = wide_llama()
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.device = inner, torch.device("cpu")
+
+        def forward(self, ids):
+            return Answer(self.inner(input_ids=ids).logits)
+
+    model = Wrapped()
+    study = Study(model, IDS, loss=lambda s: model(s[None]).features.square().mean(), progress=False)
+    groups, refused = found_in(study)
+    assert not groups
+    assert set(refused.values()) == {"the model was not called, or its answer holds no tensor"}
+
+
+def test_other_text_is_looked_at_too():
+    """A branch that the traced sample does not take: the check on further samples sees it."""
+
+    class Branch(Between):
+        def forward(self, ids):
+            h = self.layers[0](self.embed(ids))
+            return self.layers[1](h if ids[0, 0] == IDS[0, 0] else h.flip(-1))
+
+    model = Branch(None)
+    study = Study(model, IDS, loss=lambda s: model(s[None]).square().mean(), ignore=(), progress=False)
+    before = state(model)
+    study.arrange(True)
+    assert "the model's answers would change by" in study.unordered["layers.1"]
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
+
+
+def test_variants_made_before_and_after_stand_beside_each_other():
+    """One made before anything moved is applied to the order that it was made in."""
+    model = wide_llama()
+    study = study_of(model)
+    with torch.no_grad():
+        before = model(input_ids=IDS).logits
+    eight = study.variant(uniform(False), "FP8", exact=False)
+    mixed = study.variant(FGMPConfig(), "FGMP", exact=False)
+    with torch.no_grad():
+        for variant in (mixed, eight, mixed, eight):
+            with apply(model, study.sites, variant):
+                own = model(input_ids=IDS).logits
+            assert (own - before).norm() / before.norm() < (0.1 if variant is eight else 0.6)
+
+
+def test_experts_keep_sharing_memory_with_what_they_came_from():
+    model = made(MODELS["mixtral"])
+    study = study_of(model, SAMPLES)
+    experts = model.model.layers[0].mlp.experts
+    study.arrange(True)
+    own = experts.down_proj[1].weight
+    assert own.data_ptr() == experts.fused.down_proj.data[1].data_ptr()
+
+
 def test_parameters_that_were_not_used_forbid_it():
     model = wide_llama()
     model.extra = nn.Parameter(torch.zeros(256))
     study = study_of(model)
-    groups, refused = find_groups(model, study.sites, study.linears, study._run_first)
+    groups, refused = found_in(study)
     assert not groups
     assert set(refused.values()) == {"extra was not used, expected all parameters in use"}
 
@@ -221,9 +356,9 @@ def test_parameters_that_were_not_used_forbid_it():
 def test_a_loss_past_the_model_forbids_it():
     model = wide_llama()
     study = Study(model, IDS, loss=lambda s: model.model(s[None]).last_hidden_state.square().mean(), progress=False)
-    groups, refused = find_groups(model, study.sites, study.linears, study._run_first)
+    groups, refused = found_in(study)
     assert not groups
-    assert "the loss does not call the model" in refused.values()
+    assert set(refused.values()) == {"the model was not called, or its answer holds no tensor"}
 
 
 def test_atoms_split_and_join():

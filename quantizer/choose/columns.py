@@ -23,7 +23,8 @@ class Columns:
         found: list[tuple[int, np.ndarray, int]] = []
         for scores in matrices:
             columns = scores.shape[1]
-            flat = (np.arange(columns) * _BINS + _bins(scores)).ravel()
+            # A score of 0 is above no threshold.
+            flat = (np.arange(columns) * _BINS + _bins(scores))[scores > 0]
             counts = np.bincount(flat, minlength=columns * _BINS).reshape(columns, _BINS)
             used = np.flatnonzero(counts.any(0))
             first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
@@ -33,9 +34,9 @@ class Columns:
         width = max((first + above.shape[1] for first, above, _ in found), default=1) - self._first
         self._above = np.zeros((sum(len(above) for _, above, _ in found), width + 1), np.uint32)
         begin = 0
-        for first, above, rows in found:
+        for first, above, _ in found:
             part = self._above[begin : begin + len(above)]
-            part[:, : first - self._first] = rows
+            part[:, : first - self._first] = above[:, :1]
             part[:, first - self._first : first - self._first + above.shape[1]] = above
             begin += len(above)
         self.rows = np.concatenate([np.full(len(above), float(rows)) for _, above, rows in found] or [np.zeros(0)])

@@ -20,7 +20,7 @@ from .columns import Columns
 __all__ = ["Expected", "Plan", "Problem"]
 
 _TURNS = 8
-_HALVINGS, _FEWER_HALVINGS = 60, 24
+_HALVINGS, _FEWER_HALVINGS = 60, 32
 _LEAST, _MOST = -200.0, 200.0
 """Of the multiplier's binary logarithm."""
 
@@ -137,7 +137,7 @@ class Problem:
             def kept(power: float) -> tuple[_Lines, Expected]:
                 return self._cheapest(energy, 2.0**power)
 
-            power = _least(lambda power: kept(power)[1].bits <= limits["bits"], -40.0, 80.0, _FEWER_HALVINGS)
+            power = _least(lambda power: kept(power)[1].bits <= limits["bits"], _LEAST, _MOST, _FEWER_HALVINGS)
             lines, expected = kept(power)
         weights = dict(zip(self._names, np.split(lines.weights, self._splits), strict=True))
         parts = zip(self._sites, np.split(lines.activations, self._site_splits), strict=True)
@@ -157,14 +157,14 @@ class Problem:
         return self._lines(_least(within, _LEAST, _MOST, _HALVINGS), keeping)
 
     def _lines(self, multiplier: float, keeping: float = 0.0) -> tuple[_Lines, Expected]:
-        """Thresholds for 2**`multiplier`, the loss that a pJ is worth; `keeping` an FP8 weight block costs so many more
-        pJ a sample."""
+        """Thresholds for 2**`multiplier`, the loss that a pJ is worth; `keeping` is what a weight block's FP8 must save
+        besides."""
         theta = 2.0**multiplier
         (e44, e48), (e84, e88) = self._table
         p = np.full(len(self._site), 0.3)
         for _ in range(_TURNS):
             met = p[self._meets]
-            weights = theta * (self._rows * ((1 - met) * (e48 - e44) + met * (e88 - e84)) + keeping)
+            weights = theta * self._rows * ((1 - met) * (e48 - e44) + met * (e88 - e84)) + keeping
             q = self._weights.above(weights)
             share = np.bincount(self._meets, self._work * q, len(self._site)) / self._site_work
             price = (1 - share) * (e84 - e44) + share * (e88 - e48)

@@ -157,7 +157,7 @@ def _quantize(args: argparse.Namespace) -> int:
 def _expected(expected: dict[str, Any]) -> str:
     pairs = ", ".join(f"{name} {share:.1%}" for name, share in expected["pairs"].items())
     return (
-        f"expected: {expected['pj']:.1f} pJ per block pair, {1 - expected['energy']:.1%} below FP8-only hardware; "
+        f"expected: {expected['pj']:.1f} pJ per block pair, {_share(1 - expected['energy'])} FP8-only hardware; "
         f"activations x weights: {pairs}"
     )
 
@@ -248,8 +248,11 @@ def _ignored(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _against_fp8(description: dict[str, Any]) -> str:
-    share = description["below_fp8"]
-    return f"{abs(share):.1%} {'below' if share >= 0 else 'above'} FP8"
+    return f"{_share(description['below_fp8'])} FP8"
+
+
+def _share(below: float) -> str:
+    return f"{abs(below):.1%} {'below' if below >= 0 else 'above'}"
 
 
 def _check_device(device: str) -> None:

@@ -42,28 +42,32 @@ def parse_formats(texts: Sequence[str], base: FGMPConfig) -> dict[str, FGMPConfi
     for text in texts:
         head, *options = text.split(",")
         kind, _, fraction = head.partition(":")
+        settings: dict[str, Any] = {}
         if kind in ("fp8", "nvfp4") and not fraction:
-            config, name = uniform(kind == "nvfp4", base), FP8 if kind == "fp8" else NVFP4
+            start, name = uniform(kind == "nvfp4", base), FP8 if kind == "fp8" else NVFP4
         elif kind == "fgmp" and "=" in fraction:
             budget = ",".join([fraction, *(option for option in options if "=" in option)])
             options = [option for option in options if "=" not in option]
-            config, name = replace(base, budget=budget), f"FGMP {budget}"
+            start, settings, name = base, {"budget": budget}, f"FGMP {budget}"
         elif kind == "fgmp":
             weights, _, activations = (fraction or str(base.fp4_weights)).partition("/")
             try:
-                share, other = float(weights), float(activations or weights)
+                settings = {"fp4_weights": float(weights), "fp4_activations": float(activations or weights)}
             except ValueError:
                 raise InputError(
                     f"format {text!r}: {fraction!r} is no fraction, expected fgmp:0.7 for example"
                 ) from None
-            config, name = replace(base, fp4_weights=share, fp4_activations=other), f"FGMP {fraction or weights}"
+            start, name = base, f"FGMP {fraction or weights}"
         else:
             raise InputError(f"format {text!r}: expected fp8, nvfp4 or fgmp:FRACTION, options after commas")
         for option in options:
             if option not in OPTIONS:
                 raise InputError(f"format {text!r}: option {option!r}, expected one of {', '.join(OPTIONS)}")
-            config = replace(config, **OPTIONS[option])
-        formats[" ".join([name, *options])] = config
+            settings |= OPTIONS[option]
+        try:
+            formats[" ".join([name, *options])] = replace(start, **settings)
+        except InputError as error:
+            raise InputError(f"format {text!r}: {error}") from None
     return formats
 
 

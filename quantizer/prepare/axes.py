@@ -10,7 +10,6 @@ All others pin the atoms that they touch. Channels of an atom that is not pinned
 parameter that has the atom, and the model computes what it did. An operation that is not known pins all it touches.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -127,29 +126,40 @@ class AxisTrace(TorchDispatchMode):
 
     def pin_outputs(self, outputs: Any) -> None:
         """Keep the order of what the model answers."""
-        self.answered = True
         for tensor in tree_leaves(outputs):
-            if isinstance(tensor, Tensor) and tensor in self._axes:
-                _pin(self._axes[tensor])
+            if isinstance(tensor, Tensor):
+                self.answered = True
+                _pin(self.axes(tensor))
+
+    def mixed(self, axes: Sequence[Axis], along: int) -> None:
+        """Note that an operation mixes what lies along one of a tensor's axes."""
+        self.together.append([axis for i, axis in enumerate(axes) if i != along % len(axes)])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.seen.update(id(x) for x in tensors if id(x) in self.parameters)
-        rule = _rule(func)
-        axes = None
-        if rule is not None:
-            with contextlib.suppress(LookupError, TypeError, ValueError):  # called in a way that it does not know
-                axes = rule(self, args, kwargs, result)
-        if axes is None:
+        found = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        axes = self._by_rule(func, args, kwargs, result)
+        if axes is None or [len(its) for its in axes] != [x.dim() for x in found]:
             _pin(axis for x in tensors for axis in self.axes(x))
-            axes = [[_new(size, True) for size in x.shape] for x in tree_leaves(result) if isinstance(x, Tensor)]
-        for tensor, its in zip((x for x in tree_leaves(result) if isinstance(x, Tensor)), axes, strict=True):
-            if tensor not in self._axes:  # one that was written to is
+            axes = [[_new(size, True) for size in x.shape] for x in found]
+        for tensor, its in zip(found, axes, strict=True):
+            if tensor in self._axes and [_size(a) for a in self._axes[tensor]] == [_size(a) for a in its]:
+                for old, new in zip(self._axes[tensor], its, strict=True):  # it was written to
+                    _join(old, new)
+            else:
                 self._axes[tensor] = its
                 self.together.append(its)
         return result
+
+    def _by_rule(self, func: Any, args: Any, kwargs: Any, result: Any) -> "list[list[Axis]] | None":
+        try:
+            rule = _rule(func)
+            return None if rule is None else rule(self, args, kwargs, result)
+        except Exception:  # called in a way that the rule does not know: the same as no rule
+            return None
 
     def axes(self, tensor: Tensor) -> list[Axis]:
         """A tensor's axes; of one that came from elsewhere, such as a table of constants, pinned ones."""
@@ -237,7 +247,9 @@ def _size(axis: Axis) -> int:
 
 @_on("_softmax", "_log_softmax", "_safe_softmax")
 def _softmax(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Axis]]:
-    return [trace.axes(args[0])]
+    axes = trace.axes(args[0])
+    trace.mixed(axes, args[1])
+    return [axes]
 
 
 @_on("native_layer_norm", "_fused_rms_norm", "rms_norm")
@@ -246,6 +258,7 @@ def _norm(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Ax
     if len(shape) != 1:
         return None
     axes = trace.axes(x)
+    trace.mixed(axes, -1)
     for parameter in args[2:4]:
         if isinstance(parameter, Tensor):
             _join(axes[-1], trace.axes(parameter)[0])
@@ -260,6 +273,8 @@ def _product(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list
 
 def _multiplied(trace: AxisTrace, one: Tensor, other: Tensor) -> list[Axis]:
     a, b = trace.axes(one), trace.axes(other)
+    trace.mixed(a, -1)
+    trace.mixed(b, -2)
     _join(a[-1], b[-2])
     if len(a) == 3:
         _join(a[0], b[0])
@@ -278,6 +293,8 @@ def _added_product(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> lis
 @_on("linear")
 def _linear(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Axis]]:
     x, weight = trace.axes(args[0]), trace.axes(args[1])
+    trace.mixed(x, -1)
+    trace.mixed(weight, 1)
     _join(x[-1], weight[1])
     if len(args) > 2 and args[2] is not None:
         _join(weight[0], trace.axes(args[2])[0])
@@ -289,6 +306,8 @@ def _linear(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[
      "_scaled_dot_product_cudnn_attention", "scaled_dot_product_attention")  # fmt: skip
 def _attention(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[Axis]]:
     q, k, v = (trace.axes(x) for x in args[:3])
+    for operand, along in ((q, -1), (k, -1), (v, -2)):
+        trace.mixed(operand, along)
     _join(q[-1], k[-1])
     _join(k[-2], v[-2])
     for other in (k, v):

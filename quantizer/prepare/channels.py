@@ -21,8 +21,8 @@ from .sites import Site
 __all__ = ["Channels", "Factors", "Group", "changed_by", "find_groups"]
 
 
-_ROUNDINGS = {torch.float32: 64, torch.float64: 64}
-"""Units in the last place by which answers may differ, as a mean: sums come in another order. Of 16-bit floats, 8."""
+_ROUNDINGS = {torch.float32: 64, torch.float64: 64, torch.bfloat16: 3}
+"""Units in the last place by which answers may differ, as a mean: sums come in another order. Of others, 8."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def find_groups(
         for module in experts:
             module.call_all = False
     if not trace.answered:
-        return [], {site.name: "the loss does not call the model" for site in sites}
+        return [], {site.name: "the model was not called, or its answer holds no tensor" for site in sites}
     unseen = [name for name, p in model.named_parameters() if id(p) not in trace.seen]
     if unseen:
         return [], {site.name: f"{unseen[0]} was not used, expected all parameters in use" for site in sites}
@@ -86,7 +86,14 @@ def find_groups(
                 found.setdefault(id(atoms[0][0]), (atoms[0][0], []))[1].extend(readers)
             else:
                 refused[site.name] = reason
-    return [_group(model, trace, linears, *pair) for pair in found.values()], refused
+    groups = []
+    for atom, names in found.values():
+        group = _group(model, trace, linears, atom, names)
+        if group is None:
+            refused |= {s.name: "its channels stand twice in one axis" for s in sites if {*s.linears} & {*names}}
+        else:
+            groups.append(group)
+    return groups, refused
 
 
 def _refusal(atoms: Sequence[list[Atom]]) -> str | None:
@@ -102,17 +109,23 @@ def _refusal(atoms: Sequence[list[Atom]]) -> str | None:
 
 def _group(
     model: nn.Module, trace: AxisTrace, linears: Mapping[str, nn.Linear], atom: Atom, readers: Sequence[str]
-) -> Group:
+) -> Group | None:
     holders = [
         (parameter, i, atoms)
         for parameter in model.parameters()
         for i, atoms in enumerate(map(_atoms, trace.parameters[id(parameter)]))
         if atom in atoms
     ]
-    # Along an axis that no tensor with these channels lacks, nothing mixes them: each may have an order of its own.
+    if any(atoms.count(atom) > 1 for _, _, atoms in holders):
+        return None
+    # Along an axis that no tensor with these channels lacks, and that nothing mixes, each may have its own order.
     tensors = [[a for axis in axes for a in _atoms(axis)] for axes in trace.together]
-    companions = [{id(a) for a in roots} for roots in (*tensors, *(atoms for _, _, atoms in holders)) if atom in roots]
-    outer = [a for a in holders[0][2] if a is not atom and all(id(a) in every for every in companions)]
+    companions = [roots for roots in (*tensors, *(atoms for _, _, atoms in holders)) if atom in roots]
+    outer = [
+        a
+        for a in holders[0][2]
+        if a is not atom and all(roots.count(a) == roots.count(atom) == 1 for roots in companions)
+    ]
 
     def factors(atoms: list[Atom]) -> Factors:
         return Factors(tuple(a.size for a in atoms), tuple(atoms.index(a) for a in (*outer, atom)))
@@ -127,12 +140,17 @@ def _atoms(axis: Axis) -> list[Atom]:
 
 
 class Channels:
-    """The order of a model's channels: as it came, or with the most delicate ones first."""
+    """The order of a model's channels: as it came, or, once it is known, with the most delicate ones first."""
 
-    def __init__(self, groups: Sequence[Group], keys: Mapping[str, Tensor]):
-        """`keys`, float (K,) by linear, say how delicate a channel is; a group goes by their sum over its linears."""
+    def __init__(self) -> None:
         self.permuted = False
+        self.known = False
         self._moves: list[tuple[nn.Parameter, int, Tensor]] = []
+
+    def order(self, groups: Sequence[Group], keys: Mapping[str, Tensor]) -> None:
+        """`keys`, float (K,) by linear, say how delicate a channel is; a group goes by their sum over its linears."""
+        self.known = True
+        self._moves = []
         for group in groups:
             total = torch.zeros((*group.outer, group.size), dtype=torch.float64)
             for name, (shape, places) in ((name, astuple(factors)) for name, factors in group.linears.items()):
@@ -155,7 +173,8 @@ class Channels:
             return
         for parameter, axis, index in self._moves:
             order = index if permuted else torch.argsort(index)
-            parameter.data = parameter.data.index_select(axis, order.to(parameter.device))
+            # In place: experts share memory with the parameters that they came from.
+            parameter.data.copy_(parameter.data.index_select(axis, order.to(parameter.device)))
         self.permuted = permuted
 
 
@@ -168,18 +187,19 @@ def _index(order: Tensor, factors: Factors) -> Tensor:
     return sum(g * int(s) for g, s in zip(grid, strides, strict=True)).flatten()
 
 
-def changed_by(model: nn.Module, channels: Channels, run: Callable[[], Any]) -> float | None:
-    """Put the channels in order; None if the model's answers in `run` stay what they were but for rounding.
+def changed_by(model: nn.Module, channels: Channels, runs: Sequence[Callable[[], Any]]) -> float | None:
+    """Put the channels in order; None if the model's answers in `runs` stay what they were but for rounding.
 
-    Otherwise by how much they change, in proportion, and all is as it was.
+    Otherwise by how much they change, in proportion, and all is as it was. What `runs` return counts too.
     """
-    before = _answers(model, run)
+    before = [_answers(model, run) for run in runs]
     channels.set(True)
-    for own, other in zip(before, _answers(model, run), strict=True):
-        apart = float((own.double() - other.double()).norm() / own.double().norm().clamp(min=1e-300))
-        if not apart <= _ROUNDINGS.get(own.dtype, 8) * torch.finfo(own.dtype).eps:
-            channels.set(False)
-            return apart
+    for run, answers in zip(runs, before, strict=True):
+        for own, other in zip(answers, _answers(model, run), strict=True):
+            apart = float((own.double() - other.double()).norm() / own.double().norm().clamp(min=1e-300))
+            if not apart <= _ROUNDINGS.get(own.dtype, 8) * torch.finfo(own.dtype).eps:
+                channels.set(False)
+                return apart
     return None
 
 
@@ -187,12 +207,12 @@ def _answers(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        found.extend(x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point())
+        found.extend(x.clone() for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point())
 
     handle = model.register_forward_hook(keep)
     try:
         with torch.no_grad():
-            run()
+            result = run()
     finally:
         handle.remove()
-    return found
+    return [*found, *([result] if isinstance(result, Tensor) else [])]

@@ -48,8 +48,8 @@ class FGMPConfig:
             Where it cannot be by energy (other policies than "fisher", thresholds per layer, weights alone, all FP4 or
             all FP8 of either), it is by fraction.
         budget: of a choice by energy: "energy=X" of what FP8-only hardware takes, "pj=X" per block pair, "bits=X" per
-            weight, or several of these with commas between; by default the energy that a choice by the fractions would
-            take.
+            weight, or several of these with commas between; by default the energy and bits that a choice by the
+            fractions would take.
         prices: what a block pair takes, as `fgmp energy` measures it; by default, on SkyWater 130 nm.
         permutation: put delicate channels side by side, in all parameters that share them; the function stays.
         policy: what a block's score is: "fisher" (paper section 3), or the paper's baselines "quantization-error",

@@ -366,7 +366,7 @@ def test_model_in_the_loop(quantized_model, cache):
     assert (prefill["name"], prefill["passes"], prefill["tokens"]) == ("prefill", 2, 64)
     assert (decode["name"], decode["passes"], decode["tokens"]) == ("decode", 1, 1)
     assert prefill["cycles"] + decode["cycles"] == sum(layer.cycles for layer in run.layers)
-    assert decode["speedup"] > 0.97 * decode["fp8_bytes"] / decode["bytes"] > 1.2
+    assert decode["speedup"] > 0.97 * decode["fp8_bytes"] / decode["bytes"] > 1.37
     expected = run.expected
     assert all(abs(share - expected[mode]) < 0.05 for mode, share in totals["precision_modes"].items())
     assert decode["cycles_over_weight_beats"] < 1.10

@@ -25,7 +25,8 @@ def choose_by_energy(
     scores: ActivationScores,
     config: FGMPConfig,
 ) -> Plan:
-    """Divide all blocks between FP4 and FP8 within `config.budget`, or else at the energy of its fractions.
+    """Divide all blocks between FP4 and FP8 within `config.budget`, or else within the energy and the weight memory of
+    its fractions.
 
     Raises InputError for a budget that cannot be met.
     """
@@ -48,7 +49,7 @@ def choose_by_energy(
     if config.budget is not None:
         return problem.solve(config.limits, config.budget)
     like = problem.by_fraction(config.fp4_weights, config.fp4_activations)
-    return problem.solve({"pj": like.pj}, f"FP4 fraction {config.fp4_weights}")
+    return problem.solve({"pj": like.pj, "bits": like.bits}, f"FP4 fraction {config.fp4_weights}")
 
 
 def planned_settings(plan: Plan, calibration: Calibration, config: FGMPConfig) -> dict[str, SiteSettings]:

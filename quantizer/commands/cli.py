@@ -38,7 +38,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", required=True, metavar="TEXT", help="text file, or a data set "
                         "NAME[:CONFIG[:SPLIT]] (needs the extra hub)")  # fmt: skip
     parser.add_argument("--fp4-fraction", type=float, default=0.7, metavar="P", help="blocks in FP4, or, by energy, "
-                        "what so many would take; default 0.7")  # fmt: skip
+                        "the energy and memory of so many; default 0.7")  # fmt: skip
     parser.add_argument("--fp4-weights", type=float, metavar="P", help="the same for weights alone")
     parser.add_argument("--fp4-activations", type=float, metavar="P", help="the same for activations alone")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -50,7 +50,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
                        "activations together) or fraction (a threshold for each)")  # fmt: skip
     group.add_argument("--budget", metavar="B", help="of the choice by energy: energy=X of what FP8-only hardware "
                        "takes, pj=X per block pair, bits=X per weight, or several with commas between; default: the "
-                       "energy that --fp4-fraction takes by fraction")  # fmt: skip
+                       "energy and bits that --fp4-fraction takes by fraction")  # fmt: skip
     group.add_argument("--prices", type=Path, metavar="FILE", help="energy.json of fgmp energy, for what a block pair "
                        "takes (default: SkyWater 130 nm)")  # fmt: skip
     group.add_argument("--no-permutation", action="store_true", help="leave channels in their order; by default "

@@ -15,6 +15,8 @@ __all__ = [
     "E2M1",
     "E4M3",
     "FLOAT32",
+    "FP4_BLOCK_BITS",
+    "FP8_BLOCK_BITS",
     "K_LIMIT",
     "MAX_BLOCK_SCALE_CODE",
     "MAX_STORED",
@@ -106,6 +108,9 @@ STORED_FRACTION_BITS = 10
 """Every stored value is a multiple of 2**-10 and at most 448 in magnitude."""
 
 ACCUMULATOR_FRACTION_BITS = 2 * STORED_FRACTION_BITS
+FP4_BLOCK_BITS, FP8_BLOCK_BITS = 4 * BLOCK_SIZE + 8 + 1, 8 * BLOCK_SIZE + 1
+"""Of a packed block: codes, block scale, precision bit."""
+
 TENSOR_EXPONENT_LIMIT = 47
 """Tensor exponents lie in [-47, 47]: any sum of two keeps results normal float32 numbers."""
 

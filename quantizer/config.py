@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import InputError
-from ..formats import BLOCK_SIZE
+from ..formats import BLOCK_SIZE, FP4_BLOCK_BITS
 from .prices import Prices
 
 __all__ = ["ACTIVATION_MODES", "DEFAULT_IGNORE", "POLICIES", "FGMPConfig", "check_choice", "check_fraction"]
@@ -21,9 +21,6 @@ ROUNDINGS = ("nearest", "gptq")
 CHOICES = ("fraction", "energy")
 PAPER: dict[str, Any] = {"choice": "fraction", "rounding": "nearest", "permutation": False}
 """Where the paper's method differs from the defaults."""
-
-FP4_BLOCK_BITS, FP8_BLOCK_BITS = 4 * BLOCK_SIZE + 8 + 1, 8 * BLOCK_SIZE + 1
-"""Of a stored weight block: codes, scale, precision bit."""
 
 BUDGETS = ("energy", "pj", "bits")
 _CHOICES = {

@@ -45,6 +45,7 @@ def test_constants():
     assert formats.ACCUMULATOR_FRACTION_BITS == 20
     assert formats.TENSOR_EXPONENT_LIMIT == 47
     assert formats.K_LIMIT == 42799
+    assert (formats.FP4_BLOCK_BITS, formats.FP8_BLOCK_BITS) == (16 * 4 + 8 + 1, 16 * 8 + 1)
     assert formats.SELECTOR_MODES == ("dynamic", "static", "all_fp4", "all_fp8")
     assert (formats.THRESHOLD_SIGNIFICAND_BITS, formats.THRESHOLD_EXPONENT_BITS) == (8, 6)
     assert (formats.SCORE_BITS, formats.SCORE_BITS_WITH_CHANNEL_CODES) == (38, 53)

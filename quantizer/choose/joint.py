@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
-from ...formats import BLOCK_SIZE, PRECISION_MODES
-from ..config import FP4_BLOCK_BITS, FP8_BLOCK_BITS
+from ...formats import BLOCK_SIZE, FP4_BLOCK_BITS, FP8_BLOCK_BITS, PRECISION_MODES
 from ..prepare.sites import Site
 from ..prices import Prices
 from .columns import Columns

@@ -117,12 +117,12 @@ class AxisTrace(TorchDispatchMode):
         self.parameters: dict[int, list[Axis]] = {}
         self.seen: set[int] = set()
         self.answered = False
-        self.together: list[list[Axis]] = []  # the axes of every tensor that there was
+        self.tensors: list[list[Axis]] = []  # the axes of every tensor that there was
         for parameter in model.parameters():
             axes = [_new(size) for size in parameter.shape]
             self.parameters[id(parameter)] = axes
             self._axes[parameter] = axes
-            self.together.append(axes)
+            self.tensors.append(axes)
 
     def pin_outputs(self, outputs: Any) -> None:
         """Keep the order of what the model answers."""
@@ -133,7 +133,7 @@ class AxisTrace(TorchDispatchMode):
 
     def mixed(self, axes: Sequence[Axis], along: int) -> None:
         """Note that an operation mixes what lies along one of a tensor's axes."""
-        self.together.append([axis for i, axis in enumerate(axes) if i != along % len(axes)])
+        self.tensors.append([axis for i, axis in enumerate(axes) if i != along % len(axes)])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -151,7 +151,7 @@ class AxisTrace(TorchDispatchMode):
                     _join(old, new)
             else:
                 self._axes[tensor] = its
-                self.together.append(its)
+                self.tensors.append(its)
         return result
 
     def _by_rule(self, func: Any, args: Any, kwargs: Any, result: Any) -> "list[list[Axis]] | None":

@@ -119,7 +119,7 @@ def _group(
     if any(atoms.count(atom) > 1 for _, _, atoms in holders):
         return None
     # Along an axis that no tensor with these channels lacks, and that nothing mixes, each may have its own order.
-    tensors = [[a for axis in axes for a in _atoms(axis)] for axes in trace.together]
+    tensors = [[a for axis in axes for a in _atoms(axis)] for axes in trace.tensors]
     companions = [roots for roots in (*tensors, *(atoms for _, _, atoms in holders)) if atom in roots]
     outer = [
         a

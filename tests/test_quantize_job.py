@@ -192,7 +192,7 @@ def test_evaluation_of_the_folder_and_of_the_format_agree(quantized, texts, caps
     for key in (*same, "perplexity", "kl"):
         assert folder["FP8"][key] == formats["FP8"][key], key
     assert 0.4 < formats["FGMP 0.7"]["activation_fp4_share"] < 0.8
-    assert folder["FGMP 0.7"]["weight_bytes_vs_fp8"] == pytest.approx(1 - 0.298, abs=0.005)
+    assert 0.65 < folder["FGMP 0.7"]["weight_bytes_vs_fp8"] < 0.703  # the memory of 70 % is a limit
     assert folder["FP8"]["weight_bytes_vs_fp8"] == 8.0625 / 8
 
 

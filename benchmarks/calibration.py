@@ -37,16 +37,16 @@ def calibration(arguments):
     model = LlamaForCausalLM(config)
     samples = torch.randint(0, 4096, (arguments.samples, 512))
     study = Study(model, samples, progress=False)
-    study.calibration(FGMPConfig())
+    study.calibration(FGMPConfig.paper())
     ratios, scoring = [], []
     for _ in range(arguments.repeats):
         plain = plain_passes(model, samples, study.loss)
         started = time.perf_counter()
         calibrate(model, study.linears, study.sites, samples, study.loss, progress=False)
         ratios.append((time.perf_counter() - started) / plain)
-        study._scores.clear()
+        study.arrange(False).scores.clear()
         started = time.perf_counter()
-        study.scores(FGMPConfig(threshold_samples=len(samples)))
+        study.scores(FGMPConfig.paper(threshold_samples=len(samples)))
         scoring.append((time.perf_counter() - started) / plain)
     print(f"calibration: {statistics.median(ratios):.2f} of plain forward and backward passes over the same samples")
     print(f"activation thresholds: {statistics.median(scoring):.2f} more, if all samples are used for them")
@@ -66,14 +66,15 @@ def weights(arguments):
     linear = torch.nn.Linear(4096, 11008, bias=False)
     site = Site("w", 4096, ("w",), ("w",))
     sensitivity = torch.rand(linear.weight.shape) ** 4 * 1e-6
-    measured = Calibration([site], {"w": sensitivity}, {"w": torch.ones(4096)}, {"w": torch.ones(4096)}, {"w": 0})
+    ones = {"w": torch.ones(4096)}
+    measured = Calibration([site], {"w": sensitivity}, ones, ones, {"w": 0}, {"w": 512.0})
     rates, memory = [], []
     for index in range(arguments.repeats + 1):
         before = peak_memory(reset=True)
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()
-            scored = score_weights({"w": linear}, measured, FGMPConfig(), Path(folder), progress=False)
-            dict(pack_weights({"w": linear}, scored, FGMPConfig(), measured, progress=False))
+            scored = score_weights({"w": linear}, measured, FGMPConfig.paper(), Path(folder), progress=False)
+            dict(pack_weights({"w": linear}, scored, FGMPConfig.paper(), measured, progress=False))
             if index:  # the first compiles
                 rates.append(linear.weight.numel() / (time.process_time() - started) / 1e6)
                 memory.append((peak_memory() - before) / linear.weight.nbytes)

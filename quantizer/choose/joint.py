@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
-from ...formats import BLOCK_SIZE, FP4_BLOCK_BITS, FP8_BLOCK_BITS, PRECISION_MODES
+from ...formats import BLOCK_SIZE, FP4_BLOCK_BITS, FP8_BLOCK_BITS, PRECISION_MODES, ceil_div
 from ..prepare.sites import Site
 from ..prices import Prices
 from .columns import Columns
@@ -89,8 +89,8 @@ class Problem:
         self._names, self._sites, self._prices = list(shapes), list(sites), prices
         self._weights, self._activations = weights, activations
         self._table = prices.table()
-        blocks = [-(-shapes[name][1] // BLOCK_SIZE) for name in self._names]
-        site_blocks = [-(-site.channels // BLOCK_SIZE) for site in sites]
+        blocks = [ceil_div(shapes[name][1], BLOCK_SIZE) for name in self._names]
+        site_blocks = [ceil_div(site.channels, BLOCK_SIZE) for site in sites]
         begins = dict(zip((s.name for s in sites), np.cumsum([0, *site_blocks[:-1]]), strict=True))
         read = {name: site.name for site in sites for name in site.linears}
         self._splits, self._site_splits = np.cumsum(blocks)[:-1], np.cumsum(site_blocks)[:-1]

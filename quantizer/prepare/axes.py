@@ -376,7 +376,7 @@ def _expanded(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[lis
     return [[axis or _new(size) for axis, size in zip(padded, result.shape, strict=True)]]
 
 
-def _part(axis: Axis, start: int, length: int, size: int) -> Axis | None:
+def _part(axis: Axis, start: int, length: int, size: int) -> Axis:
     """A piece of an axis; of one that is cut into pieces of one length, the order within them may still be free."""
     if length == size:
         return axis
@@ -397,8 +397,7 @@ def _slice(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[A
         return None
     axes = list(trace.axes(x))
     start = start + x.shape[dim] if start < 0 else start
-    found = _part(axes[dim], start, result.shape[dim], x.shape[dim])
-    axes[dim] = found or []
+    axes[dim] = _part(axes[dim], start, result.shape[dim], x.shape[dim])
     return [axes]
 
 
@@ -408,7 +407,7 @@ def _split(trace: AxisTrace, args: Any, kwargs: Any, result: Any) -> list[list[A
     start, parts = 0, []
     for piece in result:
         axes = list(trace.axes(x))
-        axes[dim] = _part(axes[dim], start, piece.shape[dim], x.shape[dim]) or []
+        axes[dim] = _part(axes[dim], start, piece.shape[dim], x.shape[dim])
         start += piece.shape[dim]
         parts.append(axes)
     return parts

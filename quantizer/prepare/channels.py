@@ -162,11 +162,6 @@ class Channels:
             order = torch.sort(total, dim=-1, descending=True, stable=True).indices
             self._moves += [(parameter, i, _index(order, factors)) for parameter, i, factors in group.parameters]
 
-    @property
-    def moves(self) -> int:
-        """How many axes of parameters change."""
-        return len(self._moves)
-
     def set(self, permuted: bool) -> None:
         """Put the channels in order, or back as they came."""
         if permuted == self.permuted:

@@ -149,6 +149,12 @@ class Between(nn.Module):
         return self.layers[1](self.between(self.layers[0](self.embed(ids))))
 
 
+def _written(h):
+    out = torch.zeros_like(h)
+    out[..., 10:20] = h[..., 10:20]
+    return out
+
+
 FREE = {
     "elementwise": lambda h: torch.relu(h) * 2 + h.square().clamp(max=3),
     "softmax": lambda h: torch.softmax(h, -1),
@@ -172,15 +178,9 @@ FIXED = {
     "picked": lambda h: h[..., torch.arange(95, -1, -1)],
     "convolved": lambda h: nn.functional.conv1d(h, torch.ones(h.shape[1], 1, 3), padding=1, groups=h.shape[1]),
     "blocks": lambda h: torch.softmax(h.unflatten(-1, (6, 16)), -1).flatten(-2) * torch.arange(96.0),
-    "through a view": lambda h: _written(h),  # noqa: PLW0108 (defined below)
+    "through a view": _written,
     "largest": lambda h: h * (h.argmax(-1, keepdim=True) + 1),
 }  # fmt: skip
-
-
-def _written(h):
-    out = torch.zeros_like(h)
-    out[..., 10:20] = h[..., 10:20]
-    return out
 
 
 @pytest.mark.parametrize("name", [*FREE, *FIXED])

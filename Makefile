@@ -1,7 +1,7 @@
 # Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, TORCH_INDEX_URL.
 READY := .venv/ready
 
-.PHONY: demo test test-optional lint-matrix synth-check format clean
+.PHONY: demo test test-optional lint-matrix verify mutants synth-check format clean
 
 demo: $(READY)
 	@.venv/bin/fgmp demo
@@ -16,6 +16,14 @@ test-optional: $(READY)
 # Every preset with every legal value of every parameter through Verilator's lint: a quarter of an hour.
 lint-matrix: $(READY)
 	@.venv/bin/python -m pytest -n 2 -q tests/test_parameters.py --whole-matrix
+
+# The long form of the suite's verification: every value of every parameter, linted and simulated. An hour or two.
+verify: $(READY)
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q tests/test_parameters.py tests/test_every_value.py --whole-matrix
+
+# Faults planted in a lane, a selector and an engine, a thousand each; hours, may be stopped and continued.
+mutants: $(READY)
+	@.venv/bin/fgmp mutants --workers 2
 
 synth-check: $(READY)
 	@.venv/bin/python -m pytest -q tests/test_synth.py -k "by_hand or opensta"

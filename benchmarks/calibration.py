@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fgmp.quantizer.calibrate.calibration import Calibration, calibrate
+from fgmp.quantizer.calibrate.calibration import Calibration
+from fgmp.quantizer.calibrate.measure import calibrate
 from fgmp.quantizer.choose.weights import pack_weights, score_weights
 from fgmp.quantizer.config import FGMPConfig
 from fgmp.quantizer.prepare.sites import Site

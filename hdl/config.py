@@ -81,8 +81,10 @@ PRESETS: dict[str, tuple[str, Config]] = {
         EngineConfig(channel_codes=True),
     ),
     "engine-8": (
-        "8 lanes, 32 rows, packed input only, float results only",
-        EngineConfig(lanes=8, rows=32, slots=4, raw_input="none", packed_output=False, accumulators="memory"),
+        "8 lanes, 32 rows, packed input only, float results only, one adder tree a lane: for FPGAs",
+        EngineConfig(
+            lanes=8, rows=32, slots=4, raw_input="none", packed_output=False, sharing="merged", accumulators="memory"
+        ),
     ),
     "engine-4": (
         "4 lanes, 8 rows, small buffers, packed input only: for tests and small FPGAs",

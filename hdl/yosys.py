@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..processes import exhausted, run_tool
 
-__all__ = ["run_wasm", "run_yosys"]
+__all__ = ["run_wasm", "run_yosys", "wasm_command"]
 
 
 def run_yosys(folder: Path, what: str, *arguments: str) -> None:
@@ -21,6 +21,11 @@ def run_yosys(folder: Path, what: str, *arguments: str) -> None:
         raise RuntimeError(f"yosys failed on {what}: {done.stderr.strip()}")
 
 
+def wasm_command(module: str, function: str, *arguments: str) -> list[str]:
+    """The command that runs one of the tools that YoWASP packages."""
+    return [sys.executable, "-c", f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))", *arguments]
+
+
 def run_wasm(
     module: str, function: str, folder: Path, *arguments: str, log: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -28,8 +33,7 @@ def run_wasm(
 
     A process of its own, because the working directory of this one is not ours to change.
     """
-    call = f"import sys, {module}; sys.exit({module}.{function}(sys.argv[1:]))"
-    command = [sys.executable, "-c", call, *arguments]
+    command = wasm_command(module, function, *arguments)
     log = folder / "messages.log" if log is None else log
     with log.open("w") as messages:
         done = run_tool(command, cwd=folder, output=messages)

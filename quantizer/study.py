@@ -1,11 +1,12 @@
 """Quantize a model: measure it once, then make any number of quantized variants of it, or turn it into one."""
 
 import functools
+import inspect
 import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from ..errors import InputError
 from ..golden.packing import Packed
 from ..golden.selector import SiteSettings
 from .calibrate import distributed
-from .calibrate.calibration import Calibration, calibrate
+from .calibrate.calibration import Calibration
 from .calibrate.delicacy import delicacy
+from .calibrate.measure import calibrate
 from .calibrate.resume import Checkpoint
 from .choose.activations import ActivationScores, activation_scores, choose_site_settings
 from .choose.energy import choose_by_energy, planned_settings
@@ -31,6 +33,7 @@ from .model.site import quantizers
 from .model.variant import Variant
 from .prepare.channels import Channels, changed_by, find_groups
 from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
+from .prepare.pages import Pages, in_memory
 from .prepare.registrations import registrations
 from .prepare.sites import find_sites
 
@@ -44,9 +47,12 @@ _TRIED = 64
 def causal_loss(model: Any) -> Callable[[Tensor], Tensor]:
     """The loss of a causal language model on one sample (T,) of token ids: mean cross-entropy of the next token."""
 
+    # Whatever a model remembers of a sample is memory for nothing.
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
     def loss(sample: Tensor) -> Tensor:
         ids = sample.to(model.device)
-        logits = model(input_ids=ids[None]).logits[0, :-1].float()
+        logits = model(input_ids=ids[None], **options).logits[0, :-1].float()
         return nn.functional.cross_entropy(logits, ids[1:])
 
     return loss
@@ -57,7 +63,7 @@ class _Measured:
     """What is known of the model with its channels in one order."""
 
     calibrations: dict[str | None, Calibration] = field(default_factory=dict)
-    scales: dict[str | None, dict[str, np.ndarray]] = field(default_factory=dict)
+    scales: dict[str | None, Mapping[str, np.ndarray]] = field(default_factory=dict)
     scores: dict[tuple[bool, bool, int], ActivationScores] = field(default_factory=dict)
     planned: tuple[FGMPConfig, ScoredWeights, Plan] | None = None
 
@@ -78,12 +84,14 @@ class Study:
         ignore: Sequence[str] | None = None,
         folder: Path | None = None,
         checkpoint: Checkpoint | None = None,
+        pages: Pages | None = None,
         progress: bool = True,
     ):
         """Find linears and sites; nothing is measured until a variant needs it.
 
         `samples` are what `loss` takes, token ids (T,) for the default of causal language models. `folder` is where
-        scores are kept meanwhile (default: a temporary one).
+        scores are kept meanwhile (default: a temporary one). `pages` are those of `model`, if it is not in memory as a
+        whole.
         """
         if not len(samples):
             raise InputError("calibration: 0 samples, expected at least 1")
@@ -99,6 +107,7 @@ class Study:
         named = {name for site in self.sites for name in site.linears}
         self.linears = {name: linear for name, linear in linears.items() if name in named}
         self.progress = progress
+        self._pages = pages
         self._checkpoint = checkpoint
         self._folder = folder or Path(tempfile.mkdtemp(prefix="fgmp-"))
         if folder is None:
@@ -119,14 +128,13 @@ class Study:
     def _order(self) -> None:
         """Find the order of the channels, by a small calibration; none where it would change the model's answers."""
         runs = [functools.partial(self.loss, self.samples[i]) for i in _spread(len(self.samples), _SAMPLES_FOR_CHECK)]
-        groups, self.unordered = find_groups(self.model, self.sites, self.linears, runs[0])
+        few_tokens = functools.partial(self.loss, _beginning(self.samples[0]))
+        groups, self.unordered = find_groups(self.model, self.sites, self.linears, few_tokens)
         if not groups:
             self.channels.order([], {})
             return
         few = self.samples[:_SAMPLES_FOR_ORDER]
-        calibration = calibrate(
-            self.model, self.linears, self.sites, few, self.loss, sensitivity="factored", progress=self.progress
-        )
+        calibration = self._calibrated("factored", factors=False, samples=few)
         self.channels.order(groups, delicacy(self.linears, calibration))
         apart = changed_by(self.model, self.channels, runs)
         if apart is not None:
@@ -156,17 +164,27 @@ class Study:
         return calibrations[kind]
 
     def _calibrated(
-        self, sensitivity: str | None, *, factors: bool, checkpoint: Checkpoint | None = None
+        self,
+        sensitivity: str | None,
+        *,
+        factors: bool,
+        checkpoint: Checkpoint | None = None,
+        samples: Sequence[Any] | None = None,
     ) -> Calibration:
+        folder = None
+        if self._pages is not None:
+            folder = self._fresh("sums") if checkpoint is None else checkpoint.path.with_suffix("")
         return calibrate(
             self.model,
             self.linears,
             self.sites,
-            self.samples,
+            self.samples if samples is None else samples,
             self.loss,
             sensitivity=sensitivity,
             factors=factors,
             checkpoint=checkpoint,
+            pages=self._pages,
+            folder=folder,
             progress=self.progress,
         )
 
@@ -203,6 +221,7 @@ class Study:
                 self.loss,
                 self._fresh("scores"),
                 config,
+                pages=self._pages,
                 progress=self.progress,
             )
         return known[recipe]
@@ -248,6 +267,11 @@ class Study:
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder))
 
 
+def _beginning(sample: Any) -> Any:
+    """Enough of a sample of tokens to see what a model does with any."""
+    return sample[:_TRIED] if isinstance(sample, Tensor) and sample.dim() == 1 else sample
+
+
 def _spread(count: int, most: int) -> list[int]:
     """Up to `most` of `count` places, the first and the last among them."""
     return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
@@ -262,6 +286,7 @@ def quantize(
     exact: bool = False,
     folder: Path | None = None,
     checkpoint: Checkpoint | None = None,
+    pages: Pages | None = None,
     progress: bool = True,
 ) -> nn.Module:
     """Quantize `model` in place (arXiv 2504.14152 section 3) and return it.
@@ -274,6 +299,7 @@ def quantize(
         exact: whether the layers compute exactly as the hardware does, or fast in the model's dtype.
         folder: where scores are kept meanwhile, about half a byte a weight (default: a temporary folder).
         checkpoint: where calibration keeps its sums, to continue from.
+        pages: those of `model`, if its blocks are in files (`Pages`); they are gone afterwards.
         progress: whether to show progress bars.
 
     Raises InputError for NaN, linears that the samples do not reach, and models without linears.
@@ -285,6 +311,7 @@ def quantize(
         ignore=config.ignore,
         folder=folder,
         checkpoint=checkpoint,
+        pages=pages,
         progress=progress,
     )
     study.calibration(config)  # all processes together
@@ -297,8 +324,11 @@ def quantize(
     packed = study.pack(config)
     held = registrations(model)
     for name, weight in packed:
+        in_memory(study.linears[name].weight)  # with its bias, which the layer takes
         install(model, name, weight, sites.get(site_of[name]), exact=exact, held=held)
         study.linears[name].weight = nn.Parameter(torch.empty(0), requires_grad=False)  # gives the memory back
+    if pages is not None:
+        pages.close()
     model.fgmp_config = config
     model.fgmp_expected = asdict(study.plan(config).expected) if config.joint else None
     model.fgmp_left_alone = dict(study.left_alone)

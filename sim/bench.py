@@ -31,7 +31,7 @@ async def campaigns(dut: Any) -> None:
     summary = []
     for folder in sorted(p for p in run.iterdir() if p.is_dir()):
         campaign = read_campaign(folder)
-        board, cycles = await _run(dut, campaign, ports, fault)
+        board, cycles = await run_campaign(dut, campaign, ports, fault)
         summary.append(
             {
                 "name": campaign.name,
@@ -49,7 +49,8 @@ async def campaigns(dut: Any) -> None:
     assert not failed, failed[0]["first"]
 
 
-async def _run(dut: Any, campaign: Campaign, ports: dict[str, Port], fault: int) -> tuple[Scoreboard, int]:
+async def run_campaign(dut: Any, campaign: Campaign, ports: dict[str, Port], fault: int) -> tuple[Scoreboard, int]:
+    """One campaign, from reset on; what was compared, and in how many cycles."""
     board = Scoreboard(campaign.name, ports["i_payload"], ports["o_payload"])
     source = Source(dut, "i", campaign.stalls[0], campaign.seed)
     sink = Sink(dut, "o", campaign.stalls[1], campaign.seed)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, help="lane: length of the random rows (default: 16 to 192)")
     parser.add_argument("--no-model", action="store_true", help="leave out rows captured from the shipped model")
     parser.add_argument("--simulator", default="verilator", help="verilator (default) or icarus")
+    add_changes(parser, "such as pipeline=2 sharing=merged")
+    parser.add_argument("--campaign", type=float, metavar="HOURS", help="instead: units with random parameters, one "
+                        "after the other, for so long; PRESETs say of which kinds (default: all)")  # fmt: skip
     parser.add_argument("--waves", type=Path, metavar="FILE", help="record waveforms as FST (one preset only)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -90,6 +94,8 @@ def _simulate(args: argparse.Namespace) -> int:
         if args.presets:
             raise InputError(f"--model: given with {', '.join(args.presets)}, expected one of them")
         return _simulate_model(args)
+    if args.campaign is not None:
+        return _simulate_random(args)
     presets = args.presets or ["lane", "selector"]
     if not 1 <= args.count <= 1_000_000:
         raise InputError(f"count: {args.count}, expected 1 to 1000000")
@@ -137,10 +143,11 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
             bar.update()
 
         if engine:
-            summary = regress_engine(preset, seed=args.seed, announce=announce, on_scenario=done)
+            summary = regress_engine(preset, args.set, seed=args.seed, announce=announce, on_scenario=done)
         else:
             results = regress(
                 preset,
+                args.set,
                 count=args.count,
                 seed=args.seed,
                 k=args.k if preset.startswith("lane") else None,
@@ -161,6 +168,23 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
         if result.first:
             print(result.first)
     return summary
+
+
+def _simulate_random(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from .random_units import run_random_units
+
+    if args.set:
+        raise InputError(f"--set: {args.set[0]} given with --campaign, which sets all parameters; expected one of them")
+    if not args.campaign > 0:
+        raise InputError(f"campaign: {args.campaign}, expected hours, more than 0")
+    say = (lambda line: None) if args.json else (lambda line: print(line, flush=True))
+    result = run_random_units(args.presets, 3600 * args.campaign, seed=args.seed, count=args.count, say=say)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"{result['units']} units, results compared {result['compared']:,}, failures {len(result['failures'])}")
+    return 1 if result["failures"] else 0
 
 
 def _simulate_model(args: argparse.Namespace) -> int:
@@ -232,6 +256,45 @@ def _rate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_mutants(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("presets", nargs="*", metavar="PRESET", help="lanes, selectors, engines; default: lane-1k "
+                        "selector-four-over-six engine-4")  # fmt: skip
+    add_changes(parser, "such as pipeline=2 sharing=merged")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="mutants of each unit, default 1000")
+    parser.add_argument("--seed", type=int, default=1, help="which mutants, default 1")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="mutants at a time, default 1")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out/mutants"), help="where what is "
+                        "known is kept, default out/mutants")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _mutants(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..errors import InputError
+    from ..files import check_folder
+    from .mutants import run_mutants
+    from .runner import check_tools
+
+    for name, least in (("count", 1), ("seed", 0), ("workers", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"{name}: {getattr(args, name)}, expected at least {least}")
+    check_folder(args.out)
+    check_tools("verilator")
+    say: Callable[[str], None] = (lambda line: None) if args.json else (lambda line: print(line, flush=True))
+    found = []
+    for preset in args.presets or ["lane-1k", "selector-four-over-six", "engine-4"]:
+        with tqdm(total=args.count, desc=preset, unit="mutant", disable=not sys.stderr.isatty(), leave=False) as bar:
+            result = run_mutants(preset, args.set, count=args.count, seed=args.seed, out=args.out,
+                                 workers=args.workers, say=say, on_mutants=bar.update)  # fmt: skip
+        found.append(result)
+        say(f"{result['unit']}: {result['mutants']} mutants, {result['killed']} noticed, {result['equivalent']} proven "
+            f"equivalent, {len(result['survived'])} survived: {result['score']:.1%}")  # fmt: skip
+    if args.json:
+        print(json.dumps(found, indent=2))
+    return 1 if any(result["survived"] for result in found) else 0
+
+
 COMMANDS = {
     "rate": (
         "predict cycles, tokens per second and energy of a language model on an engine, from its config.json",
@@ -244,6 +307,13 @@ COMMANDS = {
         "Writes Verilog, sidecars, packed weights, vectors and report.html to the output folder.",
         _add_demo,
         _demo,
+    ),
+    "mutants": (
+        "plant faults in a unit's netlist, one at a time, and see whether the regression notices each",
+        "Every mutant is one gate, bit or connection changed by yosys. What is not noticed is proven equivalent, or "
+        "listed: a test is missing. May be stopped and continued. Exit code 1 if any survives.",
+        _add_mutants,
+        _mutants,
     ),
     "simulate": (
         "run the regression of lanes, selectors and engines, or a whole model, in a Verilog simulator",

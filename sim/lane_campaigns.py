@@ -14,6 +14,7 @@ from ..hdl.config import LaneConfig
 from ..hdl.design import Design
 from .campaign import Campaign, Group
 from .payload import block_fields, pack_payloads
+from .ties import full_scale_ties, row_of
 
 __all__ = ["lane_campaigns", "pair_campaigns", "partial_sums_campaign", "rows_campaign"]
 
@@ -37,6 +38,7 @@ def rows_campaign(
     inputs, results, groups = [], [], []
     assert isinstance(design.config, LaneConfig)
     fp8_only = design.config.formats == "fp8"
+    unused = np.random.default_rng(seed)
     for a, w, exponents in rows:
         if fp8_only:
             a, w = _all_fp8(a), _all_fp8(w)  # noqa: PLW2901
@@ -48,7 +50,7 @@ def rows_campaign(
         fields = {"first": first.flatten().numpy(), "last": last.flatten().numpy()}
         for operand, side in (("a", a), ("w", w)):
             flat = Blocks(side.fp8.flatten(), side.scales.flatten(), side.codes.flatten(0, 1))
-            fields |= block_fields(flat, f"{operand}.", formats=design.config.formats)
+            fields |= block_fields(flat, f"{operand}.", formats=design.config.formats, unused=unused)
         inputs.append(pack_payloads(design.port("i_payload"), fields))
         poisoned = expected.float32 == FLOAT32.nan_code
         results.append(
@@ -78,6 +80,7 @@ def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int |
     if k is not None:
         check_k(k, design.config.k_max)
     generator = torch.Generator().manual_seed(seed)
+    full_scale = list(_full_scale(design.config))
     errors = [*list(_nan_rows(generator))[:12], *list(_illegal_scales(generator))[:12]]
     few = max(count // 4, 1)
     return [
@@ -85,6 +88,7 @@ def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int |
         rows_campaign(design, "block scales, every illegal code", list(_illegal_scales(generator))),
         rows_campaign(design, "directed extremes", list(_extremes(design.config))),
         rows_campaign(design, "rounding ties and exponents", list(_ties())),
+        *([rows_campaign(design, "ties near full scale", full_scale)] if full_scale else []),
         rows_campaign(design, "NaN codes and recovery", list(_nan_rows(generator))),
         rows_campaign(design, "random rows", list(_random_rows(generator, count, k)), seed=seed),
         rows_campaign(design, "random rows, stalls", list(_random_rows(generator, few, k)), (0.3, 0.4), seed),
@@ -229,26 +233,21 @@ def _ties() -> Iterator[_Set]:
                 sums.append((kept << 5) + (1 << 4) + below)
     # A bfloat16 tie that only bits below float32's precision break: rounding twice would lose them.
     sums += [(0x81 << 25) + (1 << 24) + 1, (0x80 << 25) + (1 << 24) + 1, (0x80 << 25) + (1 << 24) - 1]
-    rows_a, rows_w = zip(*(_row_of(value) for value in sums), strict=True)
+    rows_a, rows_w = zip(*(row_of(value) for value in sums), strict=True)
     a, w = torch.stack(rows_a), torch.stack(rows_w)
     for exponent in (0, 1, 94, -94, 95, -95, 127, -128):
         yield _blocks(_FP8, a), _blocks(_FP8, w), _same(len(sums), exponent)
         yield _blocks(_FP8, a | (a > 0) * 0x80), _blocks(_FP8, w), _same(len(sums), exponent)
 
 
-def _row_of(value: int) -> tuple[Tensor, Tensor]:
-    """Codes (4, 16) of two FP8 rows whose dot product is `value` accumulator units times four, from its set bits."""
-    a, w = torch.zeros(64, dtype=torch.int64), torch.zeros(64, dtype=torch.int64)
-    for place, bit in enumerate(b for b in range(value.bit_length()) if value >> b & 1):
-        # 2**-9 * 2**i, as subnormal or normal code: 2**i in subnormal steps.
-        low, high = min(bit, 17), bit - min(bit, 17)
-        a[place], w[place] = _power_code(low), _power_code(high)
-    return a.view(4, 16), w.view(4, 16)
-
-
-def _power_code(i: int) -> int:
-    """E4M3 code of 2**(i - 9), i from 0 to 17."""
-    return 1 << i if i < 3 else (i - 2) << 3
+def _full_scale(config: LaneConfig) -> Iterator[_Set]:
+    """Sums near full scale at ties and beside them, at several exponents."""
+    operands = full_scale_ties(config.k_max)
+    if operands is None:
+        return
+    a, w = operands
+    for exponent in (0, 94, -94):
+        yield a, w, _same(len(a.fp8), exponent)
 
 
 def _nan_rows(generator: torch.Generator) -> Iterator[_Set]:

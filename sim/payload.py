@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..formats import BLOCK_SIZE
 from ..golden.blocks import Blocks
 from ..hdl.design import Port
 
@@ -25,9 +26,19 @@ def pack_payloads(port: Port, values: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.packbits(bits, axis=1, bitorder="little")
 
 
-def block_fields(blocks: Blocks, prefix: str = "", *, formats: str = "mixed") -> dict[str, np.ndarray]:
-    """The fields of blocks (n,) at a port, named after `prefix`; ports of formats "fp8" have the codes alone."""
-    fields = {f"{prefix}codes": blocks.payload().numpy()}
+def block_fields(
+    blocks: Blocks, prefix: str = "", *, formats: str = "mixed", unused: np.random.Generator | None = None
+) -> dict[str, np.ndarray]:
+    """The fields of blocks (n,) at a port, named after `prefix`; ports of formats "fp8" have the codes alone.
+
+    What a port does not read, the second half of the codes of an FP4 block, is drawn from `unused`, or 0.
+    """
+    codes = blocks.payload().numpy().copy()
+    if unused is not None:
+        narrow = ~blocks.fp8.numpy()
+        noise = unused.choice(np.array([0x7F, 0xFF, 0x7E, 0x00, 0xA5], np.uint8), (int(narrow.sum()), BLOCK_SIZE // 2))
+        codes[narrow, BLOCK_SIZE // 2 :] = noise
+    fields = {f"{prefix}codes": codes}
     if formats == "mixed":
         fields |= {f"{prefix}scale": blocks.scales.numpy(), f"{prefix}fp8": blocks.fp8.numpy()}
     return fields

@@ -1,6 +1,6 @@
 """The regression that `fgmp simulate` and the tests run: all campaigns of a preset, real model data included."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def campaigns_of(
 
 def regress(
     preset: str,
+    changes: Sequence[str] = (),
     *,
     count: int = 2000,
     seed: int = 1,
@@ -69,12 +70,12 @@ def regress(
     announce: Callable[[str, int], None] | None = None,
     on_campaign: Callable[[str], None] | None = None,
 ) -> list[CampaignResult]:
-    """Generate `preset`, build it and run its campaigns; differences are counted, everything else that fails raises.
+    """Generate `preset` with `changes`, build it and run its campaigns; differences are counted, the rest raises.
 
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
     check_tools(simulator)
-    design = build_preset(preset)
+    design = build_preset(preset, changes)
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
     if announce:
         announce(preset, len(campaigns))

@@ -26,12 +26,13 @@ from fgmp.quantizer import FGMPConfig, quantize, save
 from fgmp.quantizer.model.default_text import read_corpus
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
 from fgmp.sim.engine.axi import run_axi_bench, run_axi_gemms
+from fgmp.sim.engine.checks import Bench
 from fgmp.sim.engine.driver import EngineDriver
 from fgmp.sim.engine.gemm import Gemm
 from fgmp.sim.engine.model import run_model
 from fgmp.sim.engine.performance import measure
 from fgmp.sim.engine.random_gemms import random_gemm, random_mixed, uniform_gemm
-from fgmp.sim.engine.scenarios import SCENARIOS, Bench, run_scenarios
+from fgmp.sim.engine.scenarios import SCENARIOS, run_scenarios
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.engine.wire import activation_bytes, packed_results, result_bytes, weight_bytes
 from fgmp.sim.runner import SimulationError

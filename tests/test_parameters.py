@@ -15,33 +15,13 @@ from fgmp.errors import InputError
 from fgmp.hdl.config import PRESETS, DotConfig, EngineConfig, LaneConfig, SelectorConfig
 from fgmp.hdl.design import build, build_preset, write_design
 from fgmp.hdl.names import KEYWORDS
+from fgmp.hdl.values import VALUES as ALL_VALUES
 from fgmp.sim.runner import verilator_folder
 from fgmp.synth.paths import combinational_paths
 
 from . import conftest
 
-VALUES = {
-    "k_max": (16, 1024, 42_784),
-    "n_max": (16, 65_536),
-    "pipeline": range(9),
-    "selector_pipeline": range(9),
-    "formats": ("mixed", "fp8"),
-    "sharing": ("split", "merged"),
-    "input_format": ("float32", "bfloat16"),
-    "raw_input": ("none", "float32", "bfloat16"),
-    "element": ("E4M3", "E2M1"),
-    "channel_codes": (False, True),
-    "four_over_six": (False, True),
-    "packed_output": (False, True),
-    "lanes": (4, 8, 16, 32, 64),
-    "weight_streams": (1, 2, 4),
-    "signs": ("counted", "extended"),
-    "rows": (8, 16, 32, 64, 128),
-    "slots": (2, 4, 8, 16, 32),
-    "row_order": ("precision", "ascending"),
-    "accumulators": ("banked", "memory"),
-    "storage": ("banked", "memory"),
-}
+VALUES = {**ALL_VALUES, "k_max": (16, 1024, 42_784), "n_max": (16, 65_536)}
 
 
 def matrix():

@@ -124,12 +124,12 @@ sys.exit(main(sys.argv[2:]))
 # each file of the folder, its trial, the rename, what follows it. The suite takes every fourth.
 MOMENTS = [
     "fgmp.quantizer.commands.quantize:load_model:1:after",
-    "fgmp.quantizer.calibrate.calibration:_zeros:1:after",
-    "fgmp.quantizer.calibrate.calibration:_measure:2:before",
+    "fgmp.quantizer.calibrate.measure:_begin_sums:1:after",
+    "fgmp.quantizer.calibrate.measure:_measure:2:before",
     "fgmp.quantizer.calibrate.resume:save_file:1:before",
     "fgmp.quantizer.calibrate.resume:save_file:1:after",
-    "fgmp.quantizer.calibrate.calibration:_measure:1:after",
-    "fgmp.quantizer.calibrate.calibration:_means:1:before",
+    "fgmp.quantizer.calibrate.measure:_measure:1:after",
+    "fgmp.quantizer.calibrate.measure:means:1:before",
     "fgmp.quantizer.choose.activations:select:5:after",
     "fgmp.quantizer.study:changed_by:1:before",
     "fgmp.quantizer.choose.energy:Columns:1:before",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from ..prepare.pages import in_memory
 from .calibration import Calibration
 
 __all__ = ["delicacy"]
@@ -20,6 +21,6 @@ def delicacy(linears: Mapping[str, nn.Linear], calibration: Calibration) -> dict
         activations = calibration.channels[site.name].double() * calibration.squares[site.name].double()
         for name in site.linears:
             share = calibration.rows[name] * len(site.watched) / len(site.linears)
-            weights = calibration.weights[name].float() * linears[name].weight.detach().float().square()
+            weights = calibration.weights[name].float() * in_memory(linears[name].weight).detach().float().square()
             found[name] = share * activations + weights.sum(0).double()
     return found

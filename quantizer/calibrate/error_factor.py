@@ -22,8 +22,10 @@ def error_factor(moments: Tensor) -> Tensor:
     damped = pad(moments.double(), (0, padding, 0, padding))
     diagonal = damped.diagonal()  # a view
     diagonal.copy_(_damped(diagonal))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    del damped
+    lower = torch.linalg.cholesky(damped)
+    del damped, diagonal  # of a wide site each is as large as a block of the model
+    inverse = torch.cholesky_inverse(lower)
+    del lower
     return torch.linalg.cholesky(inverse, upper=True).float()
 
 

@@ -28,7 +28,7 @@ class Checkpoint:
         self.seconds = seconds
         self._next = time.monotonic() + seconds
 
-    def load(self, totals: dict[str, Tensor]) -> int:
+    def load(self, totals: Mapping[str, Tensor]) -> int:
         """Fill `totals` from the file; returns how many samples they hold, 0 if there is nothing to continue."""
         if not self.path.is_file():
             return 0

@@ -1,5 +1,6 @@
 """Activation thresholds: scores of all activation blocks of some samples, and the registers that follow from them."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -17,7 +18,9 @@ from ...formats import BLOCK_SIZE, STORED_FRACTION_BITS, ceil_div
 from ...golden.blocks import to_blocks
 from ...golden.selector import SiteSettings, Threshold, select
 from ..calibrate.calibration import Calibration
+from ..calibrate.lockstep import run_each
 from ..config import FGMPConfig
+from ..prepare.pages import Pages, in_memory
 from ..prepare.sites import Site, hooked
 from .percentile import Rank, find_rank, fp4_count
 
@@ -57,9 +60,13 @@ def activation_scores(
     folder: Path,
     config: FGMPConfig,
     *,
+    pages: Pages | None = None,
     progress: bool = True,
 ) -> ActivationScores:
-    """Call `run` on every sample and collect scores with the very recipe that will decide, in files in `folder`."""
+    """Call `run` on every sample and collect scores with the very recipe that will decide, in files in `folder`.
+
+    Of a model in `pages`, samples go through each block together.
+    """
     paths = {site.name: folder / f"activations-{i}.f64" for i, site in enumerate(calibration.sites)}
     columns = {s.name: torch.zeros(ceil_div(s.channels, BLOCK_SIZE), dtype=torch.float64) for s in calibration.sites}
 
@@ -85,8 +92,11 @@ def activation_scores(
             hooks.update(dict.fromkeys(site.watched, hook))
         stack.enter_context(hooked(linears, hooks))
         stack.enter_context(torch.no_grad())
-        for sample in tqdm(samples, desc="thresholds", unit="sample", disable=not progress, leave=False):
-            run(sample)
+        jobs = [functools.partial(run, sample) for sample in samples]
+        bar = tqdm(total=len(jobs), desc="thresholds", unit="sample", disable=not progress, leave=False)
+        stack.enter_context(bar)
+        for count in run_each(jobs, pages):
+            bar.update(count)
     return ActivationScores(paths, columns)
 
 
@@ -181,7 +191,7 @@ def unit_of(site: Site, linears: Mapping[str, nn.Linear], calibration: Calibrati
         weight = sensitivity.mean().item() if weight is None else weight
     elif config.policy == "output-error":
         # What the site's consumers make of an error, averaged over its channels.
-        weight = sum(linears[name].weight.detach().float().square().sum().item() for name in site.linears)
+        weight = sum(in_memory(linears[name].weight).detach().float().square().sum().item() for name in site.linears)
         weight /= site.channels
     else:
         assert config.policy in ("quantization-error", "random"), config.policy

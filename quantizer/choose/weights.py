@@ -23,6 +23,7 @@ from ...golden.packing import Packed, concatenate, pack
 from ..calibrate.calibration import Calibration
 from ..calibrate.error_factor import retained
 from ..config import FGMPConfig
+from ..prepare.pages import in_memory
 from .compensation import compensated
 from .percentile import choose_globally
 from .scores import weight_impacts
@@ -42,12 +43,46 @@ FAST_FROM = 1 << 24
 """Models with so many weights are worth the time that compiling the arithmetic takes (docs/quantize.md)."""
 
 
+class ArrayFiles(Mapping[str, np.ndarray]):
+    """Arrays by name in files of one folder, each mapped into memory when it is asked for."""
+
+    def __init__(self, folder: Path, dtype: type):
+        self._folder, self._dtype = folder, np.dtype(dtype)
+        self._shapes: dict[str, tuple[Path, tuple[int, ...]]] = {}
+
+    def add(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A new array of zeros. Its space is taken at once: a full disk is an error here, not a crash later."""
+        path = self._folder / f"weight-{len(self._shapes)}.{self._dtype.str[1:]}"
+        size = max(math.prod(shape) * self._dtype.itemsize, 1)
+        with named(path), path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+        self._shapes[name] = (path, shape)
+        return self[name]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path, shape = self._shapes[name]
+        return np.memmap(path, self._dtype, "r+", shape=shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    @property
+    def size(self) -> int:
+        """Elements of all arrays."""
+        return sum(math.prod(shape) for _, shape in self._shapes.values())
+
+
 @dataclass(frozen=True)
 class ScoredWeights:
     """Where the scores (float64) and FP4 scale codes (uint8) of every linear's blocks lie, and tensor exponents."""
 
-    scores: dict[str, np.ndarray]
-    scales: dict[str, np.ndarray]
+    scores: ArrayFiles
+    scales: Mapping[str, np.ndarray]
     exponents: dict[str, int]
 
 
@@ -65,15 +100,16 @@ def score_weights(
     `known` are the scale codes by linear, where they were chosen before.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    scored = ScoredWeights({}, {}, {})
+    own = ArrayFiles(folder, np.uint8)
+    scored = ScoredWeights(ArrayFiles(folder, np.float64), own if known is None else known, {})
     readers = {} if calibration is None else {n: s.name for s in calibration.sites for n in s.linears}
     total = sum(m.weight.numel() for m in linears.values())
     bar = tqdm(total=total, desc="score", unit="weight", unit_scale=True, disable=not progress, leave=False)
-    for index, (name, linear) in enumerate(linears.items()):
-        weight = linear.weight.detach()
+    for name, linear in linears.items():
+        weight = in_memory(linear.weight).detach()
         shape = (weight.shape[0], ceil_div(weight.shape[1], BLOCK_SIZE))
-        scores = mapped(folder / f"weight-{index}.f64", np.float64, shape)
-        scales = known[name] if known else mapped(folder / f"weight-{index}.u8", np.uint8, shape)
+        scores = scored.scores.add(name, shape)
+        scales = own.add(name, shape) if known is None else known[name]
         exponent = tensor_exponent(weight)
         clip, importance = _weightings(name, readers, calibration, config)
         for part in slices(weight.shape, _slice_of(weight)):
@@ -92,19 +128,9 @@ def score_weights(
                 impact = weight_impacts(flat, codes, weights, exponent, fast=total >= FAST_FROM)
                 scores[part] = impact.view(blocks.shape[:2]).cpu().numpy()
             bar.update(weight[part].numel())
-        scored.scores[name], scored.scales[name], scored.exponents[name] = scores, scales, exponent
+        scored.exponents[name] = exponent
     bar.close()
     return scored
-
-
-def mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """A new file of zeros as an array. Its space is taken at once: a full disk is an error here, not a crash later."""
-    size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
-    with named(path), path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(file.fileno(), 0, size)
-        file.truncate(size)
-    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def pack_weights(
@@ -122,10 +148,10 @@ def pack_weights(
     """
     masks = _masks(scored, config) if thresholds is None else _above(scored, thresholds)
     sites = {name: site.name for site in calibration.sites for name in site.linears}
-    total = sum(scales.size for scales in scored.scales.values()) * BLOCK_SIZE
+    total = scored.scores.size * BLOCK_SIZE
     bar = tqdm(masks, total=len(linears), desc="pack", unit="linear", disable=not progress, leave=False)
     for (name, linear), mask in zip(linears.items(), bar, strict=True):
-        weight = linear.weight.detach()
+        weight = in_memory(linear.weight).detach()
         exponent, fast = scored.exponents[name], total >= FAST_FROM
         factor = calibration.factors[sites[name]].to(weight.device) if config.rounding == "gptq" else None
         size = _slice_of(weight)
@@ -185,7 +211,7 @@ def _above(scored: ScoredWeights, thresholds: Mapping[str, np.ndarray]) -> Itera
 
 
 def _masks(scored: ScoredWeights, config: FGMPConfig) -> Iterator[np.ndarray]:
-    parts = list(scored.scores.values())
+    parts = list(scored.scores.values())  # maps: nothing is read yet
     if config.threshold == "global":
         return choose_globally(parts, config.fp4_weights).masks()
     return (mask for part in parts for mask in choose_globally([part], config.fp4_weights).masks())

@@ -72,6 +72,8 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, metavar="T", help="tokens in a sample (default: 512, or the model's "
                         "positions if those are fewer)")  # fmt: skip
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument("--layer-by-layer", action="store_true", help="one block's weights in memory at a time, the "
+                        "rest in files beside OUT: for models larger than memory; needs accelerate")  # fmt: skip
     parser.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS", help="how often calibration "
                         "saves its sums (0: after every sample), default 30")  # fmt: skip
     parser.add_argument("--max-shard-mib", type=int, default=4096, metavar="MIB", help="largest file, default 4096")
@@ -133,6 +135,7 @@ def _quantize(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         device=args.device,
         gradient_checkpointing=args.gradient_checkpointing,
+        layer_by_layer=args.layer_by_layer,
         checkpoint_seconds=args.checkpoint_every,
         max_shard_bytes=args.max_shard_mib << 20,
         special_tokens=not args.no_special_tokens,

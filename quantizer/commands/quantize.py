@@ -5,6 +5,7 @@ one rename turns into `OUT`.
 """
 
 import contextlib
+import gc
 import hashlib
 import os
 import shutil
@@ -27,15 +28,16 @@ from ..config import FGMPConfig
 from ..model.folder import read_folder
 from ..model.language_model import DTYPES, LanguageModel, is_quantized, load_model, model_digest, source_folder, windows
 from ..model.manifest import LayerInfo, read_manifest, read_settings
-from ..model.save import check_written, write_folder
+from ..model.save import write_folder
 from ..model.text import read_text
+from ..model.trial import check_written, witness
 from ..prepare.linears import left_alone
 from ..study import quantize
 
 __all__ = ["QuantizeRequest", "describe_folder", "run_quantization"]
 
 
-_OURS = ("lock", "calibration-", "scores", "model")
+_OURS = ("lock", "calibration-", "scores", "pages-", "model")
 """Prefix of the names in an unfinished folder."""
 
 
@@ -55,6 +57,7 @@ class QuantizeRequest:
     dtype: str | None = None
     device: str = "cpu"
     gradient_checkpointing: bool = False
+    layer_by_layer: bool = False
     checkpoint_seconds: float = 30.0
     max_shard_bytes: int = 4 << 30
     special_tokens: bool = True
@@ -115,6 +118,8 @@ def _locked(
         request.model,
         dtype=request.dtype or "float32",
         device=request.device,
+        paged=_pages_folder(work) if request.layer_by_layer else None,
+        ignore=request.config.ignore,
         special_tokens=request.special_tokens,
         trust_remote_code=request.trust_remote_code,
     )
@@ -148,6 +153,7 @@ def _locked(
             samples,
             folder=work / "scores",
             checkpoint=_checkpoint(request, config, work, digest),
+            pages=language_model.pages,
             progress=progress,
         )
     for warning in {str(w.message): w for w in caught if "linears had no gradient" in str(w.message)}:
@@ -163,7 +169,15 @@ def _locked(
     if model.fgmp_unordered:
         first, reason = next(iter(model.fgmp_unordered.items()))
         say(f"channels in their own order: {len(model.fgmp_unordered)} sites, first {first}: {reason}")
+    seen = witness(model)
     _write(request, model, language_model, stored, digest, work / "model")
+    del model, language_model  # make room for the copy: modules and what watches them refer to each other
+    gc.collect()
+    try:
+        check_written(seen, work / "model", trust_remote_code=request.trust_remote_code)
+    except InputError as error:
+        shutil.rmtree(work)  # there is nothing to continue: it would be the same again
+        raise InputError(str(error).replace(str(work / "model"), str(request.out))) from None
     os.replace(work / "model", out)
     shutil.rmtree(work)
     return describe_folder(out)
@@ -177,7 +191,6 @@ def _write(
     digest: str,
     folder: Path,
 ) -> None:
-    """Write the model, load it again and try it; raises InputError if that gives anything else."""
     folder.mkdir()
     write_folder(
         model,
@@ -189,11 +202,6 @@ def _write(
         dtype=stored,
         source=source_folder(request.model),
     )
-    try:
-        check_written(model, folder, trust_remote_code=request.trust_remote_code)
-    except InputError as error:
-        shutil.rmtree(folder.parent)  # there is nothing to continue: it would be the same again
-        raise InputError(str(error).replace(str(folder), str(request.out))) from None
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
@@ -233,6 +241,12 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     }
 
 
+def _pages_folder(work: Path) -> Path:
+    folder = work / f"pages-{os.environ.get('RANK', '0')}"
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
+    return folder
+
+
 def _checkpoint(request: QuantizeRequest, config: FGMPConfig, work: Path, digest: str) -> Checkpoint:
     processes = (os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1"))
     mark = fingerprint(
@@ -241,6 +255,7 @@ def _checkpoint(request: QuantizeRequest, config: FGMPConfig, work: Path, digest
         request.dtype or "float32",
         request.device,
         request.gradient_checkpointing,
+        request.layer_by_layer,
         config.sensitivity if config.needs_gradients else None,
         config.permutation,
         sorted(config.ignore),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...processes import exhausted
+from ..prepare.pages import Pages
 from .load import load
 from .manifest import QUANT_METHOD
+from .paged_model import load_paged
 
 __all__ = [
     "DTYPES",
@@ -43,6 +45,7 @@ class LanguageModel:
         special_tokens: whether text is begun and ended as the tokenizer does by default (most begin with BOS, as the
             field's evaluators have it), or is nothing but its own tokens.
         stored_dtype: what its weights are stored in.
+        pages: where its blocks are, if they are in files.
     """
 
     model: Any
@@ -50,6 +53,7 @@ class LanguageModel:
     name: str
     special_tokens: bool = True
     stored_dtype: torch.dtype = torch.float32
+    pages: Pages | None = None
 
     def tokens(self, text: str) -> Tensor:
         """int64 token ids of `text`, one-dimensional."""
@@ -110,17 +114,21 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
     quantized: bool = False,
+    paged: Path | None = None,
+    ignore: Sequence[str] = (),
     special_tokens: bool = True,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Load a transformers causal language model from a local folder or, where there is none of that name, a hub.
 
     Only safetensors are read, never pickle, and no code that comes with a model is run unless `trust_remote_code`. With
-    `quantized` a folder that fgmp wrote is welcome too (its packed layers are loaded as they are).
+    `quantized` a folder that fgmp wrote is welcome too (its packed layers are loaded as they are). With `paged` its
+    blocks go into files of that folder, and are in memory one at a time; experts that `ignore` matches stay fused.
     Raises InputError if config, weights or tokenizer are missing or broken.
     """
     folder = Path(name)
     local = folder.is_dir()
+    pages = None
     if local:
         _check_folder(folder)
     elif folder.is_absolute() or str(name).count("/") != 1 or str(name).startswith("."):
@@ -138,6 +146,10 @@ def load_model(
         if is_quantized(folder):
             model: Any = load(folder, device=device, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
             info: dict[str, Any] = {"missing_keys": ()}
+        elif paged is not None:
+            model, pages, info = load_paged(
+                name, config, paged, ignore, dtype=DTYPES[dtype], device=device, options=options
+            )
         else:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 name,
@@ -158,7 +170,7 @@ def load_model(
         raise InputError(f"model {'folder ' if local else ''}{name}: cannot be loaded ({reason})") from None
     if info["missing_keys"]:
         raise InputError(f"model {name}: weights lack {sorted(info['missing_keys'])[0]}")
-    return LanguageModel(model.eval(), tokenizer, str(name), special_tokens, stored)
+    return LanguageModel(model.eval(), tokenizer, str(name), special_tokens, stored, pages)
 
 
 _SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

@@ -18,11 +18,11 @@ from ...files import partial_name
 from ...processes import exhausted
 from ..prepare.registrations import shared_modules
 from .folder import file_digest, files_of, headers
-from .layers import REGISTERS, FGMPLinear, set_exact
-from .load import load
+from .layers import REGISTERS, FGMPLinear
 from .manifest import FOLDER_VERSION, QUANT_METHOD, json_digest
+from .trial import check_written, witness
 
-__all__ = ["check_written", "copy_side_files", "save", "write_folder"]
+__all__ = ["copy_side_files", "save", "write_folder"]
 
 
 _MAX_SHARD = 4 << 30
@@ -60,7 +60,7 @@ def save(
             model, partial, tokenizer=tokenizer, base_model=base_model, max_shard_bytes=max_shard_bytes, dtype=dtype
         )
         if hasattr(model, "config"):
-            check_written(model, partial)
+            check_written(witness(model), partial)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -129,48 +129,6 @@ def copy_side_files(source: Path, folder: Path) -> None:
             continue
         if not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
-
-
-def check_written(model: Any, folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Raise InputError unless `folder`, loaded again, has every module and tensor of `model` and computes the same.
-
-    The latter on the sample that a causal language model was calibrated with first.
-    """
-    again: Any = load(folder, dtype=getattr(model, "dtype", "auto"), trust_remote_code=trust_remote_code)
-    odd = _first_difference(model, again) or _other_logits(model, again)
-    if odd is not None:
-        raise InputError(
-            f"output {folder}: {odd} not the same when the written model is loaded again, expected a model that its "
-            "settings describe; nothing was written"
-        )
-
-
-def _other_logits(model: Any, again: Any) -> str | None:
-    sample = getattr(model, "fgmp_sample", None)
-    if sample is None:
-        return None
-    set_exact(again, next(m.exact for m in model.modules() if isinstance(m, FGMPLinear)))
-    ids = sample[None].to(model.device)
-    with torch.no_grad():
-        try:
-            same = torch.equal(again.to(ids.device)(input_ids=ids).logits, model(input_ids=ids).logits)
-        except Exception as error:  # whatever the model's own code raises
-            exhausted(str(error), "model")
-            return f"running it ({(str(error).splitlines() or [type(error).__name__])[0]}) is"
-    return None if same else "its logits are"
-
-
-def _first_difference(model: nn.Module, again: nn.Module) -> str | None:
-    theirs = dict(again.named_modules(remove_duplicate=False))
-    for name, module in model.named_modules(remove_duplicate=False):
-        if type(module).__name__ != type(theirs.get(name)).__name__:
-            return f"module {name} ({type(module).__name__}) is"
-    tensors = again.state_dict()
-    for name, tensor in model.state_dict().items():
-        other = tensors.get(name)
-        if other is None or not torch.equal(other.to(tensor.device), tensor):
-            return f"tensor {name} is"
-    return None
 
 
 def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ...formats import BLOCK_SIZE
 from .axes import Atom, Axis, AxisTrace, whole
 from .linears import LinearExperts
+from .pages import Page, in_memory, page_of, written
 from .sites import Site
 
 __all__ = ["Channels", "Factors", "Group", "changed_by", "find_groups"]
@@ -161,6 +162,8 @@ class Channels:
                 total += key.permute([kept.index(place) for place in places])
             order = torch.sort(total, dim=-1, descending=True, stable=True).indices
             self._moves += [(parameter, i, _index(order, factors)) for parameter, i, factors in group.parameters]
+        # Axes of one parameter move apart from each other; parameters of one block should follow each other.
+        self._moves.sort(key=lambda move: _number(page_of(move[0])))
 
     def set(self, permuted: bool) -> None:
         """Put the channels in order, or back as they came."""
@@ -169,8 +172,14 @@ class Channels:
         for parameter, axis, index in self._moves:
             order = index if permuted else torch.argsort(index)
             # In place: experts share memory with the parameters that they came from.
-            parameter.data.copy_(parameter.data.index_select(axis, order.to(parameter.device)))
+            values = in_memory(parameter).data
+            values.copy_(values.index_select(axis, order.to(values.device)))
+            written(parameter)
         self.permuted = permuted
+
+
+def _number(page: Page | None) -> int:
+    return -1 if page is None else page.pages.pages.index(page)
 
 
 def _index(order: Tensor, factors: Factors) -> Tensor:

@@ -97,13 +97,14 @@ class LinearExperts(nn.Module):
         return self.fused
 
 
-def prepare(model: nn.Module, ignore: Sequence[str] = ()) -> None:
+def prepare(model: nn.Module, ignore: Sequence[str] = (), *, within: str = "") -> None:
     """Replace, in place, every `Conv1D` and every module of fused experts by modules made of linears.
 
+    Only in the module called `within`, if that is given.
     Fused experts of a kind that is not known stay if a glob of `ignore` matches their name, else InputError names them.
     """
     held = registrations(model)
-    for name, module in list(model.named_modules()):
+    for name, module in list(model.get_submodule(within).named_modules(prefix=within)):
         if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
             replace_registered(held, module, _linear(TransposedLinear, module.weight.data.T, module.bias.data))
         elif isinstance(getattr(module, "down_proj", None), nn.Parameter) and module.down_proj.dim() == 3:

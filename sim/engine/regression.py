@@ -1,6 +1,6 @@
 """`fgmp simulate ENGINE`: the checks in the C++ loop, the bench with AXI models in cocotb, the performance GEMM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from ...hdl.config import EngineConfig
 from ...hdl.design import build_preset
 from ..runner import CACHE, CampaignResult, check_tools
 from .axi import run_axi_bench
+from .checks import Bench
 from .driver import EngineDriver
 from .performance import SIZES, measure
-from .scenarios import SCENARIOS, Bench, run_scenarios
+from .scenarios import SCENARIOS, run_scenarios
 from .verilated import VerilatedEngine, build_library
 
 __all__ = ["regress_engine"]
@@ -22,6 +23,7 @@ _AXI_BENCH = "AXI models in cocotb"
 
 def regress_engine(
     preset: str,
+    changes: Sequence[str] = (),
     *,
     seed: int = 1,
     gemms: int = 6,
@@ -31,7 +33,7 @@ def regress_engine(
 ) -> dict[str, Any]:
     """Everything about one engine; returns campaigns, totals and the performance GEMM's numbers."""
     check_tools("verilator")
-    design = build_preset(preset)
+    design = build_preset(preset, changes)
     config = design.config
     if not isinstance(config, EngineConfig):
         raise InputError(f"preset {preset}: is no engine")

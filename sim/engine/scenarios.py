@@ -13,76 +13,17 @@ from ...golden.packing import Packed, pack
 from ...hdl.engine.registers import OUTPUT_FORMATS, register
 from ..runner import CampaignResult, SimulationError
 from ..tally import Tally
-from .driver import EngineDriver, Result, cycle_limit
+from .checks import Bench, operand, program
+from .driver import cycle_limit
 from .gemm import Gemm, field_value
+from .limits import limits
+from .observations import aborted_pairs, charged_stalls, events_and_interrupts, no_event_is_lost
 from .random_gemms import corner_sizes, random_gemm, random_mixed
-from .verilated import VerilatedEngine
 from .wire import operand_streams, result_bytes
 
-__all__ = ["SCENARIOS", "Bench", "expect_gemm", "run_scenarios"]
+__all__ = ["SCENARIOS", "run_scenarios"]
 
 _STALLS = (0.0, 0.0, 0.1, 0.5, 0.9)
-
-
-class Bench:
-    """An engine, its driver, and a count of what was compared."""
-
-    def __init__(self, engine: VerilatedEngine, driver: EngineDriver, seed: int):
-        self.engine = engine
-        self.driver = driver
-        self.config = driver.config
-        self.chance = random.Random(seed)
-        self.tally = Tally()
-
-    def expect(self, what: str, found: object, expected: object) -> None:
-        """Count a comparison."""
-        self.tally.expect(what, found, expected)
-
-    def small_gemm(self) -> Gemm:
-        """A GEMM of two tiles or fewer in each direction, with a row for every stream of weights at least."""
-        config, chance = self.config, self.chance
-        outputs = chance.randint(config.weight_streams, config.lanes + 1)
-        sizes = chance.randint(1, config.rows + 1), outputs, chance.randint(1, 300)
-        return random_gemm(sizes, chance, config)
-
-    def long_gemm(self) -> Gemm:
-        """A GEMM that takes some hundred cycles at least."""
-        config = self.config
-        return random_gemm((config.rows + 3, 2 * config.lanes + 1, min(config.k_max, 600)), self.chance, config)
-
-    def recovers(self, after: str) -> None:
-        """The next GEMM must be right, whatever was before."""
-        self.gemm(f"gemm after {after}", self.small_gemm())
-
-    def gemm(self, what: str, gemm: Gemm) -> Result | None:
-        """Run a GEMM and compare its results, its events and the bytes of its streams."""
-        try:
-            result = self.driver.run(gemm)
-        except SimulationError as error:
-            self.expect(what, str(error), "a result")
-            self.engine.reset()
-            return None
-        expect_gemm(self, what, gemm, result)
-        return result
-
-    def clear_events(self) -> None:
-        """Write one to every event."""
-        self.driver.write("EVENTS", 0xFFFFFFFF)
-
-
-def expect_gemm(bench: Bench, what: str, gemm: Gemm, result: Result) -> None:
-    """Compare what a GEMM left with the golden model, value by value; poisoned ones are in `gemm`'s expectation."""
-    name = f"{what} M={gemm.rows} N={gemm.outputs} K={gemm.columns} {'raw' if gemm.raw else 'packed'} to {gemm.output}"
-    expected = result_bytes(gemm, bench.config)
-    bench.expect(f"{name}: result bytes", len(result.data), len(expected))
-    bench.tally.expect_bytes(f"{name}: results", result.data, expected, gemm.rows * gemm.outputs)
-    bench.expect(f"{name}: events", sorted(result.events), ["done"])
-    beats = {"weight_beats": 0, "activation_beats": 0, "result_beats": ceil_div(len(expected), 16)}
-    for stream, data in operand_streams(gemm, bench.config).items():
-        beats[f"{_operand(stream).removesuffix('s')}_beats"] += ceil_div(len(data), 16)
-    for counter, value in beats.items():
-        bench.expect(f"{name}: {counter}", result.counters[counter], value)
-    bench.expect(f"{name}: handshake faults", bench.engine.handshake_faults, 0)
 
 
 def _corners(bench: Bench) -> None:
@@ -105,7 +46,11 @@ def _stalls(bench: Bench) -> None:
         for _ in range(40):
             for stream in (*config.operand_streams, "results"):
                 bench.engine.stall(stream, chance.choice(_STALLS))
-            sizes = chance.randint(1, 2 * config.rows + 1), chance.randint(1, 3 * config.lanes), chance.randint(1, 600)
+            sizes = (
+                chance.randint(1, 2 * config.rows + 1),
+                chance.randint(1, 3 * config.lanes),
+                chance.randint(1, min(600, config.k_max)),
+            )
             bench.gemm("stalls", random_gemm(sizes, chance, config))
     finally:
         for stream in (*config.operand_streams, "results"):
@@ -171,13 +116,13 @@ def _wrong_lengths(bench: Bench) -> None:
             data[which] = data[which] + bytes(max(amount, 1)) if longer else data[which][: size - amount]
             if not longer and amount == 0:
                 continue
-            _program(bench, gemm)
+            program(bench, gemm)
             for stream, content in data.items():
                 engine.send(stream, content)
             engine.run(cycle_limit(gemm, bench.config))
             what = f"{which} {'longer' if longer else 'shorter'} by {amount} of {size} bytes"
             beats = ceil_div(len(data[which]), 16) - ceil_div(size, 16)
-            wrong = set() if longer and not beats else {f"{_operand(which)}_{'long' if longer else 'short'}"}
+            wrong = set() if longer and not beats else {f"{operand(which)}_{'long' if longer else 'short'}"}
             bench.expect(what, driver.events(), {"done"} | wrong)
             packet = engine.packet()
             if longer:
@@ -192,7 +137,7 @@ def _whole_beats(bench: Bench) -> None:
     """A DMA without TKEEP sends every beat in full: that is no event, and the results are right."""
     for _ in range(12):
         gemm = bench.small_gemm()
-        _program(bench, gemm)
+        program(bench, gemm)
         for stream, data in operand_streams(gemm, bench.config).items():
             bench.engine.send(stream, data, full=True)
         bench.engine.run(cycle_limit(gemm, bench.config))
@@ -208,13 +153,13 @@ def _empty_last_beat(bench: Bench) -> None:
     for stalled in (0.0, 0.6) * 4:
         for which in bench.config.operand_streams:
             gemm = bench.small_gemm()
-            _program(bench, gemm)
+            program(bench, gemm)
             engine.stall(which, stalled)
             for stream, data in operand_streams(gemm, bench.config).items():
                 engine.send(stream, data, last=stream != which)
             engine.send(which, b"")
             engine.run(cycle_limit(gemm, bench.config))
-            bench.expect(f"empty last beat of {which}", driver.events(), {"done", f"{_operand(which)}_long"})
+            bench.expect(f"empty last beat of {which}", driver.events(), {"done", f"{operand(which)}_long"})
             bench.expect(
                 f"empty last beat of {which}: results", engine.packet() == result_bytes(gemm, bench.config), True
             )
@@ -228,11 +173,11 @@ def _without_tlast(bench: Bench) -> None:
     engine, driver = bench.engine, bench.driver
     for which in bench.config.operand_streams:
         gemm = bench.small_gemm()
-        _program(bench, gemm)
+        program(bench, gemm)
         for stream, data in operand_streams(gemm, bench.config).items():
             engine.send(stream, data, last=stream != which)
         engine.run(cycle_limit(gemm, bench.config))
-        bench.expect(f"{which} without TLAST", driver.events(), {"done", f"{_operand(which)}_long"})
+        bench.expect(f"{which} without TLAST", driver.events(), {"done", f"{operand(which)}_long"})
         bench.expect(f"{which} without TLAST: results", engine.packet() == result_bytes(gemm, bench.config), True)
         bench.clear_events()
         driver.write("CONTROL", field_value("CONTROL", abort=1))
@@ -331,7 +276,7 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
     engine, driver = bench.engine, bench.driver
     gemm = bench.long_gemm()
     engine.stall("results", 1.0)
-    _program(bench, gemm)
+    program(bench, gemm)
     for stream, data in operand_streams(gemm, bench.config).items():
         engine.send(stream, data)
     engine.run(50_000)  # until a beat is on offer and everything behind it stands still
@@ -367,7 +312,7 @@ def _late_packets(bench: Bench) -> None:
         late = operand_streams(bench.small_gemm(), bench.config)
         ended = driver.read("JOBS")
         for _ in range(owed):
-            _program(bench, gemm)
+            program(bench, gemm)
             engine.send(first, operand_streams(gemm, bench.config)[first][:1])
             engine.run(2000)
             engine.packet()
@@ -392,12 +337,22 @@ def _late_packets(bench: Bench) -> None:
 
 def _poison(bench: Bench) -> None:
     """NaN codes and illegal block scales poison their rows and set their flag, whatever else the row holds."""
-    for part, code, event in (("payload", 0x7F, "nan"), ("scales", 0, "format_error"), ("scales", 106, "format_error")):
-        gemm = random_gemm((5, bench.config.lanes + 2, 300), bench.chance, bench.config, kind=(False, "float32"))
+    kinds = [
+        ("payload", 0x7F, "nan"),
+        ("payload", 0xFF, "nan"),
+        *(("scales", c, "format_error") for c in (0, 106, 255)),
+    ]
+    for part, code, event in kinds * 4:
+        gemm = random_gemm(
+            (5, bench.config.lanes + 2, min(300, bench.config.k_max)),
+            bench.chance,
+            bench.config,
+            kind=(False, "float32"),
+        )
         generator = torch.Generator().manual_seed(bench.chance.randrange(1 << 30))
         weight = pack(random_mixed(gemm.outputs, gemm.columns, 0.5, generator))  # blocks of both kinds
         gemm = replace(gemm, weight=weight, _cache={})
-        weight, row = _spoiled(gemm.weight, part, code)
+        weight, row = _spoiled(gemm.weight, part, code, bench.chance)
         expected = Gemm(gemm.weight, gemm.activations, relu=gemm.relu).expected().clone()
         expected[:, row] = float("nan")
         spoiled = Gemm(weight, gemm.activations, relu=gemm.relu, _cache={"expected": expected})
@@ -406,9 +361,9 @@ def _poison(bench: Bench) -> None:
         bench.expect(what, result.data == result_bytes(spoiled, bench.config), True)
         bench.expect(f"{what}: events", result.events, {"done", event})
     if bench.config.raw_input != "none":
-        gemm = random_gemm((5, 7, 100), bench.chance, bench.config, kind=(True, "float32"))
+        gemm = random_gemm((5, 7, min(100, bench.config.k_max)), bench.chance, bench.config, kind=(True, "float32"))
         values = gemm.activations.clone()  # type: ignore[union-attr]
-        values[2, 33] = float("nan")
+        values[2, bench.chance.randrange(gemm.columns)] = float("nan")
         gemm = Gemm(gemm.weight, values, settings=gemm.settings, relu=gemm.relu)
         result = bench.driver.run(gemm)
         bench.expect("raw NaN", result.data == result_bytes(gemm, bench.config), True)
@@ -436,11 +391,15 @@ def _registers(bench: Bench) -> None:
         bench.expect(f"write with delays {delays}", engine.write(register("N").offset, value, delays=delays), 0)
         bench.expect(f"N after delays {delays}", driver.read("N"), value)
         bench.expect(f"unknown address, delays {delays}", engine.write(0x014, value, delays=delays), 2)
-    bench.expect("answers before their questions", engine.handshake_faults, 0)
+    for name, delay in itertools.product(("N", "ID", "SHAPE"), range(6)):
+        answer = engine.read_response(register(name).offset, delay)
+        bench.expect(f"read of {name}, answer heard {delay} cycles late", answer, (driver.read(name), 0))
+        bench.expect(f"read of 0x014, {delay} cycles late", engine.read_response(0x014, delay), (0, 2))
+    bench.expect("breaches of the registers' handshake", engine.handshake_faults, 0)
     illegal = [{"M": 0}, {"N": 0}, {"K": 0}, {"K": config.k_max + 1}, {"FORMAT": field_value("FORMAT", output=3)}]
     illegal += [{"FORMAT": field_value("FORMAT", exponent=e)} for e in (95, -95)]
-    if not config.packed_output:
-        illegal.append({"FORMAT": field_value("FORMAT", output=2)})
+    packed = field_value("FORMAT", output=OUTPUT_FORMATS.index("packed"))
+    illegal.append({"FORMAT": packed, "N": config.n_max + 1} if config.packed_output else {"FORMAT": packed})
     if config.raw_input == "none":
         illegal.append({"FORMAT": field_value("FORMAT", raw_input=1)})
     for name, formats, there in (
@@ -454,7 +413,7 @@ def _registers(bench: Bench) -> None:
             illegal += [{"FORMAT": chosen, name: field_value(name, **fields)} for fields in wrong]
     quiet = {"INPUT_SELECTOR": 0, "OUTPUT_SELECTOR": 0}
     for change in illegal:
-        if config.k_max == (1 << 16) - 1 and "K" in change:
+        if change.get("N", 0) >> 16:  # more than the register holds
             continue
         for name, value in ({"M": 1, "N": 1, "K": 16, "FORMAT": 0, **quiet} | change).items():
             driver.write(name, value)
@@ -471,19 +430,7 @@ def _registers(bench: Bench) -> None:
         driver.write(name, value)
 
 
-def _operand(stream: str) -> str:
-    """Whose stream it is: "weights" or "activations", as events and counters have it."""
-    return stream.split("_", maxsplit=1)[0]
-
-
-def _program(bench: Bench, gemm: Gemm) -> None:
-    for address, value in gemm.register_writes():
-        bench.engine.write(address, value)
-    bench.driver.write("INTERRUPT_ENABLE", 1)
-    bench.driver.write("CONTROL", 1)
-
-
-def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int]:
+def _spoiled(weight: Packed, part: str, code: int, chance: random.Random) -> tuple[Packed, int]:
     """A weight with one byte changed, and the row that it is in."""
     rows, columns = weight.shape
     bits = np.unpackbits(weight.mask.view(rows, -1).numpy(), axis=1, bitorder="little")[:, : ceil_div(columns, 16)]
@@ -491,9 +438,12 @@ def _spoiled(weight: Packed, part: str, code: int) -> tuple[Packed, int]:
     wanted = 1 if part == "payload" else 0
     where = np.flatnonzero(flat == wanted)
     assert len(where), "a weight without the kind of block that is to be spoiled would test nothing"
-    block = int(where[len(where) // 2])
+    block = int(chance.choice(where))
+    element = chance.randrange(16)
     position = (
-        int((8 + 8 * flat[:block].astype(np.int64)).sum()) if part == "payload" else int((flat[:block] == 0).sum())
+        int((8 + 8 * flat[:block].astype(np.int64)).sum()) + element
+        if part == "payload"
+        else int((flat[:block] == 0).sum())
     )
     parts = {"payload": weight.payload.clone(), "scales": weight.scales.clone()}
     parts[part][position] = code
@@ -514,15 +464,20 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "reset and ABORT in the middle": _interrupted,
     "NaN and illegal scales": _poison,
     "registers": _registers,
+    "limits": limits,
+    "events and interrupts": events_and_interrupts,
+    "events that are cleared as they come": no_event_is_lost,
+    "stalls are charged to who stalls": charged_stalls,
+    "ABORT of two GEMMs": aborted_pairs,
 }
 
 
-def run_scenarios(bench: Bench, names: Iterable[str]) -> list[CampaignResult]:
-    """Run the named scenarios and return a result for each."""
+def run_scenarios(bench: Bench, names: Iterable[str], *, tally: type[Tally] = Tally) -> list[CampaignResult]:
+    """Run the named scenarios and return a result for each; `tally` is what counts."""
     results = []
     for name in names:
         cycles = bench.engine.cycles
-        bench.tally = Tally()
+        bench.tally = tally()
         SCENARIOS[name](bench)
         results.append(CampaignResult(name, **vars(bench.tally), cycles=bench.engine.cycles - cycles))
     return results

@@ -39,7 +39,8 @@ struct Engine {
     uint32_t stall[kSources + 1] = {};  // probabilities in 1 / 65536: the sources, then the results
     uint64_t random = 1;
     uint64_t cycles = 0;
-    uint64_t faults = 0;  // breaches of the handshake at the result stream
+    uint64_t interrupt_cycles = 0;
+    uint64_t faults = 0;  // breaches of the handshake, at the result stream and at the registers
     bool waiting = false;
     Beat held;
 
@@ -52,13 +53,19 @@ struct Engine {
     }
 };
 
-void drive(Source& source) {
+void drive(Engine* e, Source& source) {
     *source.valid = source.offered;
     if (source.offered) {
         const Beat& beat = source.queue.front();
         memcpy(source.data, beat.data, kBytes);
         *source.keep = beat.keep;
         *source.last = beat.last;
+    } else {  // what is not valid may be anything, and change in every cycle
+        uint64_t noise = (e->cycles + 1) * 0x9E3779B97F4A7C15ull;
+        memcpy(source.data, &noise, 8);
+        memcpy(source.data + 2, &noise, 8);
+        *source.keep = noise >> 40 & 0xFFFF;
+        *source.last = noise >> 60 & 1;
     }
 }
 
@@ -92,7 +99,7 @@ void tick(Engine* e) {
         Source& source = e->sources[i];
         // Valid never falls before ready was seen.
         source.offered = !source.queue.empty() && (source.offered || !e->chance(e->stall[i]));
-        drive(source);
+        drive(e, source);
     }
     bool ready = !e->chance(e->stall[kSources]);
     top->m_axis_results_tready = ready;
@@ -121,18 +128,24 @@ void tick(Engine* e) {
     top->aclk = 1;
     top->eval();
     e->cycles++;
+    e->interrupt_cycles += top->irq;
 }
 
 }  // namespace
 
 extern "C" {
 
-Engine* fgmp_create(uint64_t seed, int random_state) {
+Engine* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     Engine* e = new Engine;
     e->random = seed * 0x9E3779B97F4A7C15ull | 1;
     e->context.randReset(random_state ? 2 : 0);
     e->context.randSeed(static_cast<int>(seed & 0x3FFFFFFF) + 1);
     e->top = new Vengine(&e->context);
+#ifdef FGMP_FAULTS
+    e->top->fault_select = fault;
+#else
+    (void)fault;
+#endif
     e->top->aresetn = 0;
     e->top->s_axi_awvalid = e->top->s_axi_wvalid = e->top->s_axi_arvalid = 0;
     e->top->s_axi_bready = e->top->s_axi_rready = 1;
@@ -201,27 +214,44 @@ int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes, co
     }
     top->s_axi_awvalid = top->s_axi_wvalid = 0;
     top->s_axi_bready = 1;
+    top->aclk = 0;
+    top->eval();
+    if (top->s_axi_bvalid) e->faults++;  // one answer a question
     return response;
 }
 
-int fgmp_read(Engine* e, uint32_t address, uint32_t* value) {
+// The readiness for the answer comes `late` cycles after the question was taken.
+int fgmp_read(Engine* e, uint32_t address, uint32_t* value, int late) {
     Vengine* top = e->top;
-    top->s_axi_araddr = address;
-    top->s_axi_arvalid = 1;
-    for (int i = 0; i < 100; i++) {
+    bool taken = false;
+    int response = -1, waited = 0;
+    bool seen = false;
+    uint32_t first = 0;
+    for (int i = 0; i < 200 && response < 0; i++) {
+        top->s_axi_arvalid = !taken;
+        top->s_axi_araddr = taken ? 0x3FFFC : address;
+        top->s_axi_rready = taken && waited >= late;
         top->aclk = 0;
         top->eval();
-        bool taken = top->s_axi_arready;
-        tick(e);
-        if (taken) {
-            top->s_axi_arvalid = 0;
-            int response = top->s_axi_rvalid ? top->s_axi_rresp : -1;
+        bool now = top->s_axi_arvalid && top->s_axi_arready;
+        if (top->s_axi_rvalid && !taken) e->faults++;  // an answer before its question
+        if (seen && (!top->s_axi_rvalid || top->s_axi_rdata != first)) e->faults++;  // or one that was withdrawn
+        seen = top->s_axi_rvalid && !top->s_axi_rready;
+        first = top->s_axi_rdata;
+        if (top->s_axi_rvalid && top->s_axi_rready) {
+            response = top->s_axi_rresp;
             *value = top->s_axi_rdata;
-            tick(e);
-            return response;
         }
+        waited += taken;
+        tick(e);
+        taken |= now;
     }
-    return -1;
+    top->s_axi_arvalid = 0;
+    top->s_axi_rready = 1;
+    top->aclk = 0;
+    top->eval();
+    if (top->s_axi_rvalid) e->faults++;  // one answer a question
+    return response;
 }
 
 // With `full` every beat says that all of its bytes count, as DMAs without TKEEP do.
@@ -244,6 +274,13 @@ uint64_t fgmp_run(Engine* e, uint64_t limit) {
     return count;
 }
 
+// So many cycles, whatever the interrupt does.
+void fgmp_wait(Engine* e, uint64_t count) {
+    while (count--) tick(e);
+}
+
+int fgmp_interrupt(const Engine* e) { return e->top->irq; }
+uint64_t fgmp_interrupt_cycles(const Engine* e) { return e->interrupt_cycles; }
 uint64_t fgmp_cycles(const Engine* e) { return e->cycles; }
 uint64_t fgmp_faults(const Engine* e) { return e->faults; }
 size_t fgmp_queued(const Engine* e, int stream) { return e->sources[stream].queue.size(); }

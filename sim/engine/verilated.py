@@ -28,6 +28,8 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
     """
     assert isinstance(design.config, EngineConfig)
     streams = f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"
+    if any(port.name == "fault_select" for port in design.ports):
+        streams += " -DFGMP_FAULTS"
     options = [*_OPTIONS, "-CFLAGS", streams, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
     with tools("verilator") as tool_version:
         loop = _LOOP.read_text()
@@ -53,9 +55,10 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
 class VerilatedEngine:
     """A simulated engine: register accesses, streams and time. `driver.EngineDriver` makes GEMMs of them."""
 
-    def __init__(self, library: Path, *, seed: int = 1, random_state: bool = False):
+    def __init__(self, library: Path, *, seed: int = 1, random_state: bool = False, fault: int = 0):
+        """`fault` selects one of the planted faults, where the design has any."""
         self._c = _declare(ctypes.CDLL(str(library)))
-        self._handle = self._c.fgmp_create(seed, int(random_state))
+        self._handle = self._c.fgmp_create(seed, int(random_state), fault)
         self._streams = (*weight_stream_names(self._c.fgmp_weight_streams()), "activations", "results")
         self.reset()
 
@@ -87,10 +90,10 @@ class VerilatedEngine:
             raise SimulationError(f"read of {address:#06x}: response {response}")
         return value
 
-    def read_response(self, address: int) -> tuple[int, int]:
-        """Read a register: value and response."""
+    def read_response(self, address: int, delay: int = 0) -> tuple[int, int]:
+        """Read a register: value and response. The readiness for the answer comes `delay` cycles late."""
         value = ctypes.c_uint32()
-        response = self._answered(self._c.fgmp_read(self._handle, address, ctypes.byref(value)), address)
+        response = self._answered(self._c.fgmp_read(self._handle, address, ctypes.byref(value), delay), address)
         return value.value, response
 
     def send(self, stream: str, data: bytes, *, last: bool = True, full: bool = False) -> None:
@@ -113,6 +116,20 @@ class VerilatedEngine:
         """Until the interrupt is high, at most `limit` cycles; returns how many."""
         return self._c.fgmp_run(self._handle, limit)
 
+    def wait(self, cycles: int) -> None:
+        """Let so many cycles pass, whatever the interrupt does."""
+        self._c.fgmp_wait(self._handle, cycles)
+
+    @property
+    def interrupt(self) -> int:
+        """Level of the interrupt."""
+        return self._c.fgmp_interrupt(self._handle)
+
+    @property
+    def interrupt_cycles(self) -> int:
+        """In how many cycles the interrupt was high since the beginning."""
+        return self._c.fgmp_interrupt_cycles(self._handle)
+
     def packet(self) -> bytes | None:
         """The oldest packet of results that has ended."""
         room = self._c.fgmp_received(self._handle)
@@ -131,7 +148,8 @@ class VerilatedEngine:
 
     @property
     def handshake_faults(self) -> int:
-        """How often the result stream changed or withdrew a beat that waited, or a write was answered too early."""
+        """How often the result stream changed or withdrew a beat that waited, or the registers answered too early,
+        twice, or otherwise while they were not heard."""
         return self._c.fgmp_faults(self._handle)
 
     @staticmethod
@@ -144,15 +162,18 @@ class VerilatedEngine:
 def _declare(library: Any) -> Any:
     handle, size = ctypes.c_void_p, ctypes.c_size_t
     for name, result, arguments in (
-        ("create", handle, (ctypes.c_uint64, ctypes.c_int)),
+        ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
         ("reset", None, (handle, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("trim", None, (handle, ctypes.c_int, size)),
         ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),
         ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)),
-        ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))),
+        ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.c_int)),
         ("send", None, (handle, ctypes.c_int, ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int)),
+        ("wait", None, (handle, ctypes.c_uint64)),
+        ("interrupt", ctypes.c_int, (handle,)),
+        ("interrupt_cycles", ctypes.c_uint64, (handle,)),
         ("run", ctypes.c_uint64, (handle, ctypes.c_uint64)),
         ("cycles", ctypes.c_uint64, (handle,)),
         ("faults", ctypes.c_uint64, (handle,)),

@@ -1,0 +1,90 @@
+"""Which values each parameter of a unit may have: what lint, random campaigns and the verification plan go through."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+
+from ..errors import InputError
+from ..formats import K_LIMIT, accumulator_bits
+from .config import PRESETS, Config
+
+__all__ = ["VALUES", "Values", "covering", "legal_values", "random_config"]
+
+Values = Mapping[str, Sequence[int | str | bool]]
+
+_LONGEST = K_LIMIT // 16 * 16
+
+VALUES: Values = {
+    # Where the accumulator's width steps, on either side, and the ends.
+    "k_max": sorted(
+        {16, _LONGEST, *(k + d for k in range(16, _LONGEST, 16) if accumulator_bits(k) < accumulator_bits(k + 16)
+                         for d in (0, 16))}
+    ),
+    "n_max": (16, 4096, 8192, 65_536),
+    "pipeline": range(9),
+    "selector_pipeline": range(9),
+    "formats": ("mixed", "fp8"),
+    "sharing": ("split", "merged"),
+    "input_format": ("float32", "bfloat16"),
+    "raw_input": ("none", "float32", "bfloat16"),
+    "element": ("E4M3", "E2M1"),
+    "channel_codes": (False, True),
+    "four_over_six": (False, True),
+    "packed_output": (False, True),
+    "lanes": (4, 8, 16, 32, 64),
+    "weight_streams": (1, 2, 4),
+    "signs": ("counted", "extended"),
+    "rows": (8, 16, 32, 64, 128),
+    "slots": (2, 4, 8, 16, 32),
+    "row_order": ("precision", "ascending"),
+    "accumulators": ("banked", "memory"),
+    "storage": ("banked", "memory"),
+}  # fmt: skip
+
+
+def legal_values(config: Config, values: Values = VALUES) -> Iterator[tuple[str, int | str | bool]]:
+    """Every parameter of a configuration's kind with every value that some configuration of the kind may have."""
+    kind = type(config)
+    others = [preset for _, preset in PRESETS.values() if type(preset) is kind]
+    for field in fields(config):
+        for value in values[field.name]:
+            if any(_changed(other, field.name, value) is not None for other in (config, *others)):
+                yield field.name, value
+
+
+def random_config(config: Config, chance: random.Random, values: Values = VALUES) -> Config:
+    """Any legal configuration of the kind of `config`."""
+    while True:
+        chosen = {field.name: chance.choice(values[field.name]) for field in fields(config)}
+        try:
+            return replace(config, **chosen)  # type: ignore[arg-type]
+        except InputError:
+            continue
+
+
+def covering(config: Config, seed: int, values: Values = VALUES, *, tries: int = 300) -> list[Config]:
+    """Configurations of a kind in which every value of every parameter occurs; few of them, and small ones."""
+    chance = random.Random(seed)
+    missing = set(legal_values(config, values))
+    found: list[Config] = []
+    while missing:
+        candidates = [random_config(config, chance, values) for _ in range(tries)]
+        best = max(candidates, key=lambda c: (len(missing & _of(c)), -_size(c)))
+        missing -= _of(best)
+        found.append(best)
+    return found
+
+
+def _of(config: Config) -> set[tuple[str, int | str | bool]]:
+    return {(field.name, getattr(config, field.name)) for field in fields(config)}
+
+
+def _size(config: Config) -> int:
+    return int(getattr(config, "lanes", 1)) * int(getattr(config, "rows", 1))
+
+
+def _changed(config: Config, name: str, value: int | str | bool) -> Config | None:
+    try:
+        return replace(config, **{name: value})  # type: ignore[arg-type]
+    except InputError:
+        return None

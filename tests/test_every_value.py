@@ -1,0 +1,104 @@
+"""Every value of every parameter, in simulation against the golden model: few units, in which each value occurs.
+
+`make verify` takes all values of `k_max` too, the neighbours of each step of the accumulator's width.
+"""
+
+from dataclasses import asdict
+
+import pytest
+
+from fgmp.hdl.config import PRESETS, EngineConfig, LaneConfig, SelectorConfig
+from fgmp.hdl.design import build
+from fgmp.hdl.values import VALUES, covering, legal_values
+from fgmp.sim.engine.checks import Bench
+from fgmp.sim.engine.driver import EngineDriver
+from fgmp.sim.engine.scenarios import run_scenarios
+from fgmp.sim.engine.verilated import VerilatedEngine, build_library
+from fgmp.sim.regression import campaigns_of
+from fgmp.sim.runner import Simulator
+from fgmp.synth.asic.activities import stimuli
+from fgmp.synth.asic.flow import implement, simulate
+from fgmp.synth.asic.mapping import Target
+from fgmp.synth.liberty.cells import StandardCells
+
+from .conftest import ROOT
+
+LIBRARY = ROOT / "tests" / "data" / "five_cells.lib"
+
+SHORT = {**VALUES, "k_max": (16, 32, 1328, 1344, 42_784)}
+KINDS = {"lane": LaneConfig(), "selector": SelectorConfig(), "engine": EngineConfig()}
+SCENARIOS = (
+    "every kind of input and output", "registers", "random stalls on all streams", "GEMMs back to back",
+    "NaN and illegal scales", "limits",
+)  # fmt: skip
+
+
+def units(values):
+    return {
+        f"{kind}-{index}": config
+        for kind, preset in KINDS.items()
+        for index, config in enumerate(covering(preset, 1, values))
+    }
+
+
+def pytest_generate_tests(metafunc):
+    if "unit" in metafunc.fixturenames:
+        found = units(VALUES if metafunc.config.getoption("--whole-matrix") else SHORT)
+        metafunc.parametrize("unit", found.values(), ids=found)
+
+
+def test_each_value_occurs():
+    for kind, preset in KINDS.items():
+        for values in (VALUES, SHORT):
+            chosen = covering(preset, 1, values)
+            seen = {(name, value) for config in chosen for name, value in asdict(config).items()}
+            assert seen >= set(legal_values(preset, values)), kind
+            assert len(chosen) <= 22, kind
+    assert ("pipeline", 5) in set(legal_values(LaneConfig()))
+    assert ("pipeline", 5) not in set(legal_values(EngineConfig()))
+
+
+def test_every_parameter_of_every_preset_has_values():
+    for name, (_, config) in PRESETS.items():
+        values = set(legal_values(config))
+        for parameter, value in asdict(config).items():
+            known = {v for p, v in values if p == parameter}
+            assert len(known) > 1, (name, parameter)
+            assert value in known or parameter == "k_max", (name, parameter)
+
+
+def test_computes_what_golden_does(unit, cache):
+    design = build(unit, "unit")
+    if isinstance(unit, EngineConfig):
+        engine = VerilatedEngine(build_library(design, cache=cache), seed=1)
+        results = run_scenarios(Bench(engine, EngineDriver(engine, unit), 1), SCENARIOS)
+    else:
+        campaigns = campaigns_of(design, count=64, share=61, model=False)
+        results = Simulator(design, cache=cache).run(campaigns)
+    assert [r.first for r in results if r.differences] == []
+    assert all(r.compared for r in results)
+
+
+PARTS = {
+    name: PRESETS[name][1]
+    for name in ("dot-mixed", "engine-lane", "decoder-e4m3", "accumulators", "activation-decoder", "row-order")
+}
+# Accumulators of several lanes, and in a memory: tests/test_order.py, and the engines above.
+SMALL = {**SHORT, "k_max": (16, 1328, 1344), "lanes": (1,), "storage": ("banked",)}
+
+
+def parts():
+    return {
+        f"{name}-{index}": config
+        for name, preset in PARTS.items()
+        for index, config in enumerate(covering(preset, 1, SMALL))
+    }
+
+
+@pytest.mark.parametrize("part", parts().values(), ids=parts())
+def test_gates_of_a_part_compute_what_golden_does(part, tmp_path):
+    """Mapped to a small library; every output in every cycle, 64 streams at once."""
+    design = build(part, "part")
+    unit = implement(design, Target(StandardCells(LIBRARY.read_text(), LIBRARY.name)), tmp_path)
+    for name, stimulus in stimuli(design, words=1, cycles=24, seed=1).items():
+        simulate(unit, stimulus, name)

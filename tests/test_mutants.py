@@ -1,0 +1,92 @@
+"""Mutants and units with random parameters: what is planted is found, proven equivalent or listed; runs continue."""
+
+import json
+import shlex
+
+import pytest
+
+from fgmp.__main__ import main
+from fgmp.errors import InputError
+from fgmp.sim import mutants, random_units
+from fgmp.sim.mutants import equivalent, mutated, run_mutants
+from fgmp.sim.random_units import run_random_units
+from fgmp.sim.runner import SimulationError
+
+from .conftest import build_preset
+
+
+def test_mutants_stand_behind_an_input():
+    design = build_preset("decoder-e2m1")
+    faulty, found = mutated(design, 12, 1)
+    assert [m.number for m in found] == list(range(1, 13))
+    assert faulty.port("fault_select").width == 4
+    assert "fault_select" in faulty.verilog
+    assert [m.line for m in mutated(design, 12, 1)[1]] == [m.line for m in found]
+    assert [m.line for m in mutated(design, 12, 2)[1]] != [m.line for m in found]
+
+
+def test_equivalence_is_proven_or_not():
+    design = build_preset("decoder-e2m1")
+    lines = [m.line for m in mutated(design, 12, 1)[1]]
+    assert equivalent(design, "")
+    assert not all(equivalent(design, line) for line in lines[:3])
+
+
+def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
+    seen = []
+    arguments = {"count": 6, "seed": 3, "out": tmp_path, "on_mutants": seen.append}
+    result = run_mutants("selector-flat", [], **arguments)
+    assert result["killed"] + result["equivalent"] + len(result["survived"]) == result["mutants"] == sum(seen) == 6
+    assert result["killed"] >= 4
+    monkeypatch.setattr(mutants, "_judged", lambda design, numbers, *_: iter([dict.fromkeys(map(str, numbers), "x")]))
+    assert run_mutants("selector-flat", [], **arguments) == result
+    data = json.loads((tmp_path / "selector_flat-6-3.json").read_text())
+    killed = next(number for number, verdict in data["verdicts"].items() if verdict not in ("survived", "equivalent"))
+    del data["verdicts"][killed]
+    (tmp_path / "selector_flat-6-3.json").write_text(json.dumps(data))
+    assert run_mutants("selector-flat", [], **arguments) == result
+    assert json.loads((tmp_path / "selector_flat-6-3.json").read_text())["verdicts"][killed] == "x"
+
+
+def test_units_without_a_bench(capsys):
+    with pytest.raises(InputError, match="preset dot-fp8: has no bench, expected a lane, a selector or an engine"):
+        run_mutants("dot-fp8", [], count=1, seed=1, out=None)
+    assert main(["simulate", "dot-fp8", "--campaign", "1"]) == 2
+    assert "preset dot-fp8: has no bench" in capsys.readouterr().err
+    assert main(["simulate", "--campaign", "0"]) == 2
+    assert "campaign: 0.0, expected hours, more than 0" in capsys.readouterr().err
+    assert main(["simulate", "lane", "--campaign", "1", "--set", "pipeline=2"]) == 2
+    assert "given with --campaign" in capsys.readouterr().err
+    assert main(["mutants", "--count", "0"]) == 2
+    assert "count: 0, expected at least 1" in capsys.readouterr().err
+
+
+def test_a_failure_is_reported_with_the_command_that_shows_it_again(monkeypatch):
+    calls = []
+
+    def regress(preset, changes, **options):
+        calls.append((preset, list(changes), options["seed"], options["count"]))
+        if len(calls) == 2:
+            raise SimulationError("it differs")
+        return []
+
+    monkeypatch.setattr(random_units, "regress", regress)
+    times = iter(range(100))
+    monkeypatch.setattr(random_units.time, "monotonic", lambda: next(times))
+    result = run_random_units(["lane", "selector"], 3, seed=5, count=7, say=lambda _: None)
+    assert result["units"] == len(calls) == 3
+    (failure,) = result["failures"]
+    assert failure["problem"] == "it differs"
+    preset, changes, seed, count = calls[1]
+    words = shlex.split(failure["command"])
+    assert words[:8] == ["fgmp", "simulate", preset, "--seed", str(seed), "--count", str(count), "--no-model"]
+    assert words[8:] == ["--set", *changes]
+    again = run_random_units(["lane", "selector"], 0, seed=5, count=7, say=lambda _: None)
+    assert again["units"] == 1
+    assert calls[3] == calls[0]
+
+
+def test_a_random_unit_is_right():
+    result = run_random_units(["selector"], 0, seed=2, count=20, say=lambda _: None)
+    assert result["failures"] == []
+    assert result["compared"] > 1000

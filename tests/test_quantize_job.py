@@ -280,7 +280,7 @@ def test_two_processes_measure_what_one_does(texts, tmp_path):
         "samples = windows(model, Path(sys.argv[1]).read_text(), 5, 'text', window=64)\n"
         "c = Study(model.model, samples, progress=False).calibration(FGMPConfig())\n"
         "if distributed.is_main():\n"
-        "    torch.save((c.weights, c.channels, c.squares, c.exponents), sys.argv[2])\n"
+        "    torch.save((dict(c.weights), c.channels, c.squares, c.exponents), sys.argv[2])\n"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     for name, runner in (("one", [sys.executable]), ("two", torchrun)):

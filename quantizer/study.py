@@ -33,7 +33,7 @@ from .model.site import quantizers
 from .model.variant import Variant
 from .prepare.channels import Channels, changed_by, find_groups
 from .prepare.linears import NO_LINEAR, left_alone, prepare, target_linears
-from .prepare.pages import Pages, in_memory
+from .prepare.pages import Pages, in_memory, page_of
 from .prepare.registrations import registrations
 from .prepare.sites import find_sites
 
@@ -106,6 +106,14 @@ class Study:
         self.sites = find_sites(model, linears, runs, self.left_alone)
         named = {name for site in self.sites for name in site.linears}
         self.linears = {name: linear for name, linear in linears.items() if name in named}
+        shared = next(
+            (n for n, linear in self.linears.items() if pages is not None and not page_of(linear.weight)), None
+        )
+        if shared is not None:  # its gradient would come in parts
+            raise InputError(
+                f"linear {shared[0]}: its weight belongs to several blocks, expected blocks with weights of their own "
+                "(leave out layer by layer)"
+            )
         self.progress = progress
         self._pages = pages
         self._checkpoint = checkpoint

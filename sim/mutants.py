@@ -33,6 +33,7 @@ from .tally import Tally
 __all__ = ["equivalent", "mutated", "run_mutants"]
 
 SURVIVED = "survived"
+_UNPROVEN, _EQUIVALENT = "survived, not proven equivalent", "equivalent"
 _SELECT = "fault_select"
 _FLAT = "proc; flatten; opt_expr; opt_clean"
 _PROOF_SECONDS = 60
@@ -102,13 +103,11 @@ def run_mutants(
         verdicts |= some
         _keep(file, mutants, verdicts)
         on_mutants(len(some))
-    survivors = [m for m in mutants if verdicts[str(m.number)] == SURVIVED]
-    for mutant in survivors:
-        if equivalent(design, mutant.line):
-            verdicts[str(mutant.number)] = "equivalent"
+    for mutant in (m for m in mutants if verdicts[str(m.number)] == SURVIVED):
+        verdicts[str(mutant.number)] = _EQUIVALENT if equivalent(design, mutant.line) else _UNPROVEN
         _keep(file, mutants, verdicts)
-    left = [m for m in mutants if verdicts[str(m.number)] == SURVIVED]
-    killed = sum(v not in (SURVIVED, "equivalent") for v in verdicts.values())
+    left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]
+    killed = sum(v not in (_UNPROVEN, _EQUIVALENT) for v in verdicts.values())
     for mutant in left:
         say(f"survived: {mutant.line}")
     return {

@@ -139,7 +139,8 @@ def _four_over_six_sets(
     # From 288 on the larger scale is 72, the largest; from 420 on both are.
     large = torch.linspace(-448, 448, 16 * 32).view(32, BLOCK_SIZE)[:, torch.randperm(BLOCK_SIZE, generator=generator)]
     special = x[:64].clone()
-    special.view(-1)[:: BLOCK_SIZE + 3] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-42]).repeat(14)[:54]
+    places = special.view(-1)[:: BLOCK_SIZE + 3]
+    places.copy_(torch.tensor([float("nan"), float("inf"), -0.0, 1e-42]).repeat(len(places))[: len(places)])
     for values in (exact, x, large, special, _scale_boundaries(4), *corners):
         _, channel = _drawn(design, len(values), 0)
         settings = SiteSettings(1, channel_codes=None if channel is None else channel[:, None], four_over_six=True)

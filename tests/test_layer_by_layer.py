@@ -29,7 +29,7 @@ def same_state(one, other):
 
 
 @pytest.mark.filterwarnings("ignore:.*linears had no gradient", "ignore:left as they are")
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *SEQ2SEQ])
+@pytest.mark.parametrize("name", [*(name for name in ARCHITECTURES if name != "zamba"), *SEQ2SEQ])
 def test_the_same_model_as_in_one_piece(name, tmp_path):
     make = {**ARCHITECTURES, **SEQ2SEQ}[name]
     whole, paged = quantized(made(make), MIXED), made(make)
@@ -125,9 +125,10 @@ def test_which_modules_are_blocks():
     seq2seq = blocks_of(made(SEQ2SEQ["t5"]))
     assert list(seq2seq) == [f"{side}.block.{i}" for side in ("encoder", "decoder") for i in "01"]
     shared = nn.Module()
-    block = nn.Linear(4, 4)
-    shared.layers = nn.ModuleList([block, block, nn.ReLU(), nn.Linear(4, 4)])
-    assert list(blocks_of(shared)) == ["layers.0", "layers.3"]
+    block = nn.LayerNorm(4)
+    inner = nn.ModuleList([nn.LayerNorm(4), nn.Linear(4, 4)])
+    shared.layers = nn.ModuleList([block, block, nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 4), inner])
+    assert list(blocks_of(shared)) == ["layers.0", "layers.3", "layers.5.0"]
 
 
 def test_a_parameter_of_two_blocks_stays(tmp_path):
@@ -165,6 +166,88 @@ def test_what_cannot_go_layer_by_layer_is_said(tmp_path):
     with pytest.raises(InputError, match=r"block decoder\.block\.0: given a cache, expected a loss that calls"):
         quantize(seq2seq, config, IDS, loss=lambda ids: seq2seq(input_ids=ids[None], labels=ids[None, :12]).loss,
                  pages=Pages(seq2seq, tmp_path / "c", ()), progress=False)  # fmt: skip
+
+
+class Plain(nn.Module):
+    """Blocks in a list, called in the order of `calls`, with what is `beside` them."""
+
+    def __init__(self, calls, beside=()):
+        super().__init__()
+        self.layers = nn.ModuleList(Adder() for _ in range(2))
+        self.calls, self.beside = calls, beside
+
+    def forward(self, x):
+        for index in self.calls:
+            x = self.layers[index](x, *self.beside)
+        return x
+
+
+class Adder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.reader = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x, memory=None):
+        return x + self.linear(x) + (self.reader(memory) if isinstance(memory, torch.Tensor) else 0)
+
+
+class Box:
+    """Might hold anything."""
+
+
+def failing(gradient):
+    raise RuntimeError("no backward here")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: Plain((0, 1, 0)), r"block layers\.0: called twice in a sample, expected blocks that are called once"),
+        (lambda: Plain((0, 1), (Box(),)), r"block layers\.0: given a Box, which may carry gradients, expected blocks"),
+        (lambda: Plain((0, 1), (torch.randn(8, 32),)), "a linear reads what several blocks are given, expected blocks"),
+        (lambda: made(ARCHITECTURES["zamba"]), "its weight belongs to several blocks, expected blocks with weights of"),
+    ],
+)
+def test_gradients_that_would_come_in_parts_are_refused(model, message, tmp_path):
+    model = model()
+    samples = IDS if hasattr(model, "config") else torch.randn(2, 8, 32)
+    loss = None if hasattr(model, "config") else lambda x: model(x).square().mean()
+    with pytest.raises(InputError, match=message):
+        quantize(model, FGMPConfig.paper(samples=2), samples, loss=loss, pages=Pages(model, tmp_path, ()),
+                 progress=False)  # fmt: skip
+
+
+def test_autocast_and_errors_on_the_way_back(tmp_path):
+    config, samples = FGMPConfig.paper(samples=2), torch.randn(2, 8, 32)
+
+    def cast(x):
+        with torch.autocast("cpu"):
+            return model(x).float().square().mean()
+
+    model = Plain((0, 1))
+    with pytest.raises(InputError, match="autocast: on, expected a loss without it layer by layer"):
+        quantize(model, config, samples, loss=cast, pages=Pages(model, tmp_path / "a", ()), progress=False)
+    model = Plain((0, 1))
+    pages = Pages(model, tmp_path / "b", ())
+
+    def hook(_, __, output):
+        if output.requires_grad:
+            output.register_hook(failing)
+
+    model.layers[0].register_forward_hook(hook)
+    inner = model.layers[0].linear
+    inner.register_full_backward_hook(lambda *_: failing(None))
+    with pytest.raises(InputError, match=r"no linear|cannot be differentiated layer by layer \(no backward here\)"):
+        quantize(model, config, samples, loss=lambda x: model(x).square().mean(), pages=pages, progress=False)
+
+
+def test_a_block_keeps_a_forward_of_its_own(tmp_path):
+    model = Plain((0, 1))
+    own = lambda x, *_: x * 2  # noqa: E731
+    model.layers[1].forward = own
+    pages = Pages(model, tmp_path, ())
+    pages.close()
+    assert model.layers[1].forward is own
 
 
 def test_an_error_of_the_model_ends_all_samples(tmp_path):
@@ -263,6 +346,22 @@ def test_a_killed_run_continues_after_the_last_samples_that_came_through(tmp_pat
     assert subprocess.run(whole, capture_output=True).returncode == 0
     for file in ("config.json", "model.safetensors"):
         assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--gradient-checkpointing"],
+            "--gradient-checkpointing: given with --layer-by-layer, which does it",
+        ),
+        (["--device", "auto"], "device: auto, expected one device with --layer-by-layer"),
+    ],
+)
+def test_options_that_do_not_go_together(more, message, tmp_path, text, capsys):
+    assert main(arguments(SHIPPED_MODEL, tmp_path / "out", text, "--layer-by-layer", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_without_accelerate(tmp_path, text, monkeypatch, capsys):

@@ -33,6 +33,7 @@ def test_equivalence_is_proven_or_not():
 
 
 def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutants, "_PROOF_SECONDS", 2)
     seen = []
     arguments = {"count": 6, "seed": 3, "out": tmp_path, "on_mutants": seen.append}
     result = run_mutants("selector-flat", [], **arguments)
@@ -41,7 +42,9 @@ def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(mutants, "_judged", lambda design, numbers, *_: iter([dict.fromkeys(map(str, numbers), "x")]))
     assert run_mutants("selector-flat", [], **arguments) == result
     data = json.loads((tmp_path / "selector_flat-6-3.json").read_text())
-    killed = next(number for number, verdict in data["verdicts"].items() if verdict not in ("survived", "equivalent"))
+    killed = next(
+        number for number, verdict in data["verdicts"].items() if verdict not in (mutants._UNPROVEN, "equivalent")
+    )
     del data["verdicts"][killed]
     (tmp_path / "selector_flat-6-3.json").write_text(json.dumps(data))
     assert run_mutants("selector-flat", [], **arguments) == result

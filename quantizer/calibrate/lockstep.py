@@ -11,14 +11,16 @@ sample's call is repeated with gradients, from the leaf's gradient to those of t
 blocks return, and one call's activations.
 """
 
+import enum
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from transformers import Cache
 
@@ -30,6 +32,14 @@ __all__ = ["run_each"]
 
 _KEPT_BYTES = 512 << 20
 """What blocks return, of all samples that run together."""
+
+_ONCE = "expected blocks that are called once and pass on tensors (leave out layer by layer)"
+
+_PLAIN = (
+    Tensor, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, torch.layout, enum.Enum,
+    slice, type, FunctionType, MethodType, nn.Module,
+)  # fmt: skip
+"""What a block may be given beside containers of it: nothing that carries a gradient unseen."""
 
 _MOST = 16
 """Samples that run together where nothing is kept of them."""
@@ -83,12 +93,13 @@ def _run(pages: Pages, runners: Sequence["_Runner"]) -> None:
 
 @dataclass
 class _Step:
-    """A block's call: what it was given, in leaves, and, by place among what it returned, the leaves that want a
-    gradient."""
+    """A block's call: what it was given, in leaves, those of them that want a gradient, and, by place among what it
+    returned, the leaves that do."""
 
     page: Page
     forward: Forward
     given: list[Any]
+    inputs: list["_Input"]
     spec: TreeSpec
     returned: dict[int, Tensor]
 
@@ -112,6 +123,7 @@ class _Runner(threading.Thread):
         self.steps: list[_Step] = []
         self.kept = 0
         self._inputs: dict[int, _Input] = {}
+        self._plain: dict[int, int] = {}
 
     def run(self) -> None:
         self._go.acquire()
@@ -151,16 +163,22 @@ class _Runner(threading.Thread):
             self._go.release()
             self.join()
 
-    def keep(self, step: _Step) -> None:
+    def keep(self, page: Page, forward: Forward, given: list[Any], spec: TreeSpec, returned: dict[int, Tensor]) -> None:
         """Keep a call for the way back."""
-        self.steps.append(step)
-        self.kept += sum(leaf.nbytes for leaf in step.returned.values())
-        for leaf in _wanting(step.given):
-            self._inputs.setdefault(id(leaf), _Input(leaf)).readers += 1
+        if any(step.page is page for step in self.steps):
+            raise InputError(f"block {page.name}: called twice in a sample, {_ONCE}")
+        inputs = [self._inputs.setdefault(id(leaf), _Input(leaf)) for leaf in _wanting(given)]
+        for item in inputs:
+            item.readers += 1
+        for x in given:
+            if _differentiable(x) and not x.requires_grad:
+                self._plain[id(x)] = self._plain.get(id(x), 0) + 1
+        self.steps.append(_Step(page, forward, given, inputs, spec, returned))
+        self.kept += sum(leaf.nbytes for leaf in returned.values())
 
     def backward(self, step: _Step) -> None:
         """Repeat a call with gradients; hand those of its inputs on once all calls that read them were repeated."""
-        inputs = [self._inputs[id(leaf)] for leaf in _wanting(step.given)]
+        inputs = step.inputs
         own = {id(item.leaf): item.leaf.detach().requires_grad_() for item in inputs}
         given = [own.get(id(leaf), leaf) for leaf in step.given]
         with again(list(own.values())) as asked, torch.enable_grad():
@@ -173,6 +191,9 @@ class _Runner(threading.Thread):
             item.add(copy.grad, functions)
             if not item.readers:
                 del self._inputs[id(item.leaf)]
+        begun = [x for x in step.given if _differentiable(x) and x.requires_grad and id(x) not in own]
+        if any(self._plain.get(id(x), 0) > 1 for x in begun):
+            raise InputError(f"block {step.page.name}: a linear reads what several blocks are given, {_ONCE}")
 
 
 class _Input:
@@ -211,13 +232,18 @@ def _call(page: Page, forward: Forward, args: Any, kwargs: Any) -> Any:
     runner.wait_for(page)
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise InputError("autocast: on, expected a loss without it layer by layer")
     given, spec = tree_flatten((args, kwargs))
     if any(isinstance(x, Cache) for x in given):
         raise InputError(f"block {page.name}: given a cache, expected a loss that calls the model with use_cache=False")
-    with _unwritten(page, given), torch.no_grad():
+    opaque = next((x for x in given if not isinstance(x, _PLAIN)), None)
+    if opaque is not None:
+        raise InputError(f"block {page.name}: given a {type(opaque).__name__}, which may carry gradients, {_ONCE}")
+    with _unwritten(page, given, args, kwargs), torch.no_grad():
         result, shape = tree_flatten(forward(*args, **kwargs))
     returned = {i: x.detach().requires_grad_() for i, x in enumerate(result) if _differentiable(x)}
-    runner.keep(_Step(page, forward, given, spec, returned))
+    runner.keep(page, forward, given, spec, returned)
     return tree_unflatten([returned.get(i, x) for i, x in enumerate(result)], shape)
 
 
@@ -226,11 +252,13 @@ def _differentiable(x: Any) -> bool:
 
 
 @contextmanager
-def _unwritten(page: Page, given: Sequence[Any]) -> Iterator[None]:
+def _unwritten(page: Page, given: Sequence[Any], args: Any, kwargs: Any) -> Iterator[None]:
     """Raise InputError if a block writes to what it is given: its call could not be repeated."""
     versions = [(x, x._version) for x in given if isinstance(x, Tensor)]
     yield
-    if any(x._version != version for x, version in versions):
+    after = tree_flatten((args, kwargs))[0]
+    same = len(after) == len(given) and all(x is y for x, y in zip(after, given, strict=True))
+    if not same or any(x._version != version for x, version in versions):
         raise InputError(
             f"block {page.name}: writes to its input, expected one that can be called again (leave out layer by layer)"
         )

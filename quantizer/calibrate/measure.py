@@ -4,7 +4,7 @@ Nothing is kept of a sample: a parameter's or a site's gradient is squared, adde
 """
 
 import functools
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def calibrate(
     bar = tqdm(total=len(mine), initial=done, desc="calibrate", unit="sample", disable=not progress, leave=False)
     watching = Watch(model, linears, sites, totals, sensitivity)
     with bar, watching, torch.set_grad_enabled(backward):
-        for count in run_each(jobs[done:], pages):
+        for count in _explained(run_each(jobs[done:], pages)):
             done += count
             _save(totals, checkpoint, done, done == len(jobs))
             bar.update(count)
@@ -74,6 +74,20 @@ def calibrate(
             raise InputError(f"calibration: {kind} of {of} is not finite, expected a model that computes in range")
         distributed.combine_(total, "max" if name.startswith("amax/") else "sum")
     return means(linears, sites, totals, len(samples), sensitivity)
+
+
+def _explained(counts: Iterator[int]) -> Iterator[int]:
+    """What goes wrong on the way back through blocks, of no one sample, as InputError."""
+    try:
+        yield from counts
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        exhausted(str(error), "calibration")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"calibration: the model cannot be differentiated layer by layer ({reason}), expected one that can"
+        ) from error
 
 
 def _resumed(totals: MutableMapping[str, Tensor], checkpoint: Checkpoint | None) -> int:

@@ -109,6 +109,8 @@ class PagedSums(MutableMapping[str, Tensor]):
             if state["fingerprint"] != self._fingerprint or state["names"] != list(self):
                 raise ValueError("of another calibration")
             resident = load_file(self._folder / f"resident-{state['generation']}.safetensors")
+            if not all((self._folder / file).is_file() for file in state["files"].values()):
+                raise ValueError("incomplete")
         except (OSError, ValueError, KeyError, SafetensorError):
             for path in self._folder.iterdir():
                 path.unlink()

@@ -69,6 +69,7 @@ def run_quantization(request: QuantizeRequest, *, say: Callable[[str], None], pr
 
     Raises InputError if `request.out` exists and is not what this request makes, or another process is at it.
     """
+    _check_paged(request)
     out = request.out.absolute()
     check_folder(out, "the name of a new folder")
     distributed.join(request.device)
@@ -99,7 +100,10 @@ def run_quantization(request: QuantizeRequest, *, say: Callable[[str], None], pr
         keep = False  # a full disk is not helped by what lies on it
         raise
     except Exception:
-        keep = any(work.glob("calibration*"))  # which another try may continue from
+        # Which another try may continue from.
+        keep = any((*work.glob("calibration*.safetensors"), *work.glob("calibration*/state.json")))
+        for left in ("scores", *(path.name for path in work.glob("pages-*"))):
+            shutil.rmtree(work / left, ignore_errors=True)
         raise
     finally:
         if lock is not None:
@@ -109,6 +113,14 @@ def run_quantization(request: QuantizeRequest, *, say: Callable[[str], None], pr
             if made:
                 with contextlib.suppress(OSError):
                     work.parent.rmdir()
+
+
+def _check_paged(request: QuantizeRequest) -> None:
+    """Raise InputError for what does not go with layer by layer."""
+    if request.layer_by_layer and request.gradient_checkpointing:
+        raise InputError("--gradient-checkpointing: given with --layer-by-layer, which does it; expected one of them")
+    if request.layer_by_layer and request.device == "auto":
+        raise InputError("device: auto, expected one device with --layer-by-layer")
 
 
 def _locked(

@@ -1,6 +1,7 @@
 """A language model whose blocks go from its checkpoint into `Pages`, without ever being in memory together."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,20 +53,32 @@ def load_paged(
         **options,
     )
 
+    made: dict[int, tuple[nn.Module, nn.Parameter, nn.Parameter]] = {}
+
     def fetch(block: nn.Module) -> None:
         for module in block.modules():
-            absent = [key for key, p in module.named_parameters(recurse=False) if p.is_meta]
-            with align_module_device(module):
-                values = {key: module.get_parameter(key).data for key in absent}
+            absent = {key: p for key, p in module.named_parameters(recurse=False) if p.is_meta}
+            try:
+                with align_module_device(module):
+                    values = {key: module.get_parameter(key).data for key in absent}
+            except KeyError as error:
+                raise InputError(f"model {name}: weights lack {error.args[0]}") from None
             release(module)
             for key, value in values.items():
-                setattr(module, key, nn.Parameter(value))
+                owner, _, parameter = made.setdefault(id(absent[key]), (block, absent[key], nn.Parameter(value)))
+                if owner is not block:
+                    raise InputError(
+                        f"model {name}: two blocks share a parameter ({key}), expected blocks with parameters of their "
+                        "own (leave out layer by layer)"
+                    )
+                setattr(module, key, parameter)
 
     def release(module: nn.Module) -> None:
         remove_hook_from_module(module)
         module.__dict__.pop("forward", None)  # its own again, and not a copy of it
 
     paged = Pages(model.eval(), folder, ignore, fetch)
+    shutil.rmtree(folder / "converted", ignore_errors=True)  # which the pages hold now
     inside = {id(module) for page in paged.pages for module in page.block.modules()}
     for module in model.modules():
         if id(module) not in inside:

@@ -25,6 +25,7 @@ class Page:
     def __init__(self, pages: "Pages", name: str, block: nn.Module, path: Path, parameters: dict[str, nn.Parameter]):
         self.pages, self.name, self.block, self.path = pages, name, block, path
         self.parameters = parameters
+        self.forward: Forward | None = None  # one that the block had of its own
         self.changed = False
 
     def open(self) -> None:
@@ -72,12 +73,13 @@ class Pages:
             fetch(block)
             prepare(model, ignore, within=name)
             elsewhere = _others(model, block)
-            own = {n: p for n, p in block.named_parameters() if id(p) not in elsewhere}
+            own = {n: p for n, p in block.named_parameters() if id(p) not in elsewhere and p.is_floating_point()}
             page = Page(self, name, block, folder / f"block-{index}.safetensors", own)
             page.changed = True
             self._close(page)
             for parameter in own.values():
                 parameter._fgmp_page = page
+            page.forward = block.__dict__.get("forward")
             block.forward = _forward(page, block.forward)
             self.pages.append(page)
 
@@ -105,6 +107,8 @@ class Pages:
                 parameter.data = parameter.data.clone()  # apart from the file
                 del parameter._fgmp_page
             del page.block.forward
+            if page.forward is not None:
+                page.block.forward = page.forward
             page.path.unlink()
             self._open = None
         self._thread.shutdown()
@@ -124,7 +128,7 @@ class Pages:
         """Write the page if it was changed, and let its parameters go."""
         if page.changed:
             with whole_file(page.path) as partial:
-                save_file({n: p.data.contiguous() for n, p in page.parameters.items()}, partial)
+                save_file({n: p.data.contiguous().clone() for n, p in page.parameters.items()}, partial)
             page.changed = False
         for parameter in page.parameters.values():
             parameter.data = _absent(parameter.data)
@@ -135,15 +139,22 @@ class Pages:
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The members of a model's outermost lists of modules, by name, those with parameters, each once."""
+    """The members of a model's outermost lists of modules, by name, those with parameters, each once.
+
+    Lists in lists are opened, and plain linears are none: what is done to a block would make them special.
+    """
     found: dict[str, nn.Module] = {}
-    inside: tuple[str, ...] = ()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not name.startswith(inside or "\0"):
-            inside = (*inside, f"{name}." if name else "")
-            for key, child in module.named_children():
-                if next(child.parameters(), None) is not None and all(child is not b for b in found.values()):
-                    found[f"{name}.{key}" if name else key] = child
+
+    def look(name: str, module: nn.Module) -> None:
+        for key, child in module.named_children():
+            path = f"{name}.{key}" if name else key
+            whole = isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList | nn.Linear)
+            if not whole:
+                look(path, child)
+            elif next(child.parameters(), None) is not None and all(child is not b for b in found.values()):
+                found[path] = child
+
+    look("", model)
     return found
 
 

@@ -89,11 +89,12 @@ def run_mutants(
 
     What is known is read from and written to a file in the folder `out`. Raises InputError for a unit without a bench.
     """
-    design = build_preset(preset, changes)
+    name = preset.replace("-", "_")
+    design = build_preset(preset, changes, name)  # Verilator shortens very long names
     if not isinstance(design.config, (LaneConfig, SelectorConfig, EngineConfig)):
         raise InputError(f"preset {preset}: has no bench, expected a lane, a selector or an engine")
     faulty, mutants = mutated(design, count, seed)
-    file = out / f"{design.name}-{count}-{seed}.json"
+    file = out / f"{'-'.join([name, *changes])}-{count}-{seed}.json"
     verdicts = _known(file, mutants)
     # Builds it once, and sees that it passes while no mutant is chosen.
     if (noticed := _judge(faulty, [0], out / "simulators")) != {"0": SURVIVED}:

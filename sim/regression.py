@@ -75,7 +75,7 @@ def regress(
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
     check_tools(simulator)
-    design = build_preset(preset, changes)
+    design = build_preset(preset, changes, preset.replace("-", "_"))  # Verilator shortens very long names
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
     if announce:
         announce(preset, len(campaigns))

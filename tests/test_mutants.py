@@ -7,7 +7,8 @@ import pytest
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
-from fgmp.sim import mutants, random_units
+from fgmp.sim import mutants, random_units, regression
+from fgmp.sim.engine import regression as engine_regression
 from fgmp.sim.mutants import equivalent, mutated, run_mutants
 from fgmp.sim.random_units import run_random_units
 from fgmp.sim.runner import SimulationError
@@ -93,3 +94,19 @@ def test_a_random_unit_is_right():
     result = run_random_units(["selector"], 0, seed=2, count=20, say=lambda _: None)
     assert result["failures"] == []
     assert result["compared"] > 1000
+
+
+def test_units_with_many_changes_have_short_names(monkeypatch):
+    """Verilator shortens names of more than about 127 letters, and cocotb finds no unit then."""
+    seen = []
+
+    def build(preset, changes, module):
+        seen.append(module)
+        raise SimulationError("enough")
+
+    changes = ["k_max=1328", "pipeline=1", "channel_codes=true", "raw_input=bfloat16", "selector_pipeline=3"]
+    for module, run in ((regression, regression.regress), (engine_regression, engine_regression.regress_engine)):
+        monkeypatch.setattr(module, "build_preset", build)
+        with pytest.raises(SimulationError, match="enough"):
+            run("engine-4", changes)
+    assert seen == ["engine_4"] * 2

@@ -33,7 +33,7 @@ def regress_engine(
 ) -> dict[str, Any]:
     """Everything about one engine; returns campaigns, totals and the performance GEMM's numbers."""
     check_tools("verilator")
-    design = build_preset(preset, changes)
+    design = build_preset(preset, changes, preset.replace("-", "_"))  # Verilator shortens very long names
     config = design.config
     if not isinstance(config, EngineConfig):
         raise InputError(f"preset {preset}: is no engine")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, E4M3, FLOAT32, MAX_BLOCK_SCALE_CODE, ceil_div
+from ..formats import BLOCK_SIZE, E4M3, FLOAT32, MAX_BLOCK_SCALE_CODE, ceil_div
 from ..golden.blocks import Blocks
 from ..golden.lane import check_k, expected_rows
 from ..golden.random_blocks import random_blocks, random_codes
@@ -290,6 +290,3 @@ def _blocks(fp8: bool, codes: Tensor, scales: Tensor | None = None) -> Blocks:
 
 def _same(rows: int, exponent: int) -> Tensor:
     return torch.full((rows,), exponent)
-
-
-assert ACCUMULATOR_FRACTION_BITS == 20  # `_row_of` counts in units of 2**-18, four accumulator units

@@ -51,7 +51,7 @@ _PRESETS: dict[str, tuple[str, ...]] = {
     "decoder-e2m1": (_GATES,),
     "engine": ("test_engine.py::test_engine",),
     "engine-channel": ("test_engine.py::test_other_parameters", _VALUES),
-    "engine-8": (_VALUES, "test_rate.py::test_two_streams_of_weights"),
+    "engine-8": ("test_every_value.py::test_the_engine_for_fpgas",),
     "engine-4": ("test_engine.py::test_small_engine",),
     "engine-lane": (_GATES,),
     "engine-lane-merged": (_GATES,),

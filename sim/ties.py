@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..formats import BLOCK_SIZE
+from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
 from ..golden.blocks import Blocks
 
 __all__ = ["full_scale_ties", "power_code", "row_of"]
@@ -67,3 +67,6 @@ def power_code(i: int) -> int:
 def _fp8(codes: Tensor) -> Blocks:
     shape = codes.shape[:2]
     return Blocks(torch.ones(shape, dtype=torch.bool), torch.full(shape, _SCALE, dtype=torch.uint8), codes)
+
+
+assert ACCUMULATOR_FRACTION_BITS == 20  # `row_of` counts in units of 2**-18, four accumulator units

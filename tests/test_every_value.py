@@ -12,6 +12,7 @@ from fgmp.hdl.design import build
 from fgmp.hdl.values import VALUES, covering, legal_values
 from fgmp.sim.engine.checks import Bench
 from fgmp.sim.engine.driver import EngineDriver
+from fgmp.sim.engine.scenarios import SCENARIOS as ALL_SCENARIOS
 from fgmp.sim.engine.scenarios import run_scenarios
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.regression import campaigns_of
@@ -21,7 +22,7 @@ from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.liberty.cells import StandardCells
 
-from .conftest import ROOT
+from .conftest import ROOT, build_preset
 
 LIBRARY = ROOT / "tests" / "data" / "five_cells.lib"
 
@@ -83,6 +84,16 @@ PARTS = {
     name: PRESETS[name][1]
     for name in ("dot-mixed", "engine-lane", "decoder-e4m3", "accumulators", "activation-decoder", "row-order")
 }
+
+
+def test_the_engine_for_fpgas(cache):
+    """All scenarios on a preset that no other test simulates."""
+    design = build_preset("engine-8")
+    engine = VerilatedEngine(build_library(design, cache=cache), seed=1)
+    results = run_scenarios(Bench(engine, EngineDriver(engine, design.config), 1), ALL_SCENARIOS)
+    assert [r.first for r in results if r.differences] == []
+
+
 # Accumulators of several lanes, and in a memory: tests/test_order.py, and the engines above.
 SMALL = {**SHORT, "k_max": (16, 1328, 1344), "lanes": (1,), "storage": ("banked",)}
 

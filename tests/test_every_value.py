@@ -65,7 +65,8 @@ def test_every_parameter_of_every_preset_has_values():
         for parameter, value in asdict(config).items():
             known = {v for p, v in values if p == parameter}
             assert len(known) > 1, (name, parameter)
-            assert value in known or parameter == "k_max", (name, parameter)
+            # Accumulators are also built for one lane; a preset's longest K lies between two steps of the width.
+            assert value in known or (parameter, value) == ("lanes", 1) or parameter == "k_max", (name, parameter)
 
 
 def test_computes_what_golden_does(unit, cache):

@@ -48,18 +48,16 @@ def legal_values(config: Config, values: Values = VALUES) -> Iterator[tuple[str,
     others = [preset for _, preset in PRESETS.values() if type(preset) is kind]
     for field in fields(config):
         for value in values[field.name]:
-            if any(_changed(other, field.name, value) is not None for other in (config, *others)):
+            if any(_changed(other, {field.name: value}) is not None for other in (config, *others)):
                 yield field.name, value
 
 
 def random_config(config: Config, chance: random.Random, values: Values = VALUES) -> Config:
     """Any legal configuration of the kind of `config`."""
     while True:
-        chosen = {field.name: chance.choice(values[field.name]) for field in fields(config)}
-        try:
-            return replace(config, **chosen)  # type: ignore[arg-type]
-        except InputError:
-            continue
+        found = _changed(config, {field.name: chance.choice(values[field.name]) for field in fields(config)})
+        if found is not None:
+            return found
 
 
 def covering(config: Config, seed: int, values: Values = VALUES, *, tries: int = 300) -> list[Config]:
@@ -83,8 +81,9 @@ def _size(config: Config) -> int:
     return int(getattr(config, "lanes", 1)) * int(getattr(config, "rows", 1))
 
 
-def _changed(config: Config, name: str, value: int | str | bool) -> Config | None:
+def _changed(config: Config, values: Mapping[str, int | str | bool]) -> Config | None:
+    """`config` with other values; None where they are not legal together."""
     try:
-        return replace(config, **{name: value})  # type: ignore[arg-type]
+        return replace(config, **values)  # type: ignore[arg-type]
     except InputError:
         return None

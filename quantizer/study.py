@@ -106,10 +106,8 @@ class Study:
         self.sites = find_sites(model, linears, runs, self.left_alone)
         named = {name for site in self.sites for name in site.linears}
         self.linears = {name: linear for name, linear in linears.items() if name in named}
-        shared = next(
-            (n for n, linear in self.linears.items() if pages is not None and not page_of(linear.weight)), None
-        )
-        if shared is not None:  # its gradient would come in parts
+        shared = [name for name, linear in self.linears.items() if page_of(linear.weight) is None]
+        if pages is not None and shared:  # gradients would come in parts
             raise InputError(
                 f"linear {shared[0]}: its weight belongs to several blocks, expected blocks with weights of their own "
                 "(leave out layer by layer)"

@@ -93,14 +93,16 @@ def _simulate(args: argparse.Namespace) -> int:
     if args.model is not None:
         if args.presets:
             raise InputError(f"--model: given with {', '.join(args.presets)}, expected one of them")
+        if args.set or args.campaign is not None:
+            raise InputError("--model: given with --set or --campaign, which are of presets; expected one of them")
         return _simulate_model(args)
-    if args.campaign is not None:
-        return _simulate_random(args)
     presets = args.presets or ["lane", "selector"]
     if not 1 <= args.count <= 1_000_000:
         raise InputError(f"count: {args.count}, expected 1 to 1000000")
     if not 1 <= args.seed < 1 << 31:
         raise InputError(f"seed: {args.seed}, expected 1 to {(1 << 31) - 1}")
+    if args.campaign is not None:
+        return _simulate_random(args)
     if args.k is not None and not any(preset.startswith("lane") for preset in presets):
         raise InputError(f"k: {args.k} given for {', '.join(presets)}, expected a lane (others work block by block)")
     if args.waves is not None and len(presets) != 1:

@@ -47,11 +47,10 @@ _FIRST_SCENARIOS = ("every kind of input and output", "registers", "GEMMs back t
 
 @dataclass(frozen=True)
 class Mutant:
-    """`line` is yosys' command; `source` where in the Verilog it is."""
+    """`line` is yosys' command, which says where in the Verilog it is."""
 
     number: int
     line: str
-    source: str
 
 
 def mutated(design: Design, count: int, seed: int) -> tuple[Design, list[Mutant]]:
@@ -67,7 +66,7 @@ def mutated(design: Design, count: int, seed: int) -> tuple[Design, list[Mutant]
         (work / "mutate.ys").write_text("\n".join([*script, "opt_clean", "write_verilog -noattr mutated.v", ""]))
         run_yosys(work, design.name, "-s", "mutate.ys")
         verilog = (work / "mutated.v").read_text()
-    mutants = [Mutant(i, line, line.rpartition("-src ")[2]) for i, line in enumerate(lines, 1)]
+    mutants = [Mutant(i, line) for i, line in enumerate(lines, 1)]
     port = Port(_SELECT, "input", bits, {})
     waivers = "/* verilator lint_off WIDTH */\n/* verilator lint_off UNUSED */\n/* verilator lint_off UNOPTFLAT */\n"
     waivers += "/* verilator lint_off DECLFILENAME */\n/* verilator lint_off CASEOVERLAP */\n"

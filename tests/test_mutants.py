@@ -61,6 +61,11 @@ def test_units_without_a_bench(capsys):
     assert "campaign: 0.0, expected hours, more than 0" in capsys.readouterr().err
     assert main(["simulate", "lane", "--campaign", "1", "--set", "pipeline=2"]) == 2
     assert "given with --campaign" in capsys.readouterr().err
+    assert main(["simulate", "--campaign", "1", "--count", "0"]) == 2
+    assert "count: 0, expected 1 to 1000000" in capsys.readouterr().err
+    for more in (["--set", "rows=16"], ["--campaign", "1"]):
+        assert main(["simulate", "--model", "nowhere", *more]) == 2
+        assert "--model: given with --set or --campaign" in capsys.readouterr().err
     assert main(["mutants", "--count", "0"]) == 2
     assert "count: 0, expected at least 1" in capsys.readouterr().err
 

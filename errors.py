@@ -1,6 +1,6 @@
 """The exceptions that mean something to the command line, shared by all packages."""
 
-__all__ = ["DifferenceError", "InputError", "Terminated"]
+__all__ = ["DifferenceError", "InputError", "Terminated", "first_line"]
 
 
 class InputError(ValueError):
@@ -17,3 +17,8 @@ class DifferenceError(RuntimeError):
 
 class Terminated(BaseException):
     """SIGTERM arrived. Not an Exception, so that nothing on the way takes it for a failure of its own."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import whole_file
 from .packing import Packed, unpack
 from .schema import Digest, Exponent, Name, Size, Strict, printable, validated
@@ -69,7 +69,7 @@ def load_packed(path: str | Path) -> dict[str, Packed]:
     except InputError:
         raise
     except Exception as error:  # safetensors raises its own type and, for broken offsets or dtypes, several others
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"packed file {path}: not a whole safetensors file ({reason})") from None
     return {name: _checked(path, name, entry, flat) for name, entry in index.items()}
 

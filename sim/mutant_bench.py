@@ -10,6 +10,7 @@ from typing import Any
 
 import cocotb
 
+from fgmp.errors import first_line
 from fgmp.hdl.design import Port
 from fgmp.sim.bench import run_campaign
 from fgmp.sim.campaign import read_campaign
@@ -32,7 +33,7 @@ async def mutants(dut: Any) -> None:
             try:
                 board, _ = await run_campaign(dut, campaign, ports, fault)
             except Exception as error:  # whatever a bench says of a unit that breaks the handshake
-                verdict = f"{campaign.name}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+                verdict = f"{campaign.name}: {first_line(error)}"
             else:
                 verdict = campaign.name if board.differences else _SURVIVED
             if verdict != _SURVIVED:

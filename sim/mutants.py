@@ -26,7 +26,7 @@ from .engine.checks import Bench
 from .engine.driver import EngineDriver
 from .engine.scenarios import SCENARIOS, run_scenarios
 from .engine.verilated import VerilatedEngine, build_library
-from .regression import campaigns_of
+from .regression import campaigns_of, no_bench
 from .runner import SimulationError, Simulator
 from .tally import Tally
 
@@ -91,7 +91,7 @@ def run_mutants(
     name = preset.replace("-", "_")
     design = build_preset(preset, changes, name)  # Verilator shortens very long names
     if not isinstance(design.config, (LaneConfig, SelectorConfig, EngineConfig)):
-        raise InputError(f"preset {preset}: has no bench, expected a lane, a selector or an engine")
+        raise no_bench(preset)
     faulty, mutants = mutated(design, count, seed)
     file = out / f"{'-'.join([name, *changes])}-{count}-{seed}.json"
     verdicts = _known(file, mutants)

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
 from ..hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ..hdl.config import preset as preset_config
 from ..hdl.values import random_config
 from .engine.regression import regress_engine
-from .regression import regress
+from .regression import no_bench, regress
 from .runner import SimulationError
 
 __all__ = ["run_random_units"]
@@ -33,7 +32,7 @@ def run_random_units(
     kinds = list(presets) or list(_DEFAULT)
     for name in kinds:
         if not isinstance(preset_config(name), (LaneConfig, SelectorConfig, EngineConfig)):
-            raise InputError(f"preset {name}: has no bench, expected a lane, a selector or an engine")
+            raise no_bench(name)
     end = time.monotonic() + seconds
     failures: list[dict[str, str]] = []
     units = compared = 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..formats import ceil_div
 from ..hdl.config import EngineConfig
 from ..hdl.engine.rate import GemmLoad, gemm_rate
@@ -106,7 +106,7 @@ def model_shapes(model: str | Path, ignore: Sequence[str] = DEFAULT_IGNORE) -> l
         with torch.device("meta"):
             network = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts raise on a broken configuration
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "it comes with code of its own, which is not run"
         raise InputError(f"model {model}: no model can be made of its config.json ({reason})") from None

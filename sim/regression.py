@@ -17,7 +17,7 @@ from .lane_campaigns import lane_campaigns, pair_campaigns
 from .runner import CACHE, CampaignResult, Simulator, check_tools
 from .selector_campaigns import selector_campaigns
 
-__all__ = ["campaigns_of", "captured_layers", "regress"]
+__all__ = ["campaigns_of", "captured_layers", "no_bench", "regress"]
 
 
 @cache
@@ -52,7 +52,7 @@ def campaigns_of(
         if model:
             campaigns += [captured_selector_campaign(design, layer) for layer in captured_layers()]
         return campaigns
-    raise InputError(f"preset {design.name}: has no bench, expected a lane, a selector or an engine")
+    raise no_bench(design.name)
 
 
 def regress(
@@ -81,3 +81,8 @@ def regress(
         announce(preset, len(campaigns))
     unit = Simulator(design, simulator=simulator, waves=waves_to is not None, cache=cache_folder)
     return unit.run(campaigns, seed=seed, only_count=True, waves_to=waves_to, on_campaign=on_campaign)
+
+
+def no_bench(name: str) -> InputError:
+    """What is wrong with a unit that nothing drives."""
+    return InputError(f"preset {name}: has no bench, expected a lane, a selector or an engine")

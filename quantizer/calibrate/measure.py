@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...golden.blocks import check_no_nan
 from ...processes import exhausted
 from ..prepare.pages import Pages, in_memory, page_of
@@ -84,7 +84,7 @@ def _explained(counts: Iterator[int]) -> Iterator[int]:
         raise
     except Exception as error:  # whatever the model's own code raises
         exhausted(str(error), "calibration")
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"calibration: the model cannot be differentiated layer by layer ({reason}), expected one that can"
         ) from error
@@ -118,7 +118,7 @@ def _measure(loss: Callable[[Any], Tensor], sample: Any, index: int, backward: b
         raise
     except Exception as error:  # whatever the model's own code raises
         exhausted(str(error), "calibration")
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         what = "run and differentiated" if backward else "run"
         raise InputError(
             f"calibration: sample {index} cannot be {what} ({reason}), expected a model that can; a policy without "

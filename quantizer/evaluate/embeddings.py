@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ..model.language_model import spread
 
 __all__ = [
@@ -71,7 +71,7 @@ def load_embedding_model(folder: str | Path) -> EmbeddingModel:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever its parts raise on a broken folder
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"model folder {folder}: cannot be loaded ({reason})") from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))  # which nothing here reads
     if missing:

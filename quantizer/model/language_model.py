@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...processes import exhausted
 from ..prepare.pages import Pages
 from .load import load
@@ -164,7 +164,7 @@ def load_model(
         raise
     except Exception as error:  # transformers raises whatever its parts raise on a broken folder
         exhausted(str(error), name)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "it comes with code of its own, which runs only with --trust-remote-code"
         raise InputError(f"model {'folder ' if local else ''}{name}: cannot be loaded ({reason})") from None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...processes import exhausted
 from .folder import read_folder
 from .layers import set_exact
@@ -77,7 +77,7 @@ def load(
         raise
     except Exception as error:  # transformers raises whatever its parts raise on a broken folder
         exhausted(str(error), folder)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"model folder {folder}: cannot be loaded ({reason})") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = [str(key) for key in info.get(problem) or () if not _within(str(key), manifest["aliases"])]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 
 __all__ = ["read_text"]
 
@@ -34,5 +34,5 @@ def read_text(source: str, purpose: str) -> str:
         rows = datasets.load_dataset(name, config or None, split=split or "train")
         return "".join(rows["text"])
     except Exception as error:  # whatever the hub, the network or the data set's files raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{purpose} {source}: neither a file nor a data set that can be read ({reason})") from None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...processes import exhausted
 from .layers import FGMPLinear
 from .load import load
@@ -85,7 +85,7 @@ def _first_difference(seen: Witness, again: nn.Module) -> str | None:
 
 def _reason(error: Exception) -> str:
     exhausted(str(error), "model")
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def _modules(model: nn.Module) -> dict[str, str]:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import cocotb
-import numpy as np
 from cocotb.triggers import Timer
 
 from fgmp.hdl.design import Port
 from fgmp.sim.campaign import Campaign, read_campaign
-from fgmp.sim.scoreboard import Scoreboard
+from fgmp.sim.scoreboard import Scoreboard, as_integer
 from fgmp.sim.streams import Clock, ProtocolError, Sink, Source
 
 _DRAIN = 10
@@ -28,7 +27,8 @@ async def campaigns(dut: Any) -> None:
     run = Path(os.environ["FGMP_RUN"])
     ports = {p["name"]: Port(**p) for p in json.loads((run / "ports.json").read_text())}
     fault = int(os.environ.get("FGMP_FAULT", "0"))
-    summary = []
+    summary: list[dict[str, Any]] = []
+    (run / "summary.json").write_text(json.dumps(summary))
     for folder in sorted(p for p in run.iterdir() if p.is_dir()):
         campaign = read_campaign(folder)
         board, cycles = await run_campaign(dut, campaign, ports, fault)
@@ -66,7 +66,7 @@ async def run_campaign(dut: Any, campaign: Campaign, ports: dict[str, Port], fau
     await clock.reset()
     dut.i_valid.value = 0
     sink.close()
-    inputs, results = _integers(campaign.inputs), _integers(campaign.results)
+    inputs, results = [*map(as_integer, campaign.inputs)], [*map(as_integer, campaign.results)]
     sent = received = 0
     for number, group in enumerate(campaign.groups):
         _set(dut, group.registers)
@@ -113,7 +113,3 @@ def _completing(inputs: list[int], port: Port, results: int) -> list[int]:
         return inputs
     bit = port.fields["last"][0]
     return [payload for payload in inputs if payload >> bit & 1]
-
-
-def _integers(payloads: np.ndarray) -> list[int]:
-    return [int.from_bytes(row.tobytes(), "little") for row in payloads]

@@ -74,11 +74,13 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="engine", metavar="PRESET", help="model: default engine")
     parser.add_argument("--clock", type=float, default=100.0, metavar="MHZ", help="model: for tokens per second, "
                         "default 100")  # fmt: skip
-    parser.add_argument("--count", type=int, default=2000, help="random rows or blocks per campaign, default 2000")
+    parser.add_argument("--count", type=int, default=4000, help="random rows or blocks per campaign, default 4000")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--k", type=int, help="lane: length of the random rows (default: 16 to 192)")
     parser.add_argument("--no-model", action="store_true", help="leave out rows captured from the shipped model")
     parser.add_argument("--simulator", default="verilator", help="verilator (default) or icarus")
+    parser.add_argument("--bench", default="fast", help="fast (default): a C++ loop; cocotb: of lanes and selectors, "
+                        "always with icarus and --waves")  # fmt: skip
     add_changes(parser, "such as pipeline=2 sharing=merged")
     parser.add_argument("--campaign", type=float, metavar="HOURS", help="instead: units with random parameters, one "
                         "after the other, for so long; PRESETs say of which kinds (default: all)")  # fmt: skip
@@ -155,6 +157,7 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
                 k=args.k if preset.startswith("lane") else None,
                 model=not args.no_model,
                 simulator=args.simulator,
+                bench=args.bench,
                 waves_to=args.waves,
                 announce=announce,
                 on_campaign=done,

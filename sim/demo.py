@@ -21,7 +21,8 @@ from ..quantizer.model.default_text import read_corpus
 from ..quantizer.model.language_model import load_model, windows
 from ..quantizer.study import Study
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
-from .runner import CampaignResult, Simulator, check_tools
+from .regression import make_bench
+from .runner import CampaignResult, check_tools
 from .tally import totals
 
 __all__ = ["DemoOptions", "run_demo"]
@@ -167,7 +168,7 @@ def _simulate(
         else:
             campaigns = [captured_selector_campaign(design, la) for la in layers if la.name in _first_readers(layers)]
         say(f"simulate {name}: {sum(len(c.results) for c in campaigns):,} results of real model data ...")
-        results += Simulator(design, simulator=options.simulator).run(campaigns, only_count=True)
+        results += make_bench(design, simulator=options.simulator).run(campaigns, only_count=True)
     return results, designs
 
 

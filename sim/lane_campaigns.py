@@ -74,7 +74,7 @@ def rows_campaign(
     return Campaign(name, np.concatenate(inputs), np.concatenate(results), groups, stalls, seed)
 
 
-def lane_campaigns(design: Design, *, count: int = 2000, seed: int = 1, k: int | None = None) -> list[Campaign]:
+def lane_campaigns(design: Design, *, count: int = 4000, seed: int = 1, k: int | None = None) -> list[Campaign]:
     """All campaigns but the element pairs; `count` random rows, of `k` values where given."""
     assert isinstance(design.config, LaneConfig)
     if k is not None:

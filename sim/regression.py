@@ -16,8 +16,11 @@ from .capture import Capture, capture, captured_lane_campaign, captured_selector
 from .lane_campaigns import lane_campaigns, pair_campaigns
 from .runner import CACHE, CampaignResult, Simulator, check_tools
 from .selector_campaigns import selector_campaigns
+from .verilated_unit import VerilatedUnit
 
-__all__ = ["campaigns_of", "captured_layers", "no_bench", "regress"]
+__all__ = ["BENCHES", "campaigns_of", "captured_layers", "make_bench", "no_bench", "regress"]
+
+BENCHES = ("fast", "cocotb")
 
 
 @cache
@@ -33,7 +36,7 @@ def captured_layers(rows: int = 2) -> list[Capture]:
 
 
 def campaigns_of(
-    design: Design, *, count: int = 2000, seed: int = 1, k: int | None = None, share: int = 1, model: bool = True
+    design: Design, *, count: int = 4000, seed: int = 1, k: int | None = None, share: int = 1, model: bool = True
 ) -> list[Campaign]:
     """All campaigns of a lane or selector.
 
@@ -59,12 +62,13 @@ def regress(
     preset: str,
     changes: Sequence[str] = (),
     *,
-    count: int = 2000,
+    count: int = 4000,
     seed: int = 1,
     k: int | None = None,
     share: int = 1,
     model: bool = True,
     simulator: str = "verilator",
+    bench: str = "fast",
     waves_to: Path | None = None,
     cache_folder: Path = CACHE,
     announce: Callable[[str, int], None] | None = None,
@@ -72,6 +76,7 @@ def regress(
 ) -> list[CampaignResult]:
     """Generate `preset` with `changes`, build it and run its campaigns; differences are counted, the rest raises.
 
+    The `bench` is "fast" (a C++ loop) or "cocotb", which runs wherever the fast one cannot: Icarus, waveforms.
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
     check_tools(simulator)
@@ -79,8 +84,21 @@ def regress(
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
     if announce:
         announce(preset, len(campaigns))
-    unit = Simulator(design, simulator=simulator, waves=waves_to is not None, cache=cache_folder)
+    unit = make_bench(design, simulator=simulator, bench=bench, waves=waves_to is not None, cache=cache_folder)
+    if isinstance(unit, VerilatedUnit):
+        return unit.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign)
     return unit.run(campaigns, seed=seed, only_count=True, waves_to=waves_to, on_campaign=on_campaign)
+
+
+def make_bench(
+    design: Design, *, simulator: str = "verilator", bench: str = "fast", waves: bool = False, cache: Path = CACHE
+) -> Simulator | VerilatedUnit:
+    """A compiled unit and what drives it: the C++ loop where it can, else cocotb, or cocotb where asked for."""
+    if bench not in BENCHES:
+        raise InputError(f"bench: {bench!r}, expected one of {', '.join(BENCHES)}")
+    if bench == "fast" and simulator == "verilator" and not waves:
+        return VerilatedUnit(design, cache=cache)
+    return Simulator(design, simulator=simulator, waves=waves, cache=cache)
 
 
 def no_bench(name: str) -> InputError:

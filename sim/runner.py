@@ -37,6 +37,7 @@ __all__ = [
     "SimulationError",
     "Simulator",
     "check_tools",
+    "checked",
     "summarize",
     "tools",
     "verilator_configuration",
@@ -63,6 +64,22 @@ class CampaignResult:
     differences: int
     first: str | None
     cycles: int
+
+
+def checked(
+    design: Design, results: list[CampaignResult], campaigns: Sequence[Campaign], only_count: bool
+) -> list[CampaignResult]:
+    """`results`, if all `campaigns` were run; raises the first difference among them unless `only_count`."""
+    if not campaigns:
+        raise SimulationError(f"{design.name}: no campaigns to run")
+    if len(results) != len(campaigns):
+        raise SimulationError(f"{design.name}: {len(results)} of {len(campaigns)} campaigns were run")
+    for result in results:
+        if result.differences and not only_count:
+            raise SimulatedDifference(
+                f"{design.name}: {result.differences} of {result.compared} comparisons differ\n{result.first}"
+            )
+    return results
 
 
 def verilator_folder() -> Path | None:
@@ -141,8 +158,6 @@ class Simulator:
         `fault` selects a planted fault, `seed` the random state, `waves_to` takes the FST file, and `on_campaign` is
         told the name of each campaign that is done.
         """
-        if not campaigns:
-            raise SimulationError(f"{self.design.name}: no campaigns to run")
         with tempfile.TemporaryDirectory(prefix="fgmp-run-") as folder:
             work = Path(folder)
             (work / "ports.json").write_text(json.dumps([asdict(p) for p in self.design.ports]))
@@ -162,14 +177,7 @@ class Simulator:
                                 shutil.copyfile(wave, partial)
             entries = json.loads((work / "summary.json").read_text())
         results = [CampaignResult(**entry) for entry in entries]
-        if len(results) != len(campaigns):
-            raise SimulationError(f"{self.design.name}: {len(results)} of {len(campaigns)} campaigns were run")
-        for result in results:
-            if result.differences and not only_count:
-                raise SimulatedDifference(
-                    f"{self.design.name}: {result.differences} of {result.compared} comparisons differ\n{result.first}"
-                )
-        return results
+        return checked(self.design, results, campaigns, only_count)
 
     def _build_arguments(self) -> list[str]:
         if self._simulator != "verilator":

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..formats import BLOCK_SIZE, E2M1, E4M3, MiniFloat
 from ..hdl.design import Port
 from .payload import field_values
 from .tally import Tally
 
-__all__ = ["Scoreboard", "describe_block"]
+__all__ = ["Scoreboard", "as_integer", "describe_block"]
 
 
 class Scoreboard(Tally):
@@ -35,6 +37,16 @@ class Scoreboard(Tally):
         lines += [f"    {line}" for line in describe_input(self._i, last_input)]
         self.add(1, 1, "\n".join(lines))
 
+    def check_results(self, first: int, expected: np.ndarray, actual: np.ndarray, last_inputs: np.ndarray) -> None:
+        """Compare payloads, uint8 (n, bytes), of which the first is result `first` of the campaign.
+
+        `last_inputs` (n, bytes) completed them. Where fewer came than are expected, those are compared.
+        """
+        same = (expected[: len(actual)] == actual).all(1)
+        self.add(int(same.sum()), 0)
+        for index in np.flatnonzero(~same).tolist():
+            self.check_result(first + index, *map(as_integer, (expected[index], actual[index], last_inputs[index])))
+
     def check_flag(self, name: str, expected: int, actual: int, group: int) -> None:
         """Compare a sticky flag at the end of a group."""
         self.expect(f"flag {name} after group {group} of campaign {self._campaign!r}", actual, expected)
@@ -43,6 +55,11 @@ class Scoreboard(Tally):
         """A result too many or too few is a difference too."""
         if expected != actual:
             self.add(0, 1, f"campaign {self._campaign!r} yields {actual} results, expected {expected}")
+
+
+def as_integer(payload: np.ndarray) -> int:
+    """A payload, uint8 (bytes), as a number."""
+    return int.from_bytes(payload.tobytes(), "little")
 
 
 def describe_block(codes: int, scale: int, fp8: bool) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TREE = Path(__file__).parent.parent
-PACKAGES = ("golden", "hdl", "quantizer", "sim", "synth")
+PACKAGES = ("formal", "golden", "hdl", "quantizer", "sim", "synth")
 SOURCES = [p for package in PACKAGES for p in sorted((TREE / package).rglob("*.py"))]
 HEAVY = {"torch", "transformers", "amaranth", "cocotb", "matplotlib", "numpy"}
 
@@ -63,15 +63,21 @@ def imports(path, tree=None):
 
 ROOT = {"arguments", "cache", "errors", "faces", "files", "formats", "plots", "processes", "__version__"}
 ARROWS = {
+    "formal": {"formal", "hdl"},
     "golden": {"golden"},
     "hdl": {"hdl"},
     "quantizer": {"quantizer", "golden"},
-    "sim": {"sim", "hdl", "golden", "quantizer"},
-    "synth": {"synth", "sim", "hdl", "golden", "quantizer"},
+    "sim": {"sim", "formal", "hdl", "golden", "quantizer"},
+    "synth": {"synth", "sim", "formal", "hdl", "golden", "quantizer"},
 }
 """What a package may import, besides the modules at the root."""
 
-FOREIGN = {"golden": {"amaranth", "transformers"}, "hdl": {"torch", "transformers"}, "quantizer": {"amaranth"}}
+FOREIGN = {
+    "formal": {"torch", "transformers"},
+    "golden": {"amaranth", "transformers"},
+    "hdl": {"torch", "transformers"},
+    "quantizer": {"amaranth"},
+}
 """Libraries that a package must do without."""
 
 FLOORS = {

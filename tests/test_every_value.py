@@ -16,7 +16,7 @@ from fgmp.sim.engine.scenarios import SCENARIOS as ALL_SCENARIOS
 from fgmp.sim.engine.scenarios import run_scenarios
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.regression import campaigns_of
-from fgmp.sim.runner import Simulator
+from fgmp.sim.verilated_unit import VerilatedUnit
 from fgmp.synth.asic.activities import stimuli
 from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.mapping import Target
@@ -76,7 +76,7 @@ def test_computes_what_golden_does(unit, cache):
         results = run_scenarios(Bench(engine, EngineDriver(engine, unit), 1), SCENARIOS)
     else:
         campaigns = campaigns_of(design, count=64, share=61, model=False)
-        results = Simulator(design, cache=cache).run(campaigns)
+        results = VerilatedUnit(design, cache=cache).run(campaigns)
     assert [r.first for r in results if r.differences] == []
     assert all(r.compared for r in results)
 

@@ -9,7 +9,7 @@ from fgmp.__main__ import main
 from fgmp.errors import InputError
 from fgmp.sim import mutants, random_units, regression
 from fgmp.sim.engine import regression as engine_regression
-from fgmp.sim.mutants import equivalent, mutated, run_mutants
+from fgmp.sim.mutants import mutated, run_mutants
 from fgmp.sim.random_units import run_random_units
 from fgmp.sim.runner import SimulationError
 
@@ -26,13 +26,6 @@ def test_mutants_stand_behind_an_input():
     assert [m.line for m in mutated(design, 12, 2)[1]] != [m.line for m in found]
 
 
-def test_equivalence_is_proven_or_not():
-    design = build_preset("decoder-e2m1")
-    lines = [m.line for m in mutated(design, 12, 1)[1]]
-    assert equivalent(design, "")
-    assert not all(equivalent(design, line) for line in lines[:3])
-
-
 def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(mutants, "_PROOF_SECONDS", 2)
     seen = []
@@ -40,7 +33,7 @@ def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     result = run_mutants("selector-flat", [], **arguments)
     assert result["killed"] + result["equivalent"] + len(result["survived"]) == result["mutants"] == sum(seen) == 6
     assert result["killed"] >= 4
-    monkeypatch.setattr(mutants, "_judged", lambda design, numbers, *_: iter([dict.fromkeys(map(str, numbers), "x")]))
+    monkeypatch.setattr(mutants, "_judged", lambda design, numbers, *_: ((number, "x") for number in numbers))
     assert run_mutants("selector-flat", [], **arguments) == result
     data = json.loads((tmp_path / "selector_flat-6-3.json").read_text())
     killed = next(

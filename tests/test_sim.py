@@ -1,9 +1,9 @@
 """The Verilog in simulation: the whole regression, the reset, the handshake, planted faults, and the runner itself."""
 
-import dataclasses
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from fgmp.sim.payload import field_values, pack_payloads
 from fgmp.sim.regression import campaigns_of, captured_layers, regress
 from fgmp.sim.runner import SimulationError, Simulator
 from fgmp.sim.selector_campaigns import selector_campaigns
+from fgmp.sim.verilated_unit import VerilatedUnit
 
 from .conftest import build_preset
 
@@ -64,7 +65,7 @@ def test_pipeline_depths_without_a_preset(config, cache):
     kind = "lane" if isinstance(config, LaneConfig) else "selector"
     design = build(config, f"{kind}_depth_{config.pipeline}")
     campaigns = campaigns_of(design, count=100, share=61, model=False)
-    assert_equal(Simulator(design, cache=cache).run(campaigns), 5_000)
+    assert_equal(VerilatedUnit(design, cache=cache).run(campaigns), 5_000)
 
 
 HANDSHAKE_FAULTS = {
@@ -76,14 +77,46 @@ HANDSHAKE_FAULTS = {
 }
 
 
+@pytest.mark.parametrize("bench", [Simulator, VerilatedUnit])
 @pytest.mark.parametrize(("message", "change"), HANDSHAKE_FAULTS.values(), ids=HANDSHAKE_FAULTS)
-def test_a_broken_handshake_is_found(message, change, cache):
+def test_a_broken_handshake_is_found(message, change, bench, cache):
     """The lane in a module that breaks the rules at one port."""
     design = build_preset("lane")
     broken = wrapped(design, change)
     campaigns = [c for c in lane_campaigns(design, count=400) if c.name == "random rows, stalls"]
     with pytest.raises(SimulationError, match=message):
-        Simulator(broken, cache=cache).run(campaigns)
+        bench(broken, cache=cache).run(campaigns)
+
+
+@pytest.mark.parametrize("preset", ["lane-1k", "selector-four-over-six"])
+def test_both_benches_say_the_same(preset, cache):
+    """What passes, and what differs where expectations are wrong: the counts and the first difference in words."""
+    design = build_preset(preset)
+    campaigns = campaigns_of(design, count=40, share=61, model=False)
+    units = [bench(design, cache=cache) for bench in (Simulator, VerilatedUnit)]
+    counts = [[(r.name, r.compared, r.differences) for r in unit.run(campaigns)] for unit in units]
+    assert counts[0] == counts[1]
+    wrong = []
+    for campaign in campaigns:
+        results, group = campaign.results.copy(), campaign.groups[-1]
+        results[len(results) // 2, 1] ^= 16
+        flags = {name: 1 - value for name, value in group.flags.items()}
+        wrong.append(replace(campaign, results=results, groups=[*campaign.groups[:-1], replace(group, flags=flags)]))
+    found = [unit.run(wrong, only_count=True) for unit in units]
+    assert all(r.differences == 1 + len(c.groups[-1].flags) for r, c in zip(found[0], wrong, strict=True))
+    told = [[(r.name, r.compared, r.differences, r.first) for r in results] for results in found]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(("preset", "of"), [("lane", "i_payload"), ("selector-flat", "i_payload")])
+def test_inputs_that_change_while_they_are_not_valid(preset, of, cache):
+    """A unit that takes what is offered a cycle later, valid or not, is found by the fast bench."""
+    design = build_preset(preset)
+    late = wrapped(design, lambda wires: wires + f"reg [{design.port(of).width - 1}:0] late;\n"
+                   f"  always @(posedge clk) late <= {of};\n", **{of: "late"})  # fmt: skip
+    campaigns = [c for c in campaigns_of(design, count=40, share=61, model=False) if c.stalls != (0.0, 0.0)]
+    with pytest.raises(SimulationError):
+        VerilatedUnit(late, cache=cache).run(campaigns)
 
 
 @pytest.mark.parametrize("name", ["selector-bf16", "selector-channel", "selector-flat", "selector-four-over-six"])
@@ -95,7 +128,7 @@ def test_other_selectors(name, cache):
 def test_reset_from_a_random_state(preset, name, cache):
     """The Verilog has no initial values; whatever the registers hold, one cycle of reset must do."""
     design = build_preset(preset)
-    simulator = Simulator(design, random_state=True, cache=cache)
+    simulator = VerilatedUnit(design, random_state=True, cache=cache)
     campaigns = named(campaigns_of(design, count=8, share=997, model=False), name)
     for seed in range(1, 16):
         assert_equal(simulator.run(campaigns, seed=seed), 8)
@@ -105,7 +138,7 @@ def test_a_missing_reset_is_found(cache):
     """The bench above sees that reset does not arrive."""
     design = build_preset("lane")
     broken = wrapped(design, lambda wires: wires, rst="1'h0")
-    simulator = Simulator(broken, random_state=True, cache=cache)
+    simulator = VerilatedUnit(broken, random_state=True, cache=cache)
     campaigns = named(campaigns_of(design, count=8, share=997, model=False), "random rows")
 
     def fails(seed):
@@ -119,7 +152,7 @@ def test_a_missing_reset_is_found(cache):
 
 def wrapped(design, change, **connected):
     """The lane inside a module that changes its output wires (Verilog text) or connects a port elsewhere."""
-    inner, renamed = re.subn(r"^module lane\b", "module inner", design.verilog, flags=re.MULTILINE)
+    inner, renamed = re.subn(rf"^module {design.name}\b", "module inner", design.verilog, flags=re.MULTILINE)
     assert renamed == 1
     declarations, connections = [], []
     for port in design.ports:
@@ -129,8 +162,9 @@ def wrapped(design, change, **connected):
     outputs = [p for p in design.ports if p.direction == "output"]
     wires = "".join(f"  wire [{p.width - 1}:0] w_{p.name};\n  assign {p.name} = w_{p.name};\n" for p in outputs)
     waiver = "/* verilator lint_off DECLFILENAME */\n/* verilator lint_off UNUSEDSIGNAL */\n"
-    top = f"module lane({', '.join(declarations)});\n{change(wires)}  inner u({', '.join(connections)});\nendmodule\n"
-    return dataclasses.replace(design, verilog=waiver + inner + top)
+    body = f"{change(wires)}  inner u({', '.join(connections)});"
+    top = f"module {design.name}({', '.join(declarations)});\n{body}\nendmodule\n"
+    return replace(design, verilog=waiver + inner + top)
 
 
 FAULTS = [("lane", i + 1, name) for i, name in enumerate(LANE_FAULTS)]
@@ -143,8 +177,8 @@ def faulty(cache):
     lane = build(LaneConfig(k_max=64), "lane_faulty", faults=True)
     selector = build(SelectorConfig(channel_codes=True, pipeline=2, four_over_six=True), "selector_faulty", faults=True)
     units = {
-        "lane": (Simulator(lane, cache=cache), lane_campaigns(lane, count=128) + pair_campaigns(lane, share=61)),
-        "selector": (Simulator(selector, cache=cache), selector_campaigns(selector, count=200)),
+        "lane": (VerilatedUnit(lane, cache=cache), lane_campaigns(lane, count=128) + pair_campaigns(lane, share=61)),
+        "selector": (VerilatedUnit(selector, cache=cache), selector_campaigns(selector, count=200)),
     }
     return units
 
@@ -171,7 +205,7 @@ def test_first_difference_is_decoded(cache):
     results[1, 0] ^= 4
     simulator = Simulator(design, cache=cache)
     with pytest.raises(SimulationError) as caught:
-        simulator.run([dataclasses.replace(campaign, results=results)])
+        simulator.run([replace(campaign, results=results)])
     text = str(caught.value)
     for part in (
         "1 of ",
@@ -189,15 +223,15 @@ def test_selector_difference_names_element_and_code(cache):
     results = campaign.results.copy()
     results[0, 0] ^= 1
     with pytest.raises(SimulationError, match=r"element 0 \(E"):
-        Simulator(design, cache=cache).run([dataclasses.replace(campaign, results=results)])
+        Simulator(design, cache=cache).run([replace(campaign, results=results)])
 
 
 def test_too_many_results_fail(cache):
     """The last expected result taken away: the unit yields one too many."""
     design = build_preset("lane")
     campaign = one_of(pair_campaigns(design, share=64), NARROW)
-    group = dataclasses.replace(campaign.groups[0], results=campaign.groups[0].results - 1)
-    fewer = dataclasses.replace(campaign, groups=[group], results=campaign.results[:-1])
+    group = replace(campaign.groups[0], results=campaign.groups[0].results - 1)
+    fewer = replace(campaign, groups=[group], results=campaign.results[:-1])
     with pytest.raises(SimulationError, match="yields 4 results, expected 3"):
         Simulator(design, cache=cache).run([fewer])
 
@@ -211,10 +245,10 @@ def test_missing_results_fail(cache):
     """A campaign that expects a result that never comes ends with a message, not with a hang."""
     design = build_preset("lane")
     campaign = one_of(pair_campaigns(design, share=64), NARROW)
-    group = dataclasses.replace(campaign.groups[0], results=campaign.groups[0].results + 1)
+    group = replace(campaign.groups[0], results=campaign.groups[0].results + 1)
     longer = np.concatenate([campaign.results, campaign.results[:1]])
     with pytest.raises(SimulationError, match="nothing moved for"):
-        Simulator(design, cache=cache).run([dataclasses.replace(campaign, groups=[group], results=longer)])
+        Simulator(design, cache=cache).run([replace(campaign, groups=[group], results=longer)])
 
 
 def test_no_campaign_is_a_failure(cache):
@@ -234,13 +268,13 @@ def test_builds_are_cached_by_content(cache, monkeypatch):
     monkeypatch.setattr(Simulator, "_build", lambda self: pytest.fail("built again"))
     assert Simulator(build_preset("lane"), cache=cache).folder == first.folder
     design = build_preset("lane")
-    changed = dataclasses.replace(design, verilog=design.verilog + "// more\n")
+    changed = replace(design, verilog=design.verilog + "// more\n")
     monkeypatch.setattr(Simulator, "_build", lambda self, folder: None)
     assert Simulator(changed, cache=cache).folder != first.folder
 
 
 def test_broken_verilog_is_a_failure_with_the_tools_message(tmp_path):
-    design = dataclasses.replace(build_preset("decoder-e2m1"), verilog="module decoder_e2m1(; endmodule\n")
+    design = replace(build_preset("decoder-e2m1"), verilog="module decoder_e2m1(; endmodule\n")
     with pytest.raises(SimulationError, match=r"(?s)build failed.*syntax error"):
         Simulator(design, cache=tmp_path)
     assert not [p for p in tmp_path.iterdir() if p.is_dir() and p.suffix != ".partial"]

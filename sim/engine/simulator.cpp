@@ -4,7 +4,7 @@
 #include <deque>
 #include <vector>
 
-#include "Vengine.h"
+#include "Vunit.h"
 #include "verilated.h"
 
 namespace {
@@ -32,7 +32,7 @@ constexpr int kSources = FGMP_WEIGHT_STREAMS + 1;  // weights first
 
 struct Engine {
     VerilatedContext context;
-    Vengine* top;
+    Vunit* top;
     std::vector<Source> sources;
     std::vector<uint8_t> received;
     std::vector<uint64_t> packets;  // bytes received when each TLAST came
@@ -73,7 +73,7 @@ void drive(Engine* e, Source& source) {
     {top->s_axis_##name##_tdata.m_storage, &top->s_axis_##name##_tvalid, &top->s_axis_##name##_tkeep, \
      &top->s_axis_##name##_tlast, &top->s_axis_##name##_tready, {}, false}
 
-std::vector<Source> sources(Vengine* top) {
+std::vector<Source> sources(Vunit* top) {
     return {
 #if FGMP_WEIGHT_STREAMS == 1
         SOURCE(weights),
@@ -94,7 +94,7 @@ void clear(Source& source) {
 }
 
 void tick(Engine* e) {
-    Vengine* top = e->top;
+    Vunit* top = e->top;
     for (int i = 0; i < kSources; i++) {
         Source& source = e->sources[i];
         // Valid never falls before ready was seen.
@@ -140,7 +140,7 @@ Engine* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     e->random = seed * 0x9E3779B97F4A7C15ull | 1;
     e->context.randReset(random_state ? 2 : 0);
     e->context.randSeed(static_cast<int>(seed & 0x3FFFFFFF) + 1);
-    e->top = new Vengine(&e->context);
+    e->top = new Vunit(&e->context);
 #ifdef FGMP_FAULTS
     e->top->fault_select = fault;
 #else
@@ -191,7 +191,7 @@ void fgmp_stall(Engine* e, int stream, double probability) { e->stall[stream] = 
 
 // Address, data and the readiness for the answer each come `delays` cycles late, in any order.
 int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes, const int* delays) {
-    Vengine* top = e->top;
+    Vunit* top = e->top;
     bool address_taken = false, data_taken = false;
     int response = -1;
     for (int i = 0; i < 200 && response < 0; i++) {
@@ -222,7 +222,7 @@ int fgmp_write(Engine* e, uint32_t address, uint32_t value, uint32_t strobes, co
 
 // The readiness for the answer comes `late` cycles after the question was taken.
 int fgmp_read(Engine* e, uint32_t address, uint32_t* value, int late) {
-    Vengine* top = e->top;
+    Vunit* top = e->top;
     bool taken = false;
     int response = -1, waited = 0;
     bool seen = false;

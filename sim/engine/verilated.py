@@ -1,24 +1,19 @@
 """The engine compiled by Verilator into a library with a C++ loop around it: a fast stand-in for the real thing."""
 
 import ctypes
-import os
 from pathlib import Path
 from typing import Any
 
-from ...cache import cached_folder
+from ...cache import SIMULATORS as CACHE
 from ...hdl.config import EngineConfig
 from ...hdl.design import Design
 from ...hdl.engine.config import weight_stream_names
-from ...processes import exhausted, run_tool
-from ..runner import CACHE, SimulationError, tools, verilator_configuration
-from ..runtime import with_runtime
+from ..library import compile_library
+from ..runner import SimulationError
 
 __all__ = ["VerilatedEngine", "build_library"]
 
-_LIBRARY = "libengine.so"
 _LOOP = Path(__file__).with_name("simulator.cpp")
-_FAST = ("fast", "-CFLAGS", "-O1 -march=native")  # with -O2 it takes half as long again to compile and runs no faster
-_OPTIONS = ("-O3", "--x-assign", "fast", "--noassert", "--output-split", "0", "-CFLAGS", "-fPIC -std=c++20")
 
 
 def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
@@ -27,29 +22,8 @@ def build_library(design: Design, *, random_state: bool = False, cache: Path = C
     `random_state` lets registers and memories start with random values; such a library runs slower.
     """
     assert isinstance(design.config, EngineConfig)
-    streams = f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"
-    if any(port.name == "fault_select" for port in design.ports):
-        streams += " -DFGMP_FAULTS"
-    options = [*_OPTIONS, "-CFLAGS", streams, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
-    with tools("verilator") as tool_version:
-        loop = _LOOP.read_text()
-        configuration = verilator_configuration(design)
-
-        def build(folder: Path) -> None:
-            (folder / f"{design.name}.v").write_text(design.verilog)
-            (folder / "configuration.vlt").write_text(configuration)
-            command = ["verilator", "--cc", "--exe", "--build", "-j", str(os.cpu_count() or 1), "-Wall", *options]
-            command += ["--prefix", "Vengine", "--top-module", design.name, "--Mdir", ".", "-LDFLAGS", "-shared"]
-            command += ["-o", _LIBRARY, "configuration.vlt", f"{design.name}.v", str(_LOOP)]
-            done = run_tool(command, cwd=folder)
-            if done.returncode:
-                exhausted(done.stdout, folder)
-                message = "\n".join(done.stdout.splitlines()[-30:])
-                raise SimulationError(f"{design.name}: build failed\n{message}")
-
-        content = [design.verilog, configuration, loop, tool_version, options, _processor()]
-        whole = with_runtime(cache, ["library", tool_version, *options, _processor()], build)
-        return cached_folder(cache, f"{design.name}-fast", content, whole) / _LIBRARY
+    flags = [f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"]
+    return compile_library(design, _LOOP, flags=flags, random_state=random_state, cache=cache)
 
 
 class VerilatedEngine:
@@ -185,12 +159,3 @@ def _declare(library: Any) -> Any:
         function = getattr(library, f"fgmp_{name}")
         function.restype, function.argtypes = result, arguments
     return library
-
-
-def _processor() -> str:
-    """The machine that `-march=native` compiled for: a cache may be shared by machines that differ."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("flags"))
-    except (OSError, StopIteration):
-        return ""

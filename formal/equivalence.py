@@ -1,0 +1,125 @@
+"""Whether a change of a unit's netlist changes what it computes: SAT sweeping over wires that have the same name.
+
+yosys puts both netlists side by side, with the registers opened: their outputs are shared free inputs, their inputs
+outputs that must agree. Everything that the change does not reach is then the same logic twice, and merges. What is
+left is walked from inputs to outputs. A pair of wires of the same name that is proven equal becomes one, so that
+whatever reads it merges too.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..hdl.design import Design
+from ..hdl.yosys import run_yosys
+from .solver import Solver
+
+__all__ = ["change_is_equivalent"]
+
+_PAIR_SECONDS = 2
+_TRIGGER = "trigger"
+
+
+def change_is_equivalent(design: Design, prepare: str, change: str, seconds: float) -> bool:
+    """Whether the yosys commands `change`, after `prepare`, leave the unit as it is, as far as `seconds` show.
+
+    False where they do not suffice, or where it is equal only in states that are never reached. Memories are outside:
+    what goes into them must agree, and what comes out is anything.
+    """
+    end = time.monotonic() + seconds
+    lines = _both(design, prepare, change)
+    if lines is None:
+        return False
+    return _Sweep(end).prove(lines)
+
+
+def _both(design: Design, prepare: str, change: str) -> list["_Line"] | None:
+    """The definitions of both netlists' logic; None where `change` does not apply."""
+    with tempfile.TemporaryDirectory(prefix="fgmp-equivalent-") as folder:
+        work = Path(folder)
+        (work / "unit.v").write_text(design.verilog)
+        name = design.name
+        script = f"""
+read_verilog unit.v; hierarchy -check -top {name}; blackbox *fgmp_ram_1r1w*
+{prepare}; memory_map
+design -save whole
+rename {name} gold; design -stash gold
+design -load whole
+{change}
+rename {name} gate; design -stash gate
+design -copy-from gold -as gold gold; design -copy-from gate -as gate gate
+expose -evert -evert-dff -shared gold gate
+miter -equiv -flatten gold gate both
+hierarchy -top both; opt_expr; opt_merge; opt_expr; opt_clean
+write_smt2 both.smt2
+"""
+        (work / "prove.ys").write_text(script)
+        try:
+            run_yosys(work, name, "-s", "prove.ys")
+        except RuntimeError:
+            return None
+        return list(_parsed((work / "both.smt2").read_text()))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """`(define-fun ...)` or, without a term, `(declare-fun ...)` of a value: its wire's name is in a comment."""
+
+    number: str
+    sort: str
+    term: str | None
+    wire: str
+
+
+_LINE = re.compile(r"\((declare|define)-fun \|both#(\d+)\| .*?\|both_s\|\)+ (\(_ BitVec \d+\)|Bool) ?(.*)\) ; (.*)$")
+_READ = re.compile(r"\(\|both#(\d+)\| state\)")
+_OUT = re.compile(r"\(define-fun \|both_n trigger\| .* Bool (.*)\)$")
+
+
+def _parsed(text: str) -> Iterator[_Line]:
+    for line in text.splitlines():
+        if match := _LINE.match(line):
+            kind, number, sort, term, wire = match.groups()
+            yield _Line(number, sort, term if kind == "define" else None, wire)
+        elif match := _OUT.match(line):
+            yield _Line(_TRIGGER, "Bool", match[1], _TRIGGER)
+
+
+class _Sweep:
+    def __init__(self, end: float):
+        self._end = end
+        self._same: dict[str, str] = {}  # numbers whose value another number has
+        self._known: dict[tuple[str, str], str] = {}  # by sort and term
+        self._wires: dict[tuple[str, str], str] = {}  # by sort and name without its side
+
+    def prove(self, lines: list[_Line]) -> bool:
+        """Whether the trigger, which says that outputs differ, can never be true."""
+        with Solver(_PAIR_SECONDS) as solver:
+            for line in lines:
+                if line.number == _TRIGGER:
+                    assert line.term is not None
+                    return solver.ask(self._read(line.term)) is False
+                self._take(solver, line)
+        raise AssertionError("yosys wrote no trigger")
+
+    def _take(self, solver: Solver, line: _Line) -> None:
+        if line.term is None:
+            solver.tell(f"(declare-fun n{line.number} () {line.sort})")
+            return
+        term = self._read(line.term)
+        if (known := self._known.setdefault((line.sort, term), line.number)) != line.number:
+            self._same[line.number] = known
+            return
+        solver.tell(f"(define-fun n{line.number} () {line.sort} {term})")
+        place = line.sort, re.sub(r"\b(gold|gate)\b|(?<=\\)(gold|gate)(?=_)", "", line.wire)
+        other = self._wires.setdefault(place, line.number)
+        if other == line.number or time.monotonic() > self._end:
+            return
+        if solver.ask(f"(not (= n{other} n{line.number}))") is False:
+            self._same[line.number] = other
+
+    def _read(self, term: str) -> str:
+        return _READ.sub(lambda match: f"n{self._same.get(match[1], match[1])}", term)

@@ -1,7 +1,7 @@
 # Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, TORCH_INDEX_URL.
 READY := .venv/ready
 
-.PHONY: demo test test-optional lint-matrix verify mutants synth-check format clean
+.PHONY: demo test test-optional lint-matrix verify prove mutants synth-check format clean
 
 demo: $(READY)
 	@.venv/bin/fgmp demo
@@ -20,6 +20,10 @@ lint-matrix: $(READY)
 # The long form of the suite's verification: every value of every parameter, linted and simulated. An hour or two.
 verify: $(READY)
 	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q tests/test_parameters.py tests/test_every_value.py --whole-matrix
+
+# Every proof, docs/proofs.md: ten minutes.
+prove: $(READY)
+	@.venv/bin/fgmp prove --workers 2
 
 # Faults planted in a lane, a selector and an engine, a thousand each; hours, may be stopped and continued.
 mutants: $(READY)

@@ -9,12 +9,11 @@ whatever reads it merges too.
 import re
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..hdl.design import Design
 from ..hdl.yosys import run_yosys
+from .netlist import FLATTEN, Definition, definitions
 from .solver import Solver
 
 __all__ = ["change_is_equivalent"]
@@ -23,20 +22,20 @@ _PAIR_SECONDS = 2
 _TRIGGER = "trigger"
 
 
-def change_is_equivalent(design: Design, prepare: str, change: str, seconds: float) -> bool:
-    """Whether the yosys commands `change`, after `prepare`, leave the unit as it is, as far as `seconds` show.
+def change_is_equivalent(design: Design, change: str, seconds: float) -> bool:
+    """Whether the yosys commands `change`, after `FLATTEN`, leave the unit as it is, as far as `seconds` show.
 
     False where they do not suffice, or where it is equal only in states that are never reached. Memories are outside:
     what goes into them must agree, and what comes out is anything.
     """
     end = time.monotonic() + seconds
-    lines = _both(design, prepare, change)
+    lines = _both(design, change)
     if lines is None:
         return False
     return _Sweep(end).prove(lines)
 
 
-def _both(design: Design, prepare: str, change: str) -> list["_Line"] | None:
+def _both(design: Design, change: str) -> list[Definition] | None:
     """The definitions of both netlists' logic; None where `change` does not apply."""
     with tempfile.TemporaryDirectory(prefix="fgmp-equivalent-") as folder:
         work = Path(folder)
@@ -44,7 +43,7 @@ def _both(design: Design, prepare: str, change: str) -> list["_Line"] | None:
         name = design.name
         script = f"""
 read_verilog unit.v; hierarchy -check -top {name}; blackbox *fgmp_ram_1r1w*
-{prepare}; memory_map
+{FLATTEN}; memory_map
 design -save whole
 rename {name} gold; design -stash gold
 design -load whole
@@ -61,31 +60,7 @@ write_smt2 both.smt2
             run_yosys(work, name, "-s", "prove.ys")
         except RuntimeError:
             return None
-        return list(_parsed((work / "both.smt2").read_text()))
-
-
-@dataclass(frozen=True)
-class _Line:
-    """`(define-fun ...)` or, without a term, `(declare-fun ...)` of a value: its wire's name is in a comment."""
-
-    number: str
-    sort: str
-    term: str | None
-    wire: str
-
-
-_LINE = re.compile(r"\((declare|define)-fun \|both#(\d+)\| .*?\|both_s\|\)+ (\(_ BitVec \d+\)|Bool) ?(.*)\) ; (.*)$")
-_READ = re.compile(r"\(\|both#(\d+)\| state\)")
-_OUT = re.compile(r"\(define-fun \|both_n trigger\| .* Bool (.*)\)$")
-
-
-def _parsed(text: str) -> Iterator[_Line]:
-    for line in text.splitlines():
-        if match := _LINE.match(line):
-            kind, number, sort, term, wire = match.groups()
-            yield _Line(number, sort, term if kind == "define" else None, wire)
-        elif match := _OUT.match(line):
-            yield _Line(_TRIGGER, "Bool", match[1], _TRIGGER)
+        return list(definitions((work / "both.smt2").read_text()))
 
 
 class _Sweep:
@@ -95,21 +70,20 @@ class _Sweep:
         self._known: dict[tuple[str, str], str] = {}  # by sort and term
         self._wires: dict[tuple[str, str], str] = {}  # by sort and name without its side
 
-    def prove(self, lines: list[_Line]) -> bool:
+    def prove(self, lines: list[Definition]) -> bool:
         """Whether the trigger, which says that outputs differ, can never be true."""
         with Solver(_PAIR_SECONDS) as solver:
             for line in lines:
                 if line.number == _TRIGGER:
-                    assert line.term is not None
-                    return solver.ask(self._read(line.term)) is False
+                    return solver.ask(self._read(line)) is False
                 self._take(solver, line)
         raise AssertionError("yosys wrote no trigger")
 
-    def _take(self, solver: Solver, line: _Line) -> None:
+    def _take(self, solver: Solver, line: Definition) -> None:
         if line.term is None:
             solver.tell(f"(declare-fun n{line.number} () {line.sort})")
             return
-        term = self._read(line.term)
+        term = self._read(line)
         if (known := self._known.setdefault((line.sort, term), line.number)) != line.number:
             self._same[line.number] = known
             return
@@ -121,5 +95,5 @@ class _Sweep:
         if solver.ask(f"(not (= n{other} n{line.number}))") is False:
             self._same[line.number] = other
 
-    def _read(self, term: str) -> str:
-        return _READ.sub(lambda match: f"n{self._same.get(match[1], match[1])}", term)
+    def _read(self, line: Definition) -> str:
+        return line.reading(lambda number: f"n{self._same.get(number, number)}")

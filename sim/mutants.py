@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import write_json
 from ..formal.equivalence import change_is_equivalent
+from ..formal.netlist import FLATTEN
 from ..hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ..hdl.design import Design, Port, build_preset
 from ..hdl.yosys import run_yosys
@@ -35,7 +36,6 @@ __all__ = ["mutated", "run_mutants"]
 SURVIVED = "survived"
 _UNPROVEN, _EQUIVALENT = "survived, not proven equivalent", "equivalent"
 _SELECT = "fault_select"
-_FLAT = "proc; flatten; opt_expr; opt_clean"
 _PROOF_SECONDS = 60
 
 # The cheapest first: most mutants do not live that long.
@@ -55,7 +55,7 @@ def mutated(design: Design, count: int, seed: int) -> tuple[Design, list[Mutant]
     with tempfile.TemporaryDirectory(prefix="fgmp-mutants-") as folder:
         work = Path(folder)
         (work / "unit.v").write_text(design.verilog)
-        begin = f"read_verilog unit.v; hierarchy -check -top {design.name}; {_FLAT}; write_rtlil flat.il"
+        begin = f"read_verilog unit.v; hierarchy -check -top {design.name}; {FLATTEN}; write_rtlil flat.il"
         run_yosys(work, design.name, "-p", f"{begin}; mutate -list {count} -seed {seed} -o list.txt")
         lines = (work / "list.txt").read_text().splitlines()
         bits = len(lines).bit_length()
@@ -103,7 +103,7 @@ def run_mutants(
         on_mutants(1)
     for mutant in (m for m in mutants if verdicts[str(m.number)] == SURVIVED):
         verdicts[str(mutant.number)] = (
-            _EQUIVALENT if change_is_equivalent(design, _FLAT, mutant.line, _PROOF_SECONDS) else _UNPROVEN
+            _EQUIVALENT if change_is_equivalent(design, mutant.line, _PROOF_SECONDS) else _UNPROVEN
         )
         _keep(file, mutants, verdicts)
     left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]

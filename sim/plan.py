@@ -1,7 +1,7 @@
 """The verification plan: what the documents promise of the hardware, and what holds it. docs/verification.md shows it.
 
 A holder is a test ("test_engine.py::test_name"), a scenario of the engine's bench ("scenario: name"), or a campaign of
-a lane or a selector ("campaign: name"). A test sees that each exists, and that no preset, parameter, register field,
+a lane or a selector ("campaign: name"), or a proof ("proof: name"). A test sees that each exists, and that no preset, parameter, register field,
 event or counter is without one.
 """
 
@@ -127,8 +127,14 @@ _COUNTER_HOLDERS: dict[str, tuple[str, ...]] = {
 }
 
 _STATEMENTS = (
-    ("streams", "what is not valid is not read; a beat on offer stays", ("scenario: random stalls on all streams",)),
-    ("registers", "one answer a question, not before it, and it stays until it is heard", (_REGISTERS,)),
+    ("streams", "what is not valid is not read; a beat on offer stays",
+     ("scenario: random stalls on all streams", "test_sim.py::test_inputs_that_change_while_they_are_not_valid",
+      "proof: axi-holds", "proof: lane-holds", "proof: selector-holds")),
+    ("streams", "no output of a stream depends on an input of the same cycle, but for a lane's and a selector's ready",
+     ("proof: axi-registered", "proof: lane-valid", "proof: selector-valid")),
+    ("streams", "nothing is lost or doubled", ("proof: selector-balance", "scenario: random stalls on all streams")),
+    ("registers", "one answer a question, not before it, and it stays until it is heard",
+     (_REGISTERS, "proof: axi-answers", "proof: axi-holds")),
     ("registers", "address and data in any order, each late", (_REGISTERS,)),
     ("events", "one that comes as it is cleared stays", ("scenario: events that are cleared as they come",)),
     ("ABORT", "forgets the GEMM that runs and the one that waits; START may follow at once",
@@ -139,11 +145,15 @@ _STATEMENTS = (
     ("NaN", "in any element of any block, on either side", ("campaign: NaN codes and recovery",
                                                             "scenario: NaN and illegal scales")),
     ("rounding", "ties to even, once, near the smallest and the largest sums",
-     ("campaign: rounding ties and exponents", "campaign: ties near full scale")),
+     ("campaign: rounding ties and exponents", "campaign: ties near full scale", "proof: round-float32",
+      "proof: round-bfloat16")),
+    ("decoders", "the value of every code", ("proof: decode-e4m3", "proof: decode-e2m1", _GATES)),
+    ("selector", "scale, codes and decision for every block",
+     ("proof: block-scale-float32", "proof: fp4-codes-float32", "proof: fp8-codes-float32", "proof: decision-float32")),
     ("block scales", "all legal pairs; every illegal code is flagged",
      ("campaign: block scales, all 105 x 105", "campaign: block scales, every illegal code")),
     ("elements", "every pair of codes in every position",
-     ("campaign: element pairs FP8 x FP8", "campaign: element pairs FP4 x FP4")),
+     ("campaign: element pairs FP8 x FP8", "campaign: element pairs FP4 x FP4", "proof: product")),
     ("paths", "only ready passes through a stream unit without a register",
      ("test_parameters.py::test_only_ready_passes_through_a_stream_unit",)),
     ("lint", "no warning, whatever the parameters", ("test_parameters.py::test_lints_clean",)),

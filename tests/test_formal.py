@@ -1,19 +1,27 @@
 """What is proven of the hardware: each proof closes, and a planted fault makes it fail."""
 
+import json
 from contextlib import suppress
+from fractions import Fraction
 
 import pytest
 
+from fgmp.__main__ import main
 from fgmp.errors import InputError
+from fgmp.formal import prove as prove_module
 from fgmp.formal import solver
 from fgmp.formal.equivalence import change_is_equivalent
+from fgmp.formal.netlist import FLATTEN
+from fgmp.formal.page import markdown
+from fgmp.formal.properties import NOT_PROVEN, PROPERTIES, unit_of
+from fgmp.formal.prove import answers, properties_named, prove
 from fgmp.formal.solver import Solver
+from fgmp.formal.terms import boundary_codes, count, extended, number, table
+from fgmp.formats import E2M1, E4M3, FLOAT32
 from fgmp.hdl.yosys import run_yosys
 from fgmp.sim.mutants import mutated
 
-from .conftest import build_preset
-
-FLAT = "proc; flatten; opt_expr; opt_clean"
+from .conftest import ROOT, build_preset
 
 
 def test_the_solver_answers():
@@ -39,7 +47,7 @@ def yosys_says(design, change, folder):
     (folder / "unit.v").write_text(design.verilog)
     name = design.name
     script = f"""
-read_verilog unit.v; hierarchy -top {name}; {FLAT}; design -save whole
+read_verilog unit.v; hierarchy -top {name}; {FLATTEN}; design -save whole
 rename {name} gold; design -stash gold
 design -load whole; {change}
 rename {name} gate; design -stash gate
@@ -58,7 +66,7 @@ sat -verify -prove trigger 0 both
 def test_two_solvers_agree_on_faults_of_decoders(name, tmp_path):
     design = build_preset(name)
     lines = ["", *(mutant.line for mutant in mutated(design, 8, 1)[1])]
-    ours = [change_is_equivalent(design, FLAT, line, 20) for line in lines]
+    ours = [change_is_equivalent(design, line, 20) for line in lines]
     assert ours == [yosys_says(design, line, tmp_path) for line in lines]
     assert ours[0]
     assert ours.count(False) >= 4
@@ -67,5 +75,78 @@ def test_two_solvers_agree_on_faults_of_decoders(name, tmp_path):
 def test_a_change_that_changes_nothing_is_proven():
     """Narrower operators and shared ones: other cells, the same values."""
     design = build_preset("selector-flat")
-    assert change_is_equivalent(design, FLAT, "wreduce; peepopt; opt_share", 60)
-    assert not change_is_equivalent(design, FLAT, "no_such_command", 60)
+    assert change_is_equivalent(design, "wreduce; peepopt; opt_share", 60)
+    assert not change_is_equivalent(design, "no_such_command", 60)
+
+
+# Those that take half a minute or more are for `make prove`.
+LONG = {"product", "score", "block-scale-bfloat16", "block-scale-float32", "fp4-codes-float32", "fp8-codes-float32"}
+
+
+@pytest.mark.parametrize("name", [item.name for item in PROPERTIES if item.name not in LONG])
+def test_a_property_is_proven_and_sees_its_fault(name):
+    outcome = prove(name)
+    assert outcome.failed == ()
+    assert outcome.open == ()
+    assert outcome.fault
+    assert outcome.proven
+
+
+@pytest.mark.parametrize("name", ["block-scale-bfloat16", "score"])
+def test_a_long_property_sees_its_fault(name):
+    (item,) = properties_named([name])
+    faults = (case for case, answer in answers(item, 60, faulty=True) if answer)
+    assert next(faults)
+
+
+def test_boundaries_are_those_of_rounding():
+    """Against rounding by fractions: just below, at and just above every boundary."""
+    for target, scale in ((E4M3, Fraction(1)), (E4M3, Fraction(6)), (E2M1, Fraction(9, 8)), (E2M1, Fraction(72))):
+        values = [Fraction(value) * scale for value in target.magnitudes]
+        for index, (code, tie_goes_up) in enumerate(boundary_codes(target, scale)):
+            here = Fraction(FLOAT32.magnitude(code))
+            assert here - values[index] == values[index + 1] - here
+            assert tie_goes_up == (index % 2 == 1)
+
+
+def test_tables_and_counts():
+    with Solver(5) as asked:
+        asked.tell("(declare-fun i () (_ BitVec 3))")
+        squares = table("i", [n * n for n in range(8)], 6)
+        wide = extended("i", 3)
+        assert asked.ask(f"(distinct {squares} (bvmul {wide} {wide}))") is False
+        passed = count([f"(bvuge i {number(n, 3)})" for n in range(1, 8)], 3)
+        assert asked.ask(f"(distinct {passed} i)") is False
+        fewer = count([f"(bvuge i {number(n, 3)})" for n in range(2, 8)], 3)
+        assert asked.ask(f"(distinct {fewer} i)") is True
+
+
+def test_the_page_is_that_of_the_properties():
+    assert (ROOT / "docs" / "proofs.md").read_text() == markdown()
+    assert len({item.name for item in PROPERTIES}) == len(PROPERTIES)
+
+
+def test_the_command(capsys, monkeypatch):
+    assert main(["prove", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(item.name in said for item in PROPERTIES)
+    assert all(what in said for what, _ in NOT_PROVEN)
+    assert main(["prove", "decode-e2m1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["proven"] == 1
+    assert found["properties"][0]["fault"] == "magnitude"
+    assert main(["prove", "decode-e2m1"]) == 0
+    assert "1 of 1 proven" in capsys.readouterr().out
+    assert main(["prove", "no-such"]) == 2
+    assert "property: 'no-such', expected one of decode-e4m3, " in capsys.readouterr().err
+    assert main(["prove", "--workers", "0"]) == 2
+    assert "workers: 0, expected at least 1" in capsys.readouterr().err
+
+
+def test_a_false_claim_is_said(capsys, monkeypatch):
+    (item,) = properties_named(["decode-e2m1"])
+    monkeypatch.setattr(prove_module, "unit_of", lambda item, faulty: unit_of(item, faulty=not faulty))
+    outcome = prove(item.name)
+    assert outcome.failed == ("magnitude",)
+    assert outcome.fault is None
+    assert not outcome.proven

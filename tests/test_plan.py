@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from fgmp.formal.properties import PROPERTIES
 from fgmp.hdl.config import PRESETS, SelectorConfig
 from fgmp.hdl.engine.registers import COUNTERS, EVENTS, REGISTERS
 from fgmp.sim import plan as plans
@@ -56,6 +57,8 @@ def test_every_holder_exists():
                 assert name in SCENARIOS, holder
             elif kind == "campaign":
                 assert name in campaigns, holder
+            elif kind == "proof":
+                assert name in {item.name for item in PROPERTIES}, holder
             else:
                 file, _, function = holder.partition("::")
                 if file not in tests:

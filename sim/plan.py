@@ -1,8 +1,8 @@
 """The verification plan: what the documents promise of the hardware, and what holds it. docs/verification.md shows it.
 
-A holder is a test ("test_engine.py::test_name"), a scenario of the engine's bench ("scenario: name"), or a campaign of
-a lane or a selector ("campaign: name"), or a proof ("proof: name"). A test sees that each exists, and that no preset, parameter, register field,
-event or counter is without one.
+A holder is a test ("test_engine.py::test_name"), a scenario of the engine's bench ("scenario: name"), a campaign of a
+lane or a selector ("campaign: name"), or a proof ("proof: name"). A test sees that each exists, and that no preset,
+parameter, register field, event or counter is without one.
 """
 
 from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -300,7 +301,52 @@ def _mutants(args: argparse.Namespace) -> int:
     return 1 if any(result["survived"] for result in found) else 0
 
 
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", help="a lane, a selector or an engine")
+    add_changes(parser, "such as pipeline=2 sharing=merged")
+    parser.add_argument("--count", type=int, metavar="N", help="random rows or blocks a campaign, default 200; GEMMs "
+                        "of an engine, default 12")  # fmt: skip
+    parser.add_argument("--campaign", nargs="+", action="collect", default=[], metavar="NAME", help="of a lane or "
+                        "selector: only these, as fgmp simulate names them")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1, help="default 1")
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default out/replay/UNIT")
+    parser.add_argument("--json", action="store_true", help="print the manifest")
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..files import check_folder
+    from ..hdl.config import EngineConfig
+    from ..hdl.design import build_preset
+    from .replay.folder import write_replay
+
+    if args.seed < 0:
+        raise InputError(f"seed: {args.seed}, expected at least 0")
+    design = build_preset(args.preset, args.set)
+    out = args.out or Path("out/replay") / design.name
+    check_folder(out)
+    count = args.count if args.count is not None else 12 if isinstance(design.config, EngineConfig) else 200
+    words = ["fgmp", "replay", args.preset, "--count", str(count), "--seed", str(args.seed)]
+    words += ["--set", *args.set] if args.set else []
+    words += ["--campaign", *args.campaign] if args.campaign else []
+    manifest = write_replay(
+        design, out, command=shlex.join(words), count=count, seed=args.seed, campaigns=args.campaign
+    )
+    if args.json:
+        print(json.dumps(manifest, indent=2))
+    else:
+        print(f"{out}: {manifest['results']['beats']:,} beats to compare; README.md there says how to run it")
+    return 0
+
+
 COMMANDS = {
+    "replay": (
+        "write a unit's recorded streams and answers, with benches in SystemVerilog and cocotb that replay them",
+        "The benches need nothing of fgmp: they run in Verilator, Icarus and other simulators, on the Verilog written "
+        "beside them or on yours with the same ports. Example: fgmp replay engine-4 -o out/replay",
+        _add_replay,
+        _replay,
+    ),
     "rate": (
         "predict cycles, tokens per second and energy of a language model on an engine, from its config.json",
         "Follows every GEMM's tiles through loaders, buffers, lanes (docs/engine.md), at an FP4 share and in all FP8.",

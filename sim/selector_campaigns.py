@@ -135,7 +135,9 @@ def _four_over_six_sets(
     exact = torch.zeros(8, BLOCK_SIZE)
     exact[:, 0] = 6 * 2.0 ** torch.arange(-3, 5)
     exact[1:, 1] = exact[1:, 0] / 2
-    x = torch.randn(count, BLOCK_SIZE, generator=generator) ** 3 * 2 ** (torch.randn(count, 1, generator=generator) * 4)
+    # The two scales' codes differ in few of many blocks: more of them than elsewhere.
+    size = torch.randn(4 * count, 1, generator=generator) * 4
+    x = torch.randn(4 * count, BLOCK_SIZE, generator=generator) ** 3 * 2**size
     # From 288 on the larger scale is 72, the largest; from 420 on both are.
     large = torch.linspace(-448, 448, 16 * 32).view(32, BLOCK_SIZE)[:, torch.randperm(BLOCK_SIZE, generator=generator)]
     special = x[:64].clone()

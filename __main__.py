@@ -27,7 +27,16 @@ from .processes import exhausted
 
 __all__ = ["main"]
 
-_OWNERS = ("quantizer.commands.cli", "golden.cli", "hdl.cli", "sim.cli", "formal.cli", "synth.cli", "cache_command")
+_OWNERS = (
+    "quantizer.commands.cli",
+    "golden.cli",
+    "hdl.cli",
+    "sim.cli",
+    "formal.cli",
+    "synth.cli",
+    "cache_command",
+    "doctor",
+)
 
 _EXTRAS = {
     "golden": ("numpy", "torch", "transformers", "tokenizers", "safetensors", "tqdm", "filelock", "pydantic"),

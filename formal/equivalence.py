@@ -42,7 +42,7 @@ def _both(design: Design, change: str) -> list[Definition] | None:
         (work / "unit.v").write_text(design.verilog)
         name = design.name
         script = f"""
-read_verilog unit.v; hierarchy -check -top {name}; blackbox *fgmp_ram_1r1w*
+read_verilog unit.v; hierarchy -check -top {name}; proc; blackbox *fgmp_ram_1r1w*
 {FLATTEN}; memory_map
 design -save whole
 rename {name} gold; design -stash gold

@@ -136,6 +136,8 @@ _STATEMENTS = (
     ("registers", "one answer a question, not before it, and it stays until it is heard",
      (_REGISTERS, "proof: axi-answers", "proof: axi-holds")),
     ("registers", "address and data in any order, each late", (_REGISTERS,)),
+    ("registers", "byte strobes choose what is written, in each of them", ("scenario: byte strobes",)),
+    ("counters", "every cycle until the last block pair has one or is charged to one cause", (_SIZES, _KINDS)),
     ("events", "one that comes as it is cleared stays", ("scenario: events that are cleared as they come",)),
     ("ABORT", "forgets the GEMM that runs and the one that waits; START may follow at once",
      ("scenario: ABORT of two GEMMs",)),

@@ -74,6 +74,11 @@ def expect_gemm(bench: Bench, what: str, gemm: Gemm, result: Result) -> None:
         beats[f"{operand(stream).removesuffix('s')}_beats"] += ceil_div(len(data), 16)
     for counter, value in (beats | _reads(gemm, bench.config)).items():
         bench.expect(f"{name}: {counter}", result.counters[counter], value)
+    # Each cycle until the last block pair has one, or is charged to one cause; those before the first are in no span.
+    counted = result.counters
+    stalls = sum(value for counter, value in counted.items() if counter.startswith("stall_"))
+    least, most = counted["span"] - counted["products"], counted["cycles"] - counted["products"]
+    bench.expect(f"{name}: {stalls} stalls, {least} to {most}", least <= stalls <= most, True)
     bench.expect(f"{name}: handshake faults", bench.engine.handshake_faults, 0)
 
 

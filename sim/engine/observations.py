@@ -1,17 +1,19 @@
 """Scenarios about what software sees of the engine: events, the interrupt, counters, and ABORT between two GEMMs."""
 
+import itertools
+
 import torch
 
 from ...golden.packing import pack
 from ...golden.random_blocks import blocks_in_precisions
-from ...hdl.engine.registers import EVENTS
+from ...hdl.engine.registers import EVENTS, REGISTERS
 from .checks import Bench, operand, program
 from .driver import cycle_limit
 from .gemm import Gemm, field_value
 from .random_gemms import random_mixed, uniform_gemm
 from .wire import operand_streams, result_bytes
 
-__all__ = ["aborted_pairs", "charged_stalls", "events_and_interrupts", "no_event_is_lost"]
+__all__ = ["aborted_pairs", "byte_strobes", "charged_stalls", "events_and_interrupts", "no_event_is_lost"]
 
 _ALL = (1 << len(EVENTS)) - 1
 _MOST_CHARGED = 0.5
@@ -183,3 +185,22 @@ def aborted_pairs(bench: Bench) -> None:
         bench.expect("START after ABORT: results", packets[-1:] == [result_bytes(third, bench.config)], True)
         bench.clear_events()
     bench.recovers("ABORT of two GEMMs")
+
+
+def byte_strobes(bench: Bench) -> None:
+    """Every register that can be written, every choice of bytes, over all ones, all zeros and what was there.
+
+    The other bytes stay, and unused bits read 0.
+    """
+    for item in (item for item in REGISTERS if item.access == "rw"):
+        mask = sum(((1 << field.bits) - 1) << field.low for field in item.fields)
+        bench.driver.write(item.name, 0)
+        held = 0
+        for strobes, kind in itertools.product(range(16), (0, 0xFFFFFFFF, None)):
+            value = bench.chance.randrange(1 << 32) if kind is None else kind
+            chosen = sum(0xFF << 8 * byte for byte in range(4) if strobes >> byte & 1)
+            held = held & ~chosen | value & chosen & mask
+            bench.expect(f"write to {item.name}", bench.engine.write(item.offset, value, strobes), 0)
+            bench.expect(f"{item.name} after {value:#010x}, strobes {strobes:04b}", bench.driver.read(item.name), held)
+        bench.driver.write(item.name, 0)
+    bench.recovers("byte strobes")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import InputError
 from .cells import StandardCells
 
-__all__ = ["LibertyFile", "read_liberty"]
+__all__ = ["LibertyFile", "find_liberty", "read_liberty"]
 
 # Where installed PDKs keep a typical corner: volare and ciel under PDK_ROOT, Debian's qflow packages.
 _IN_PDK_ROOT = (
@@ -40,7 +40,7 @@ def read_liberty(path: Path | None) -> LibertyFile:
 
     Raises InputError for a file that is not there, is cut short or is no Liberty library.
     """
-    path = _search() if path is None else path
+    path = find_liberty() if path is None else path
     if not path.is_file():
         raise InputError(f"liberty: {path} is not a file, expected a Liberty library (.lib or .lib.gz)")
     raw = path.read_bytes()
@@ -71,7 +71,8 @@ def _decompressed(path: Path, size: int) -> bytes:
     return raw
 
 
-def _search() -> Path:
+def find_liberty() -> Path:
+    """The first library in the usual places. Raises InputError, which says how to get one, if there is none."""
     roots = [os.environ["PDK_ROOT"]] if "PDK_ROOT" in os.environ else []
     candidates = [Path(root).expanduser() / name for root in (*roots, *_PDK_ROOTS) for name in _IN_PDK_ROOT]
     candidates += map(Path, _USUAL)

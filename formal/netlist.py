@@ -117,7 +117,9 @@ def open_netlist(verilog: str, top: str) -> Netlist:
     with tempfile.TemporaryDirectory(prefix="fgmp-netlist-") as folder:
         work = Path(folder)
         (work / "unit.v").write_text(verilog)
-        script = f"read_verilog unit.v; hierarchy -check -top {top}; proc; blackbox *fgmp_ram_1r1w*; {FLATTEN}; memory_map"
+        script = (
+            f"read_verilog unit.v; hierarchy -check -top {top}; proc; blackbox *fgmp_ram_1r1w*; {FLATTEN}; memory_map"
+        )
         script += "; expose -evert -evert-dff; opt_expr; opt_merge; opt_clean; write_smt2 unit.smt2"
         run_yosys(work, top, "-p", script)
         text = (work / "unit.smt2").read_text()

@@ -28,14 +28,16 @@ _SURPLUS = 16  # results that are kept beyond those that are expected
 class VerilatedUnit:
     """A lane or a selector compiled for simulation."""
 
-    def __init__(self, design: Design, *, random_state: bool = False, cache: Path = CACHE):
+    def __init__(self, design: Design, *, random_state: bool = False, lint: bool = True, cache: Path = CACHE):
         """Compile `design`, or find it compiled in `cache`; `random_state` starts registers with random values.
+
+        With `lint`, a warning of Verilator's is an error.
 
         Raises InputError for a missing tool, with the line that installs it.
         """
         ports = "".join(f"PORT({port.name}, {port.width})\n" for port in design.ports)
         headers = {"ports.h": ports}
-        library = compile_library(design, _LOOP, headers=headers, random_state=random_state, cache=cache)
+        library = compile_library(design, _LOOP, headers=headers, random_state=random_state, lint=lint, cache=cache)
         self.design = design
         self._random_state = random_state
         self._c = _declare(ctypes.CDLL(str(library)))

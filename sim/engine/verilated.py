@@ -16,14 +16,15 @@ __all__ = ["VerilatedEngine", "build_library"]
 _LOOP = Path(__file__).with_name("simulator.cpp")
 
 
-def build_library(design: Design, *, random_state: bool = False, cache: Path = CACHE) -> Path:
+def build_library(design: Design, *, random_state: bool = False, lint: bool = True, cache: Path = CACHE) -> Path:
     """Compile the engine and the loop, or find them compiled in `cache`; returns the library's path.
 
-    `random_state` lets registers and memories start with random values; such a library runs slower.
+    `random_state` lets registers and memories start with random values; such a library runs slower. With `lint`, a
+    warning of Verilator's is an error.
     """
     assert isinstance(design.config, EngineConfig)
     flags = [f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"]
-    return compile_library(design, _LOOP, flags=flags, random_state=random_state, cache=cache)
+    return compile_library(design, _LOOP, flags=flags, random_state=random_state, lint=lint, cache=cache)
 
 
 class VerilatedEngine:

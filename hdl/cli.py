@@ -78,7 +78,27 @@ def _registers(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_driver(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out"), help="folder (default: out)")
+
+
+def _driver(args: argparse.Namespace) -> int:
+    from ..files import check_folder
+    from .driver import write_driver
+
+    check_folder(args.out)
+    for path in write_driver(args.out):
+        print(path)
+    return 0
+
+
 COMMANDS = {
+    "driver": (
+        "write the engine's driver in C: freestanding, two files and the register map",
+        "Writes DIR/fgmp_driver.h, fgmp_driver.c and fgmp_engine.h. One for all engines.",
+        _add_driver,
+        _driver,
+    ),
     "registers": (
         "write the engine's register map: Markdown, C header, SystemRDL, CMSIS-SVD, IP-XACT",
         "One map for all engines. Example: fgmp registers --format rdl -o engine.rdl",

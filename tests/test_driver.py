@@ -1,0 +1,140 @@
+"""The driver in C on the simulated engine: GEMMs of every kind, bit for bit; what an engine cannot do is refused."""
+
+import ctypes
+import random
+import subprocess
+
+import pytest
+
+from fgmp.__main__ import main
+from fgmp.formats import SELECTOR_MODES
+from fgmp.hdl.design import build_preset
+from fgmp.hdl.engine.registers import EVENTS, OUTPUT_FORMATS
+from fgmp.sim.engine.random_gemms import random_gemm
+from fgmp.sim.engine.verilated import VerilatedEngine, build_library
+from fgmp.sim.engine.wire import operand_streams, result_bytes
+
+READ = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
+WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+OK, NO_ENGINE, OTHER_MAP, TOO_LARGE, NOT_BUILT_IN, REJECTED, TIMEOUT = range(0, -7, -1)
+
+
+class Bus(ctypes.Structure):
+    _fields_ = [("read", READ), ("write", WRITE), ("context", ctypes.c_void_p)]
+
+
+class Engine(ctypes.Structure):
+    _fields_ = [("bus", Bus)] + [
+        (name, ctypes.c_uint32)
+        for name in ("lanes", "rows", "slots", "k_max", "n_max", "weight_streams", "accumulator_bits", "raw_input",
+                     "packed_output", "channel_codes", "four_over_six")
+    ]  # fmt: skip
+
+
+class Site(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint8) for name in ("significand", "exponent", "mode", "four_over_six")] + [
+        ("tensor_exponent", ctypes.c_int8), ("static_fp8", ctypes.c_char_p), ("channel_codes", ctypes.c_char_p),
+    ]  # fmt: skip
+
+
+class CGemm(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in "mnk"] + [
+        ("output", ctypes.c_uint8), ("relu", ctypes.c_uint8), ("exponent", ctypes.c_int8),
+        ("raw", ctypes.POINTER(Site)), ("pack", ctypes.POINTER(Site)),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("driver")
+    assert main(["driver", "-o", str(folder)]) == 0
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffreestanding"]
+    command = ["c++", "-x", "c", *flags, "-fPIC", "-shared", "fgmp_driver.c", "-o", "driver.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "driver.so"))
+
+
+@pytest.fixture(scope="module")
+def simulated(cache):
+    changes = ["lanes=16", "raw_input=bfloat16", "packed_output=true", "channel_codes=true", "four_over_six=true"]
+    design = build_preset("engine-4", changes, "engine_4")
+    return VerilatedEngine(build_library(design, cache=cache)), design.config
+
+
+def bus_of(engine):
+    def write(_, offset, value):
+        engine.write(offset, value)
+
+    return Bus(READ(lambda _, offset: engine.read(offset)), WRITE(write), None)
+
+
+def site_of(settings):
+    if settings is None:
+        return None
+    static, codes = settings.static_fp8, settings.channel_codes
+    return ctypes.pointer(Site(
+        settings.threshold.significand, settings.threshold.exponent, SELECTOR_MODES.index(settings.mode),
+        int(settings.four_over_six), settings.exponent,
+        None if static is None else bytes(static.flatten().int().tolist()) + b"\1",
+        None if codes is None else bytes(codes.flatten().int().tolist()) + b"\1",
+    ))  # fmt: skip
+
+
+def c_gemm(gemm):
+    sizes = gemm.rows, gemm.outputs, gemm.columns
+    kinds = OUTPUT_FORMATS.index(gemm.output), int(gemm.relu), gemm.exponent
+    return CGemm(*sizes, *kinds, site_of(gemm.settings), site_of(gemm.output_settings))
+
+
+def test_gemms_of_every_kind(driver, simulated):
+    simulator, config = simulated
+    bus, engine = bus_of(simulator), Engine()
+    assert driver.fgmp_open(ctypes.byref(engine), bus) == OK
+    assert (engine.lanes, engine.rows, engine.slots) == (config.lanes, config.rows, config.slots)
+    assert (engine.k_max, engine.n_max, engine.raw_input) == (config.k_max, config.n_max, 2)
+    chance = random.Random(5)
+    for raw in (False, True):
+        for output in OUTPUT_FORMATS:
+            for _ in range(3):
+                sizes = chance.randint(1, 17), chance.randint(1, 40), chance.randint(1, 300)
+                gemm = random_gemm(sizes, chance, config, kind=(raw, output))
+                assert driver.fgmp_start(ctypes.byref(engine), ctypes.byref(c_gemm(gemm))) == OK
+                for name, data in operand_streams(gemm, config).items():
+                    simulator.send(name, data)
+                events = ctypes.c_uint32()
+                assert driver.fgmp_wait(ctypes.byref(engine), 100_000, ctypes.byref(events)) == OK
+                assert events.value == 1 << [name for name, _ in EVENTS].index("done")
+                assert simulator.packet() == result_bytes(gemm, config)
+    assert driver.fgmp_wait(ctypes.byref(engine), 10, None) == TIMEOUT
+    assert driver.fgmp_abort(ctypes.byref(engine), 100) == OK
+
+
+def test_what_an_engine_cannot_do(driver, simulated):
+    simulator, config = simulated
+    bus, engine = bus_of(simulator), Engine()
+    assert driver.fgmp_open(ctypes.byref(engine), bus) == OK
+
+    def start(**changes):
+        return driver.fgmp_start(ctypes.byref(engine), ctypes.byref(CGemm(**{"m": 1, "n": 1, "k": 16} | changes)))
+
+    for name, value in (("m", 0), ("n", 0), ("k", 0), ("k", config.k_max + 1), ("m", 1 << 24), ("n", 1 << 16)):
+        assert start(**{name: value}) == TOO_LARGE
+    site = ctypes.pointer(Site())
+    assert start(output=2) == NOT_BUILT_IN
+    assert start(output=2, pack=site, n=config.n_max + 1) == TOO_LARGE
+    assert start(exponent=95) == REJECTED
+    for name, what in (("packed_output", {"output": 2, "pack": site}), ("raw_input", {"raw": site}),
+                       ("four_over_six", {"raw": ctypes.pointer(Site(four_over_six=1))}),
+                       ("channel_codes", {"raw": ctypes.pointer(Site(channel_codes=bytes(16)))})):  # fmt: skip
+        kept = getattr(engine, name)
+        setattr(engine, name, 0)
+        assert start(**what) == NOT_BUILT_IN
+        setattr(engine, name, kept)
+    assert driver.fgmp_abort(ctypes.byref(engine), 100) == OK
+
+
+@pytest.mark.parametrize(("offset", "code"), [(0, NO_ENGINE), (4, OTHER_MAP)])
+def test_another_engine(driver, simulated, offset, code):
+    simulator, _ = simulated
+    wrong = Bus(READ(lambda _, at: simulator.read(at) ^ (at == offset)), WRITE(lambda *_: None), None)
+    assert driver.fgmp_open(ctypes.byref(Engine()), wrong) == code

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from fgmp.hdl.driver import write_driver
 from fgmp.hdl.engine.registers import c_header
 
 from .conftest import ROOT
@@ -26,6 +27,7 @@ def blocks(language):
 @pytest.mark.parametrize("block", blocks("c"))
 def test_c_compiles(block, tmp_path):
     (tmp_path / "engine_registers.h").write_text(c_header())
+    write_driver(tmp_path)
     # What the text says is the reader's own.
     around = "#define ENGINE_BASE 0x40000000u\nvoid start_dmas(void);\nvoid wait_for_interrupt(void);\n"
     (tmp_path / "block.c").write_text(around + block)

@@ -15,11 +15,9 @@ from ..formats import (
 )
 from .netlist import Netlist
 from .solver import Solver
-from .terms import bits, concat, extended, number, table
+from .terms import Case, bits, concat, extended, number, table
 
 __all__ = ["decoded", "product_alone", "rounded_once"]
-
-Case = tuple[str, str]
 
 
 def decoded(solver: Solver, unit: Netlist, fixed: Mapping[str, str]) -> Iterator[Case]:

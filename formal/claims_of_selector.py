@@ -18,11 +18,9 @@ from ..formats import (
 )
 from .netlist import Netlist
 from .solver import Solver
-from .terms import bits, boundary_codes, concat, count, extended, number, rounded, table
+from .terms import Case, bits, boundary_codes, concat, count, extended, number, rounded, table
 
 __all__ = ["decided", "scale_of_largest", "scored", "value_in_fp4", "value_in_fp8"]
-
-Case = tuple[str, str]
 
 _CODES, _SCALE, _FP8, _NAN, _SCORE = 0, 128, 136, 137, 139
 """Where the fields of a result begin."""

@@ -4,12 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from .netlist import Netlist
 from .solver import Solver
-from .terms import extended
+from .terms import Case, extended
 
 __all__ = ["answers_after_questions", "axi_holds_while_waiting", "axi_valid_before_ready", "holds_while_waiting",
            "moves_one_for_one", "valid_before_ready"]  # fmt: skip
-
-Case = tuple[str, str]
 
 _AXI = {
     "m_axis_results_t": ("tvalid", "tready", ("tdata", "tkeep", "tlast")),

@@ -24,11 +24,9 @@ from .claims_of_streams import (
 )
 from .netlist import Netlist
 from .solver import Solver
+from .terms import Case
 
-__all__ = ["NOT_PROVEN", "PROPERTIES", "Case", "Property", "unit_of"]
-
-Case = tuple[str, str]
-"""What it is about, and a term that must never be true."""
+__all__ = ["NOT_PROVEN", "PROPERTIES", "Property", "unit_of"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,11 @@ from itertools import pairwise
 
 from ..formats import E2M1, E4M3, FLOAT32, MiniFloat
 
-__all__ = ["bits", "boundary_codes", "concat", "count", "extended", "float_code", "number", "rounded", "table"]
+__all__ = ["Case", "bits", "boundary_codes", "concat", "count", "extended", "float_code", "number", "rounded", "table"]
+
+
+Case = tuple[str, str]
+"""Of a claim: what it is about, and a term that must never be true."""
 
 
 def number(value: int, width: int) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
+from fgmp.formal import claims_of_selector, solver
 from fgmp.formal import prove as prove_module
-from fgmp.formal import solver
 from fgmp.formal.equivalence import change_is_equivalent
 from fgmp.formal.netlist import FLATTEN
 from fgmp.formal.page import markdown
@@ -107,6 +107,13 @@ def test_boundaries_are_those_of_rounding():
             here = Fraction(FLOAT32.magnitude(code))
             assert here - values[index] == values[index + 1] - here
             assert tie_goes_up == (index % 2 == 1)
+
+
+def test_fields_of_a_result_are_where_claims_look_for_them():
+    fields = build_preset("selector").port("o_payload").fields
+    places = claims_of_selector._CODES, claims_of_selector._SCALE, claims_of_selector._FP8, claims_of_selector._NAN
+    assert [fields[name][0] for name in ("codes", "scale", "fp8", "nan")] == list(places)
+    assert fields["score"] == (claims_of_selector._SCORE, claims_of_selector._SCORE_BITS)
 
 
 def test_tables_and_counts():

@@ -27,7 +27,7 @@ class Finding:
         name: the tool, library or resource.
         purpose: what needs it.
         found: its version, path or amount; None if it is not there or not enough.
-        needed: whether the demo and the tests do without it.
+        needed: whether the demo or the tests need it.
         fix: the command that mends it, or advice.
     """
 

@@ -93,7 +93,7 @@ def _wrong(form: MiniFloat, result: str, sign: str, top: int, width: int, mantis
     room = width + form.bits  # every shift below stays within it
     kept = extended(concat("#b1", bits(result, mantissa - 1, 0)), room - mantissa - 1)
     exact = extended("magnitude", room - width)
-    # In units of the last place of the result, or of the sum where that is finer; twice, for halves.
+    # Bits of the magnitude below the last place of the result; none or fewer where the result is exact.
     drop = top - mantissa
     bias = form.bias - ACCUMULATOR_FRACTION_BITS
     exponent = extended(bits(result, form.bits - 2, mantissa), 2)

@@ -1,6 +1,6 @@
 """Claims of handshakes, from any state that registers can hold: AXI4-Stream (IHI 0051), AXI4-Lite (IHI 0022), ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from .netlist import Netlist
 from .solver import Solver
@@ -9,12 +9,12 @@ from .terms import Case, extended
 __all__ = ["answers_after_questions", "axi_holds_while_waiting", "axi_valid_before_ready", "holds_while_waiting",
            "moves_one_for_one", "valid_before_ready"]  # fmt: skip
 
-_AXI = {
-    "m_axis_results_t": ("tvalid", "tready", ("tdata", "tkeep", "tlast")),
-    "s_axi_b": ("bvalid", "bready", ("bresp",)),
-    "s_axi_r": ("rvalid", "rready", ("rdata", "rresp")),
-}
-"""What the engine sends: the prefix of a channel's names but for the letter that its signals repeat."""
+_AXI = (
+    ("m_axis_results_t", ("data", "keep", "last")),
+    ("s_axi_b", ("resp",)),
+    ("s_axi_r", ("data", "resp")),
+)
+"""What the engine sends: a channel's prefix, and what it carries beside valid and ready."""
 
 
 def holds_while_waiting(solver: Solver, unit: Netlist, fixed: Mapping[str, str]) -> Iterator[Case]:
@@ -27,11 +27,16 @@ def holds_while_waiting(solver: Solver, unit: Netlist, fixed: Mapping[str, str])
 
 def valid_before_ready(solver: Solver, unit: Netlist, fixed: Mapping[str, str]) -> Iterator[Case]:
     """Valid and payload are what they are whatever the inputs are in the same cycle, ready among them."""
+    yield from _registered(solver, unit, fixed, ("o_valid", "o_payload"))
+
+
+def _registered(solver: Solver, unit: Netlist, fixed: Mapping[str, str], outputs: Iterable[str]) -> Iterator[Case]:
+    """The same registers, under any two choices of inputs, give the same `outputs`."""
     registers = {f"{name}.q": f"|{name}|" for name in unit.registers}
     for name in unit.registers:
         solver.tell(f"(declare-fun |{name}| () (_ BitVec {unit.inputs[name + '.q']}))")
     one, other = (unit.cycle(solver, tag, {**registers, **fixed}) for tag in ("one", "other"))
-    for name in ("o_valid", "o_payload"):
+    for name in outputs:
         yield name, f"(distinct {one[name]} {other[name]})"
 
 
@@ -63,25 +68,17 @@ def axi_holds_while_waiting(solver: Solver, unit: Netlist, fixed: Mapping[str, s
     """What the engine offers on a channel stays, unchanged, until it is taken, but for reset."""
     # From a state that some inputs led to: aliases of a register are then the same.
     _, now, then = unit.run(solver, "c", [dict(fixed), {**fixed, "aresetn": "#b1"}, dict(fixed)])
-    for prefix, (valid, ready, payload) in _AXI.items():
-        base = prefix[:-1]
-        waits = f"(and (= {now[base + valid]} #b1) (= {now[base + ready]} #b0))"
-        yield f"{base}{valid}", f"(and {waits} (distinct {then[base + valid]} #b1))"
-        for name in payload:
-            yield f"{base}{name}", f"(and {waits} (distinct {now[base + name]} {then[base + name]}))"
+    for channel, payload in _AXI:
+        valid, ready = f"{channel}valid", f"{channel}ready"
+        waits = f"(and (= {now[valid]} #b1) (= {now[ready]} #b0))"
+        yield valid, f"(and {waits} (distinct {then[valid]} #b1))"
+        for name in (channel + part for part in payload):
+            yield name, f"(and {waits} (distinct {now[name]} {then[name]}))"
 
 
 def axi_valid_before_ready(solver: Solver, unit: Netlist, fixed: Mapping[str, str]) -> Iterator[Case]:
     """Every output of the engine is what it is whatever the inputs are in the same cycle."""
-    registers = {}
-    for name in unit.inputs:
-        if name.endswith(".q"):
-            solver.tell(f"(declare-fun |{name}| () (_ BitVec {unit.inputs[name]}))")
-            registers[name] = f"|{name}|"
-    one, other = (unit.cycle(solver, tag, {**registers, **fixed}) for tag in ("one", "other"))
-    for name in unit.outputs:
-        if "." not in name:
-            yield name, f"(distinct {one[name]} {other[name]})"
+    yield from _registered(solver, unit, fixed, (name for name in unit.outputs if "." not in name))
 
 
 def answers_after_questions(solver: Solver, unit: Netlist, fixed: Mapping[str, str]) -> Iterator[Case]:

@@ -1,7 +1,7 @@
 """Proves properties, and that each fails where its fault is planted."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -47,7 +47,7 @@ def properties_named(names: Sequence[str]) -> list[Property]:
     return [known[name] for name in names] if names else list(PROPERTIES)
 
 
-def prove(name: str, seconds: int = 120, on_case: Callable[[], object] = lambda: None) -> Outcome:
+def prove(name: str, seconds: int = 120) -> Outcome:
     """Prove one property, and falsify it with its fault; each case may take so many `seconds`."""
     (item,) = properties_named([name])
     begin = time.monotonic()
@@ -56,7 +56,6 @@ def prove(name: str, seconds: int = 120, on_case: Callable[[], object] = lambda:
     unknown: list[str] = []
     for case, answer in answers(item, seconds, faulty=False):
         count += 1
-        on_case()
         if answer is not False:
             (failed if answer else unknown).append(case)
     fault = next((case for case, answer in answers(item, seconds, faulty=True) if answer), None)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
-from ..formats import E2M1, E4M3, FLOAT32, MiniFloat
+from ..formats import FLOAT32, MiniFloat
 
 __all__ = ["Case", "bits", "boundary_codes", "concat", "count", "extended", "float_code", "number", "rounded", "table"]
 
@@ -82,7 +82,3 @@ def rounded(magnitude: str, boundaries: Sequence[tuple[int, bool]], width: int, 
     """The code that a magnitude, a code without its sign, rounds to. Codes of floats are ordered as their values."""
     passed = [f"({'bvuge' if tie else 'bvugt'} {magnitude} {number(code, source_bits)})" for code, tie in boundaries]
     return count(passed, width)
-
-
-assert E2M1.bits == 4
-assert E4M3.bits == 8

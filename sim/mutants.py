@@ -112,6 +112,7 @@ def run_mutants(
     for mutant in left:
         say(f"survived: {mutant.line}")
     return {
+        "schema": "fgmp-mutants/1",
         "unit": design.name,
         "mutants": len(mutants),
         "killed": killed,

@@ -52,7 +52,7 @@ def run_random_units(
         if problem is not None:
             failures.append({"command": command, "problem": problem})
             say(f"   fails: {problem}")
-    return {"seed": seed, "units": units, "compared": compared, "failures": failures}
+    return {"schema": "fgmp-campaign/1", "seed": seed, "units": units, "compared": compared, "failures": failures}
 
 
 def _problem(kind: str, changes: Sequence[str], seed: int, count: int) -> tuple[str | None, int]:

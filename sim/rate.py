@@ -152,6 +152,7 @@ def rate_model(shapes: Sequence[Shape], request: RateRequest) -> dict[str, Any]:
             row["energy_saved"] = 1 - mixed["joules_per_token"] / fp8["joules_per_token"]
         rows.append(row)
     return {
+        "schema": "fgmp-rate/1",
         "engine": {"lanes": request.engine.lanes, "rows": request.engine.rows, "slots": request.engine.slots,
                    "weight_streams": request.engine.weight_streams},
         "fp4": request.fp4,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TREE = Path(__file__).parent.parent
-PACKAGES = ("formal", "golden", "hdl", "quantizer", "sim", "synth")
+PACKAGES = ("formal", "golden", "hdl", "quantizer", "report", "sim", "synth")
 SOURCES = [p for package in PACKAGES for p in sorted((TREE / package).rglob("*.py"))]
 HEAVY = {"torch", "transformers", "amaranth", "cocotb", "matplotlib", "numpy"}
 
@@ -67,6 +67,7 @@ ARROWS = {
     "golden": {"golden"},
     "hdl": {"hdl"},
     "quantizer": {"quantizer", "golden"},
+    "report": {"report", "synth", "sim", "formal", "hdl", "golden", "quantizer"},
     "sim": {"sim", "formal", "hdl", "golden", "quantizer"},
     "synth": {"synth", "sim", "formal", "hdl", "golden", "quantizer"},
 }

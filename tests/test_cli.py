@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fgmp.__main__ import main
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL
+from fgmp.report.build import section_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,9 +73,11 @@ def test_demo_writes_everything(demo):
 @DEMO
 def test_demo_report_is_self_contained(demo):
     page = (demo[0] / "out" / "demo" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
-    assert "http" not in page
-    assert "FGMP 0.7 paper" in page
+    assert page.count('class="map"') == 2 * 21  # at 0.7 and at 0.9
+    for told in ("FGMP 0.7 paper", "Scores of the blocks", "Share of FP8 blocks", "KL divergence", "✓ passed"):
+        assert told in page
+    again = run("report", "out/demo", "-o", "again.html", cwd=demo[0])
+    assert again.returncode == 0, again.stderr
 
 
 @DEMO
@@ -151,6 +154,7 @@ def test_simulate_summarizes(tmp_path):
     assert summary["differences"] == 0
     assert summary["compared"] > 10_000
     assert len(summary["presets"]["selector-flat"]["campaigns"]) == 8
+    assert section_of("fgmp-simulate/1", summary, "").good
 
 
 @pytest.fixture

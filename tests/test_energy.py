@@ -16,6 +16,7 @@ from fgmp.golden.selector import SiteSettings, Threshold, select
 from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, EngineConfig, RowOrderConfig
 from fgmp.hdl.design import build
 from fgmp.quantizer.prices import Prices
+from fgmp.report.build import section_of
 from fgmp.sim.capture import Capture
 from fgmp.synth.asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from fgmp.synth.asic.flow import implement, simulate
@@ -290,6 +291,7 @@ def test_energy_of_the_shipped_model(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "a" / "energy.json").read_text())
     assert result["schema"] == SCHEMA
+    assert len(section_of(SCHEMA, result, "").parts) > 7
     fp8, *others = result["rows"]
     assert [r["name"] for r in result["rows"]] == ["FP8", "FGMP 0.7 dynamic", "FGMP 1", "FGMP 0.7 static"]
     assert fp8["pairs"]["FP8xFP8"] == 1

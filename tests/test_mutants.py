@@ -9,6 +9,7 @@ import pytest
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
+from fgmp.report.build import section_of
 from fgmp.sim import mutants, random_units, regression
 from fgmp.sim.engine import regression as engine_regression
 from fgmp.sim.mutants import mutated, run_mutants
@@ -36,6 +37,7 @@ def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     result = run_mutants("selector-flat", [], **arguments)
     assert result["killed"] + result["equivalent"] + len(result["survived"]) == result["mutants"] == sum(seen) == 6
     assert result["killed"] >= 4
+    assert section_of(result["schema"], result, "").good == (not result["survived"])
     monkeypatch.setattr(mutants, "_judged", lambda design, numbers, *_: ((number, "x") for number in numbers))
     assert run_mutants("selector-flat", [], **arguments) == result
     data = json.loads((tmp_path / "selector_flat-6-3.json").read_text())
@@ -89,6 +91,7 @@ def test_a_failure_is_reported_with_the_command_that_shows_it_again(monkeypatch)
     times = iter(range(100))
     monkeypatch.setattr(random_units.time, "monotonic", lambda: next(times))
     result = run_random_units(["lane", "selector"], 3, seed=5, count=7, say=lambda _: None)
+    assert section_of(result["schema"], result, "").good
     assert result["units"] == len(calls) == 3
     (failure,) = result["failures"]
     assert failure["problem"] == "it differs"

@@ -19,9 +19,11 @@ from fgmp.__main__ import main
 from fgmp.errors import InputError
 from fgmp.quantizer import FGMPConfig, load
 from fgmp.quantizer.calibrate.resume import Checkpoint
+from fgmp.quantizer.choose.joint import SCORE_EDGES
 from fgmp.quantizer.model.default_text import read_corpus
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
 from fgmp.quantizer.study import Study
+from fgmp.report.build import section_of
 
 # One quantized folder serves all tests: they stay with one worker, but for those that need none.
 QUANTIZED = pytest.mark.xdist_group("quantized")
@@ -314,6 +316,15 @@ def test_inspect_of_a_folder(quantized, capsys):
     description = json.loads(capsys.readouterr().out)
     assert description["bits_per_weight"] == pytest.approx(description["expected"]["bits"], abs=0.01)
     assert description["linears"][0]["mode"] == "dynamic"
+    assert len(section_of(description["schema"], description, "").parts) == 4
+    for kind, shares in description["expected"]["scores"].items():
+        assert sum(shares) == pytest.approx(1), kind
+        assert min(shares) >= 0
+    # Those above their thresholds are FP8.
+    above = sum(description["expected"]["scores"]["weights"][SCORE_EDGES.index(0) + 1 :])
+    blocks = {la["name"]: la["shape"][0] * -(-la["shape"][1] // 16) for la in description["linears"]}
+    fp8 = sum(la["fp8_share"] * blocks[la["name"]] for la in description["linears"]) / sum(blocks.values())
+    assert above == pytest.approx(fp8, abs=0.01)
     assert description["file_bytes"] < description["bytes"] * 2
 
 

@@ -14,6 +14,7 @@ from fgmp.golden.packing import pack, unpack
 from fgmp.golden.selector import SiteSettings
 from fgmp.hdl import EngineConfig, GemmLoad, build, gemm_rate
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL
+from fgmp.report.build import section_of
 from fgmp.sim import Gemm, model_shapes, operand_streams, uniform_gemm
 from fgmp.sim.engine.axi import run_axi_bench
 from fgmp.sim.engine.random_gemms import random_gemm, random_mixed
@@ -228,6 +229,7 @@ def test_rate_of_the_shipped_model(capsys):
     assert main(["rate", str(SHIPPED_MODEL), "--tokens", "1", "64", "--clock", "200", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["linears"] == 21
+    assert section_of(result["schema"], result, "").parts
     assert result["weights"] == sum(s["count"] * s["outputs"] * s["inputs"] for s in result["shapes"])
     decode, prefill = result["rows"]
     assert decode["speedup"] > 1.38

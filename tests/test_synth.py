@@ -17,6 +17,7 @@ from fgmp.cache import cached
 from fgmp.errors import InputError
 from fgmp.hdl.config import DotConfig, EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.design import build
+from fgmp.report.build import section_of
 from fgmp.synth.asic import mapping
 from fgmp.synth.asic.activities import normal_blocks, shares_by_activity, stimuli
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
@@ -365,6 +366,7 @@ def test_asic_command(tmp_path, capsys):
     assert printed == json.loads(out.read_text())
     for result in printed:
         assert result["schema"] == SCHEMA
+        assert section_of(SCHEMA, result, "").parts
         area = result["area"]
         assert area["total_um2"] == sum(c["area_um2"] for c in area["by_cell"].values())
         parts = result["energy"][0]["parts_pj"]

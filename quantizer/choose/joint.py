@@ -6,7 +6,7 @@ are settled in turns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from ..prepare.sites import Site
 from ..prices import Prices
 from .columns import Columns
 
-__all__ = ["Expected", "Plan", "Problem"]
+__all__ = ["SCORE_EDGES", "Expected", "Plan", "Problem"]
+
+SCORE_EDGES = tuple(float(edge) for edge in np.arange(-16, 16.25, 0.5))
+"""Edges of the bins of `Expected.scores`: binary logarithms of a block's score over its threshold."""
 
 _TURNS = 8
 _HALVINGS, _FEWER_HALVINGS = 60, 32
@@ -33,12 +36,15 @@ class Expected:
         pj: energy per block pair.
         energy: the same over that of FP8-only hardware.
         bits: per weight, mask and scales included.
+        scores: of "weights" and "activations", the shares of the blocks whose score over threshold lies below
+            `SCORE_EDGES`, between each two of them, and above; those above 0 are FP8.
     """
 
     pairs: dict[str, float]
     pj: float
     energy: float
     bits: float
+    scores: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class Problem:
         weights = dict(zip(self._names, np.split(lines.weights, self._splits), strict=True))
         parts = zip(self._sites, np.split(lines.activations, self._site_splits), strict=True)
         columns = {site.name: part for site, part in parts}
+        expected = replace(expected, scores=self._scores(lines))
         if self._means is None:
             return Plan(weights, {name: float(part[0]) for name, part in columns.items()}, {}, expected)
         fp8 = np.split(lines.p > 0, self._site_splits)
@@ -177,6 +184,23 @@ class Problem:
                 p = self._activations.above(activations)
         lines = _Lines(weights, activations, p, q)
         return lines, self._expected(p, q)
+
+    def _scores(self, lines: _Lines) -> dict[str, list[float]]:
+        """The histogram in `Expected.scores`."""
+
+        def activations_above(thresholds: np.ndarray) -> np.ndarray:
+            if self._means is None:
+                return self._activations.above(thresholds)
+            return (self._means > thresholds).astype(float)
+
+        def histogram(above: Callable[[np.ndarray], np.ndarray], at: np.ndarray, weights: np.ndarray) -> list[float]:
+            shares = [float(np.average(above(at * 2.0**edge), weights=weights)) for edge in SCORE_EDGES]
+            return [-float(step) for step in np.diff([1.0, *shares, 0.0])]
+
+        return {
+            "weights": histogram(self._weights.above, lines.weights, self._outputs),
+            "activations": histogram(activations_above, lines.activations, self._activations.rows),
+        }
 
     def _above_units(self, threshold: float) -> np.ndarray:
         if self._means is not None:

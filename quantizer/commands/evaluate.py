@@ -80,7 +80,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for machines."""
-        facts = {"window": self.window, "stride": self.stride, "windows": self.windows}
+        facts = {"schema": "fgmp-evaluate/1", "window": self.window, "stride": self.stride, "windows": self.windows}
         return {**facts, **self.comparison.as_json(), **({"tasks": self.tasks} if self.tasks else {})}
 
 

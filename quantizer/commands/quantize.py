@@ -240,6 +240,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     weights = sum(la["shape"][0] * la["shape"][1] for la in layers)
     size = sum(la["bytes"] for la in layers)
     return {
+        "schema": "fgmp-model/1",
         "folder": str(folder),
         "base_model": manifest["base_model"],
         "config": manifest["config"],

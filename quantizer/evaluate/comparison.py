@@ -56,6 +56,20 @@ class Comparison:
         """Plain dictionaries for machines."""
         return _without_nan(asdict(self))
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Comparison":
+        """What `as_json` made, whatever else `data` holds. Raises KeyError or TypeError for what it did not make."""
+
+        def estimate(value: Mapping[str, Any] | None) -> Estimate | None:
+            if value is None:
+                return None
+            return Estimate(value["value"], math.nan if value["error"] is None else value["error"])
+
+        measured = ("perplexity", "degradation_percent", "kl", "recovered")
+        rows = [Row(**{**row, **{name: estimate(row[name]) for name in measured}}) for row in data["rows"]]
+        above = {name: Estimate(**value) for name, value in data["kl_above"].items()}
+        return cls(rows, data["tokens"], above, data["degradation_against"], data["against"])
+
 
 def _without_nan(value: Any) -> Any:
     """JSON has no NaN: the error of a single window is null."""

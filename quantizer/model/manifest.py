@@ -61,6 +61,7 @@ class _Expected(Strict):
     pj: float
     energy: float
     bits: float
+    scores: dict[str, list[float]] | None = None
 
 
 class _Manifest(Strict):

@@ -9,6 +9,7 @@ from torch import nn
 
 from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.packing import Packed
+from ..choose.joint import Expected
 from ..prepare.channels import Channels
 from ..prepare.registrations import registrations, replace_registered
 from ..prepare.sites import Site
@@ -23,7 +24,7 @@ class Variant:
     """One way to quantize a model: its packed weights and what each site does (None: activations stay as they are).
 
     `model` is the quantized model itself where there is one, otherwise the layers are put into the original, whose
-    `channels` are then put in the order that they were quantized in.
+    `channels` are then put in the order that they were quantized in. `expected` is what a choice by energy expects.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Variant:
     model: nn.Module | None = None
     channels: Channels | None = None
     permuted: bool = False
+    expected: Expected | None = None
 
     @property
     def activation_fp4_share(self) -> float | None:

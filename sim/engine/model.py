@@ -165,6 +165,7 @@ class ModelRun:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for machines."""
         return {
+            "schema": "fgmp-simulate-model/1",
             **{k: v for k, v in vars(self).items() if k not in ("layers", "phases")},
             **totals(layer.tally for layer in self.layers),
             "differences": self.differences,

@@ -136,7 +136,9 @@ def charged_stalls(bench: Bench) -> None:
     for operand_name in names:
         # A short K, so that there are as many results as block pairs, or a long one.
         columns = 16 if operand_name == "results" else min(config.k_max, 512)
-        gemm = uniform_gemm(max(config.rows, 32), 4 * config.lanes, columns, 0.5, 3)
+        # Few rows need weights often, however many the engine holds.
+        rows = 32 if operand_name == "weights" else max(config.rows, 32)
+        gemm = uniform_gemm(rows, 4 * config.lanes, columns, 0.5, 3)
         free = driver.run(gemm).counters
         waited = {name: free[f"stall_{name}"] for name in names}
         streams = [s for s in (*config.operand_streams, "results") if s.startswith(operand_name)]

@@ -251,12 +251,15 @@ def _aborted_with_running_dmas(bench: Bench) -> None:
 
 
 def _drained(bench: Bench) -> bool:
-    """Small GEMMs and ABORT in turn, until all DMAs were idle before the ABORT."""
+    """Small GEMMs and ABORT in turn, until all DMAs were idle before the ABORT; False if they no longer get on."""
     engine, driver = bench.engine, bench.driver
     streams = bench.config.weight_streams  # each has a packet if N is at least their number
     for name, value in (("M", 1), ("N", streams), ("K", 1), ("FORMAT", 0)):
         driver.write(name, value)
-    for _ in range(100):
+    left, rounds = None, 0
+    while rounds < 100:
+        before, left = left, sum(map(engine.queued, bench.config.operand_streams))
+        rounds = rounds + 1 if left == before else 0
         driver.write("CONTROL", field_value("CONTROL", start=1))
         bench.clear_events()
         engine.run(bench.chance.randint(20, 2000))

@@ -1,6 +1,6 @@
 """The tables and the plot of `fgmp energy`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from ...formats import PRECISION_MODES
 from ...plots import save_figure, subplots
 from .tiles import CHANGES
 
-__all__ = ["aligned", "energy_table", "plot_energy"]
+__all__ = ["DRAWINGS", "aligned", "energy_table", "energy_tables", "plot_energy"]
 
 _PARTS = {
     "lane": "lane",
@@ -23,22 +23,43 @@ _PARTS = {
 
 def energy_table(result: Mapping[str, Any]) -> str:
     """The comparison as text."""
-    engine, rows, paper = result["engine"], result["rows"], result["paper"]
+    engine = result["engine"]
     lines = [
         f"{result['model']}: {result['text']}",
         f"{engine['preset']}: {engine['lanes']} lanes, {engine['rows']} rows, pipeline {engine['pipeline']}, in "
         f"{result['library']['name']} at {result['clock_mhz']:.0f} MHz; {result['places']:,} places simulated, "
         "0 differences from the golden model",
-        "",
-        "pJ per block pair (16 multiplications and additions)",
     ]
-    lines += aligned(
+    for title, rows in energy_tables(result):
+        lines += ["", title, *aligned(rows)]
+    lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]
+    return "\n".join(lines)
+
+
+def energy_tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Each table of the comparison: its title, and its rows, the first of which is the head."""
+    rows = result["rows"]
+    yield (
+        "pJ per block pair (16 multiplications and additions)",
         [
             ["", *_PARTS.values(), "total"],
             *([r["name"], *(f"{r['parts_pj'][p]:.2f}" for p in _PARTS), f"{r['pj']:.2f}"] for r in rows),
-        ]
+        ],
     )
-    lines += ["", "saved against FP8-only hardware"]
+    yield "saved against FP8-only hardware", _savings(result)
+    yield from _selector_table(rows)
+    names = (*PRECISION_MODES, CHANGES)
+    table = [["", *(n if n in PRECISION_MODES else "while changing" for n in names)]]
+    for r in rows:
+        often = {**r["pairs"], CHANGES: r["lane"]["changing_share"]}
+        pj = r["lane"]["by_mode_pj"]
+        table.append([r["name"], *(f"{pj[n]:.1f} ({often[n]:.0%})" if n in pj else "" for n in names)])
+    yield "lane, pJ by precision mode (activations x weights), and how often the model has it", table
+    yield from _expected_table(rows)
+
+
+def _savings(result: Mapping[str, Any]) -> list[list[str]]:
+    rows, paper = result["rows"], result["paper"]
     quality = [f"{result['measure']}", "above FP8"]
     table = [
         ["", "energy", "with glitches", "without buffers", "lane alone", "weight memory", "selector / lane", *quality]
@@ -59,67 +80,39 @@ def energy_table(result: Mapping[str, Any]) -> str:
                 "" if above is None else f"{above['value']:+.2f} % ±{above['error']:.2f}",
             ]
         )
-    table.append(
-        [
-            f"paper, at {paper['fp4_fraction']:.0%} FP4",
-            f"{paper['energy_saving']:.0%}",
-            "",
-            "",
-            "",
-            f"{paper['weight_saving']:.0%}",
-            f"< {paper['selector_share']:.0%}",
-            "",
-            "< 1 %",
-        ]
-    )
-    lines += aligned(table)
-    lines += _selector_lines(rows)
-    lines += ["", "lane, pJ by precision mode (activations x weights), and how often the model has it"]
-    names = (*PRECISION_MODES, CHANGES)
-    table = [["", *(n if n in PRECISION_MODES else "while changing" for n in names)]]
-    for r in rows:
-        often = {**r["pairs"], CHANGES: r["lane"]["changing_share"]}
-        pj = r["lane"]["by_mode_pj"]
-        table.append([r["name"], *(f"{pj[n]:.1f} ({often[n]:.0%})" if n in pj else "" for n in names)])
-    lines += aligned(table)
-    lines += _expected_lines(rows)
-    lines += ["", f"buffers: {result['memory']['source']}", *(f"note: {c}" for c in result["caveats"])]
-    return "\n".join(lines)
+    saved, memory, selector = paper["energy_saving"], paper["weight_saving"], paper["selector_share"]
+    name = f"paper, at {paper['fp4_fraction']:.0%} FP4"
+    table.append([name, f"{saved:.0%}", "", "", "", f"{memory:.0%}", f"< {selector:.0%}", "", "< 1 %"])
+    return table
 
 
-def _expected_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _expected_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[list[str]]]]:
     """What the choice by energy expected, beside what was measured."""
     expected = [r for r in rows if r["expected"] is not None]
     if not expected:
-        return []
+        return
     table = [["", *(f"{mode}" for mode in PRECISION_MODES), "pJ"]]
     for r in expected:
         own = r["expected"]
         pairs = (f"{own['pairs'][mode]:.1%} ({r['pairs'][mode]:.1%})" for mode in PRECISION_MODES)
         table.append([r["name"], *pairs, f"{own['pj']:.1f} ({r['pj']:.1f})"])
-    return ["", "expected by the choice of blocks (and measured): shares of precision modes, energy", *aligned(table)]
+    yield "expected by the choice of blocks (and measured): shares of precision modes, energy", table
 
 
-def _selector_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _selector_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[list[str]]]]:
     layers = rows[-1]["selector_by_layer"]
     if not layers:
-        return []
+        return
     hows = [how for how in ("raw", "packed") if layers[0][how] is not None]
     table = [["", *(f"{layer['k']:,} x {layer['n']:,} {how}" for layer in layers for how in hows)]]
     table += [[r["name"], *(f"{layer[how]:.2%}" for layer in r["selector_by_layer"] for how in hows)] for r in rows[1:]]
-    title = "selector / lane in a linear of K x N whose input comes raw, or was packed by the layer before"
-    return ["", title, *aligned(table)]
+    yield "selector / lane in a linear of K x N whose input comes raw, or was packed by the layer before", table
 
 
 def plot_energy(result: Mapping[str, Any], folder: Path, kind: str = "svg") -> list[Path]:
     """Draw energy against FP4 fraction, quality against energy, and where the energy goes; returns the files."""
-    drawings: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
-        "energy": _draw_fraction,
-        "quality": _draw_quality,
-        "breakdown": _draw_breakdown,
-    }
     paths = []
-    for name, draw in drawings.items():
+    for name, (_, draw) in DRAWINGS.items():
         figure, axes = subplots(figsize=(8, 4.5), layout="constrained")
         draw(result, axes)
         axes.spines[["top", "right"]].set_visible(False)
@@ -182,6 +175,14 @@ def _draw_breakdown(result: Mapping[str, Any], axes: Any) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("pJ per block pair")
     axes.legend(fontsize="small", ncols=len(_PARTS), loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+DRAWINGS: Mapping[str, tuple[str, Callable[[Mapping[str, Any], Any], None]]] = {
+    "energy": ("Energy by the fraction of blocks in FP4", _draw_fraction),
+    "quality": ("Quality against energy", _draw_quality),
+    "breakdown": ("Where the energy goes", _draw_breakdown),
+}
+"""Each plot's caption, and what draws it from the result of `fgmp energy` onto axes."""
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

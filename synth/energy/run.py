@@ -181,7 +181,7 @@ def run_energy(
             "above_fp8_percent": None if above is None else asdict(above),
             **_stored(variant),
             **_measure(request, hardware, glitches, layers, workload.study.sites, name == FP8),
-            "expected": asdict(workload.study.plan(config).expected) if config.joint else None,
+            "expected": asdict(variant.expected) if variant.expected else None,
         }
         rows.append(row)
         _compare(row, rows[0])

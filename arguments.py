@@ -11,11 +11,20 @@ __all__ = ["Parser", "whole"]
 _SHOWN = 60
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills paragraphs of a description, and leaves those whose lines are indented, which are examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = [paragraph.strip("\n") for paragraph in text.split("\n\n")]
+        filled = super()._fill_text
+        return "\n\n".join(p if p.startswith("  ") else filled(p, width, indent) for p in paragraphs)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises InputError where argparse would print its usage and exit."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"formatter_class": _Help, **kwargs})
         self.register("type", int, whole)
         self.register("action", "collect", _Collect)
 

@@ -35,7 +35,9 @@ COMMANDS = {
     "cache": (
         "show or clear what is kept of slow tools",
         "Compiled simulators, mapped netlists and simulated energies are kept in out/simulators and out/synth of the "
-        "working directory. Entries are checked when they are used, and made again where they are damaged.",
+        "working directory. Entries are checked when they are used, and made again where they are damaged.\n"
+        "\n  fgmp cache"
+        "\n  fgmp cache --clear",
         _add_cache,
         _cache,
     )

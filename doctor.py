@@ -185,7 +185,8 @@ def _doctor(args: argparse.Namespace) -> int:
 COMMANDS = {
     "doctor": (
         "check what this machine has of what fgmp can use, and say how to get the rest",
-        "What is marked - is optional. Exit code 1 if something is missing that the demo or the tests need.",
+        "What is marked - is optional. Exit code 1 if something is missing that the demo or the tests need.\n"
+        "\n  fgmp doctor",
         _add_doctor,
         _doctor,
     )

@@ -81,7 +81,10 @@ COMMANDS = {
     "prove": (
         "prove units for all inputs with an SMT solver, and that each proof sees its planted fault",
         "Formats, rounding, the selector's decisions, handshakes: docs/proofs.md lists all. Exit code 1 if any is not "
-        "proven. Example: fgmp prove round-float32 axi-holds",
+        "proven.\n"
+        "\n  fgmp prove --list"
+        "\n  fgmp prove round-float32 axi-holds"
+        "\n  fgmp prove --workers 2 --json > prove.json",
         _add_prove,
         _prove,
     ),

@@ -95,13 +95,13 @@ def _driver(args: argparse.Namespace) -> int:
 COMMANDS = {
     "driver": (
         "write the engine's driver in C: freestanding, two files and the register map",
-        "Writes DIR/fgmp_driver.h, fgmp_driver.c and fgmp_engine.h. One for all engines.",
+        "Writes DIR/fgmp_driver.h, fgmp_driver.c and fgmp_engine.h. One for all engines.\n\n  fgmp driver -o sw",
         _add_driver,
         _driver,
     ),
     "registers": (
         "write the engine's register map: Markdown, C header, SystemRDL, CMSIS-SVD, IP-XACT",
-        "One map for all engines. Example: fgmp registers --format rdl -o engine.rdl",
+        "One map for all engines.\n\n  fgmp registers > registers.md\n  fgmp registers --format rdl -o engine.rdl",
         _add_registers,
         _registers,
     ),
@@ -109,7 +109,10 @@ COMMANDS = {
         "generate a unit's Verilog, its JSON sidecar and its port table",
         "Writes DIR/NAME.v, NAME.json, NAME.md and a FuseSoC core file for a preset, for an engine also a C header and "
         "the memory wrapper fgmp_ram_1r1w.v (one for all engines of a design). "
-        "The same call gives the same bytes.",
+        "The same call gives the same bytes.\n"
+        "\n  fgmp verilog                     # lists the presets"
+        "\n  fgmp verilog engine -o rtl"
+        "\n  fgmp verilog lane --set pipeline=2 sharing=merged -o rtl",
         _add_verilog,
         _verilog,
     ),

@@ -58,7 +58,6 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="JSON of any command (--json), a folder "
                         "that fgmp quantize wrote, a packed file, or a folder that holds such")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=Path("out/report.html"), metavar="FILE", help="default "
@@ -77,10 +76,63 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_claims(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="default: all that --list shows")
+    parser.add_argument("--list", action="store_true", help="say what there is to run, and about how long it takes")
+    parser.add_argument("--liberty", metavar="FILE", help="standard cells for the runs that need them (default: as "
+                        "fgmp energy finds one; the documents' figures are of sky130_fd_sc_hd)")  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="also what was run before")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out/claims"), metavar="DIR", help="where what was "
+                        "printed is kept, default out/claims")  # fmt: skip
+    parser.add_argument("--publish", type=Path, metavar="CHECKOUT", help="write the figures into the documents of a "
+                        "checkout of the repository")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _claims(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..files import check_folder, write_json
+    from .claims.catalogue import CLAIMS, RUNS
+    from .claims.publish import publish, published
+    from .claims.run import measure
+
+    if args.list:
+        for run in RUNS.values():
+            needs = ", needs --liberty" if run.needs_liberty else ""
+            print(f"{run.name:18} about {run.minutes:g} minutes{needs}")
+        return 0
+    if args.liberty is not None and not Path(args.liberty).is_file():
+        raise InputError(f"Liberty file {args.liberty}: not found, expected a Liberty file")
+    check_folder(args.out)
+    figures = measure(
+        args.runs or list(RUNS),
+        args.out,
+        args.liberty,
+        again=args.again,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    write_json(args.out / "figures.json", figures)
+    if args.publish is not None:
+        for path in publish(figures, args.publish):
+            print(f"written: {path}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(figures, indent=2))
+        return 0
+    stated = published()["figures"]
+    print(f"{'':66}  {'the paper':>9}  {'documents':>40}  {'here':>40}")
+    for claim in CLAIMS:
+        if claim.name in figures["figures"]:
+            here = figures["figures"][claim.name]
+            print(f"{claim.text or claim.name:66}  {claim.paper:>9}  {stated.get(claim.name, ''):>40}  {here:>40}")
+    return 0
+
+
 COMMANDS = {
     "demo": (
         "the whole job: quantize, compare formats, generate Verilog, prove it on the model's own numbers",
-        "Writes Verilog, sidecars, packed weights, vectors and report.html to the output folder.",
+        "Writes Verilog, sidecars, packed weights, vectors and report.html to the output folder.\n"
+        "\n  fgmp demo"
+        "\n  fgmp demo --model MODEL --text text.txt --fp4-fraction 0.5 0.7 0.9",
         _add_demo,
         _demo,
     ),
@@ -95,5 +147,16 @@ browser, and fetches nothing.
   fgmp report OUT evaluate.json simulate.json out/energy/energy.json -o report.html""",
         _add_report,
         _report,
+    ),
+    "claims": (
+        "measure what the documents claim, by the commands behind each figure",
+        """Runs the commands behind the figures in the README and docs/, and prints each figure beside the one that is
+stated there. What was run already is not run again, so that a run that was stopped goes on.
+
+  fgmp claims --list
+  fgmp claims demo engine
+  fgmp claims --liberty sky130_fd_sc_hd__tt_025C_1v80.lib.gz""",
+        _add_claims,
+        _claims,
     ),
 }

@@ -295,26 +295,36 @@ COMMANDS = {
     "replay": (
         "write a unit's recorded streams and answers, with benches in SystemVerilog and cocotb that replay them",
         "The benches need nothing of fgmp: they run in Verilator, Icarus and other simulators, on the Verilog written "
-        "beside them or on yours with the same ports. Example: fgmp replay engine-4 -o out/replay",
+        "beside them or on yours with the same ports.\n"
+        "\n  fgmp replay engine-4 -o out/replay",
         _add_replay,
         _replay,
     ),
     "rate": (
         "predict cycles, tokens per second and energy of a language model on an engine, from its config.json",
-        "Follows every GEMM's tiles through loaders, buffers, lanes (docs/engine.md), at an FP4 share and in all FP8.",
+        "Follows every GEMM's tiles through loaders, buffers, lanes (docs/engine.md), at an FP4 share and in all FP8.\n"
+        "\n  fgmp rate MODEL --tokens 1 512"
+        "\n  fgmp rate MODEL --set lanes=64 weight_streams=4 k_max=16384 --clock 1000 --memory 64",
         _add_rate,
         _rate,
     ),
     "mutants": (
         "plant faults in a unit's netlist, one at a time, and see whether the regression notices each",
         "Every mutant is one gate, bit or connection changed by yosys. What is not noticed is proven equivalent, or "
-        "listed: a test is missing. May be stopped and continued. Exit code 1 if any survives.",
+        "listed: a test is missing. May be stopped and continued. Exit code 1 if any survives.\n"
+        "\n  fgmp mutants lane-1k --workers 2"
+        "\n  fgmp mutants selector --count 100 --seed 3",
         _add_mutants,
         _mutants,
     ),
     "simulate": (
         "run the regression of lanes, selectors and engines, or a whole model, in a Verilog simulator",
-        "Compares every result bit for bit with the golden model. Exit code 1 if any differs.",
+        "Compares every result bit for bit with the golden model. Exit code 1 if any differs.\n"
+        "\n  fgmp simulate lane selector"
+        "\n  fgmp simulate engine-4 --set rows=16"
+        "\n  fgmp simulate lane --waves lane.fst"
+        "\n  fgmp simulate --campaign 8 --seed 1"
+        "\n  fgmp simulate --model OUT --tokens 32",
         _add_simulate,
         _simulate,
     ),

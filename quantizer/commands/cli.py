@@ -32,11 +32,10 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="transformers model: a local folder or a hub id")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder for the quantized model")
-    parser.add_argument("--calibration", required=True, metavar="TEXT", help="text file, or a data set "
-                        "NAME[:CONFIG[:SPLIT]] (needs the extra hub)")  # fmt: skip
+    parser.add_argument("--calibration", required=True, metavar="TEXT", help="text file, python:train (this "
+                        "Python's own text), or a data set NAME[:CONFIG[:SPLIT]] (needs the extra hub)")  # fmt: skip
     parser.add_argument("--fp4-fraction", type=float, default=0.7, metavar="P", help="blocks in FP4, or, by energy, "
                         "the energy and memory of so many; default 0.7")  # fmt: skip
     parser.add_argument("--fp4-weights", type=float, metavar="P", help="the same for weights alone")
@@ -194,9 +193,9 @@ def _print_folder(folder: Path, as_json: bool) -> int:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL", help="a model folder or hub id, or a folder that fgmp quantize wrote")
-    parser.add_argument("--text", required=True, metavar="TEXT", help="text file or data set NAME[:CONFIG[:SPLIT]]")
+    parser.add_argument("--text", required=True, metavar="TEXT", help="text file, data set NAME[:CONFIG[:SPLIT]], or "
+                        "python:held-out, this Python's own text")  # fmt: skip
     parser.add_argument("--original", metavar="MODEL", help="of a quantized folder: the model it was made from "
                         "(default: what it names itself, if that is there)")  # fmt: skip
     parser.add_argument("--formats", nargs="+", action="collect", metavar="FORMAT", help="of a model: fp8, nvfp4, "
@@ -351,13 +350,16 @@ float32, all-FP8 and all-NVFP4 where the original model is at hand. Of any other
     ),
     "inspect": (
         "verify a quantized model or packed file and list its layers",
-        "Verifies version, checksums and every structural rule, then prints shape, FP8 share and size of each tensor.",
+        "Verifies version, checksums and every structural rule, then prints shape, FP8 share and size of each tensor.\n"
+        "\n  fgmp inspect OUT"
+        "\n  fgmp inspect out/demo/packed-0.7.safetensors --json",
         _add_inspect,
         _inspect,
     ),
     "train": (
         "train the small model that ships with fgmp",
-        "Trains on the running Python's own sources and documentation; a stopped run continues where it was.",
+        "Trains on the running Python's own sources and documentation; a stopped run continues where it was.\n"
+        "\n  fgmp train -o out/tiny --steps 4000",
         _add_train,
         _train,
     ),

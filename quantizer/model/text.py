@@ -1,15 +1,20 @@
-"""Text to calibrate and to evaluate with: a UTF-8 file, or a data set by name."""
+"""Text to calibrate and to evaluate with: a UTF-8 file, this Python's own text, or a data set by name."""
 
 from pathlib import Path
 
 from ...errors import InputError, first_line
+from .default_text import read_corpus
 
 __all__ = ["read_text"]
+
+_OWN = ("python:train", "python:held-out")
+"""Names of the running Python's own text, where no text is at hand: two parts that share no document."""
 
 
 def read_text(source: str, purpose: str) -> str:
     """The text of the file `source`, or, where there is no such file, of the data set NAME[:CONFIG[:SPLIT]].
 
+    `python:train` and `python:held-out` are sources and documentation of the running Python (`default_text`).
     A data set needs the extra `hub`; its `text` column is joined. Raises InputError, with `purpose`, if there is none.
     """
     path = Path(source)
@@ -21,6 +26,9 @@ def read_text(source: str, purpose: str) -> str:
         if not text.strip():
             raise InputError(f"{purpose} {source}: is empty, expected text")
         return text
+    if source in _OWN:
+        corpus = read_corpus()
+        return corpus.train if source == _OWN[0] else corpus.held_out
     if path.exists() or path.suffix in {".txt", ".md", ".json"} or path.is_absolute() or source.startswith("."):
         raise InputError(f"{purpose} {source}: not found, expected a text file or a data set NAME[:CONFIG[:SPLIT]]")
     try:

@@ -12,15 +12,17 @@ __all__ = ["COMMANDS"]
 
 
 def _add_energy(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", nargs="?", default="demo", metavar="MODEL", help="demo (default: the model that "
                         "travels with the package), a transformers folder, or a hub id")  # fmt: skip
     parser.add_argument("--text", metavar="TEXT", help="file or data set; without --calibration its first half "
                         "calibrates and its second evaluates (demo: this Python's own documentation)")  # fmt: skip
     parser.add_argument("--calibration", metavar="TEXT", help="another text to calibrate on")
-    parser.add_argument("--fractions", type=float, nargs="+", action="collect", default=[0.5, 0.7, 0.8, 0.9, 1.0],
-                        metavar="P", help="of blocks in FP4, default 0.5 0.7 0.8 0.9 1")  # fmt: skip
-    parser.add_argument("--activations", nargs="+", action="collect", default=["dynamic", "static"], metavar="KIND",
+    parser.add_argument("--fractions", type=float, nargs="+", action="collect", metavar="P",
+                        help="of blocks in FP4, default 0.5 0.7 0.8 0.9 1")  # fmt: skip
+    parser.add_argument("--formats", nargs="+", action="collect", metavar="FORMAT", help="in place of --fractions, "
+                        "--activations and --policy: formats as fgmp evaluate names them, such as fgmp:0.7,paper,gptq "
+                        "or fgmp:energy=0.8")  # fmt: skip
+    parser.add_argument("--activations", nargs="+", action="collect", metavar="KIND",
                         help="dynamic (decided block by block on the fly), static (fixed at calibration); default: "
                         "both")  # fmt: skip
     parser.add_argument("--samples", type=int, default=64, metavar="N", help="calibration windows, default 64")
@@ -37,7 +39,7 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", type=int, nargs=2, action="append", metavar=("K", "N"), help="also report the "
                         "selector's energy against the lanes' in a linear of this size; may be repeated, default "
                         "4096 4096")  # fmt: skip
-    parser.add_argument("--policy", default="fisher", help="fisher (default: as fgmp quantize does) or paper (the "
+    parser.add_argument("--policy", help="fisher (default: as fgmp quantize does) or paper (the "
                         "paper's method exactly)")  # fmt: skip
     parser.add_argument("--prices", type=Path, metavar="FILE", help="an earlier energy.json, by whose prices blocks "
                         "are chosen (default: SkyWater 130 nm)")  # fmt: skip
@@ -51,17 +53,23 @@ def _add_energy(parser: argparse.ArgumentParser) -> None:
 
 def _energy(args: argparse.Namespace) -> int:
     from ...cache import SYNTHESIS as CACHE
+    from ...errors import InputError
     from ...files import check_folder, staged, write_json
     from ...quantizer.prices import Prices
     from .energy_report import energy_table, plot_energy
     from .run import EnergyRequest, run_energy
     from .workload import Texts
 
+    own = {name: getattr(args, name) for name in ("fractions", "activations", "policy") if getattr(args, name)}
+    if args.formats and own:
+        raise InputError(f"--formats: given with --{next(iter(own))}, expected one of them")
+    for name in own.keys() - {"policy"}:
+        own[name] = tuple(dict.fromkeys(own[name]) if name == "activations" else own[name])
     request = EnergyRequest(
         model=args.model,
         texts=Texts(args.text, args.calibration, args.samples, args.windows),
-        fractions=tuple(args.fractions),
-        activations=tuple(dict.fromkeys(args.activations)),
+        formats=tuple(args.formats or ()),
+        **own,
         engine=args.engine,
         changes=tuple(args.set),
         node_nm=args.node,
@@ -71,7 +79,6 @@ def _energy(args: argparse.Namespace) -> int:
         seed=args.seed,
         layers=tuple((k, n) for k, n in args.layer or ()),
         glitches=not args.no_glitches,
-        policy=args.policy,
         prices=None if args.prices is None else Prices.read(args.prices),
         cache=args.cache or CACHE,
     )
@@ -101,6 +108,7 @@ hardware from the same generator, in the same library, with the same data in FP8
 
   fgmp energy --liberty sky130.lib.gz
   fgmp energy MODEL --text test.txt --calibration train.txt --liberty sky130.lib.gz
+  fgmp energy --liberty sky130.lib.gz --formats fgmp:0.7,paper fgmp:0.7,paper,gptq fgmp:0.7
 
 Mapped netlists and simulated energies are kept, so that a run that was stopped goes on quickly.""",
         _add_energy,

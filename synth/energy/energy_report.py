@@ -60,7 +60,7 @@ def energy_tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[list[st
 
 def _savings(result: Mapping[str, Any]) -> list[list[str]]:
     rows, paper = result["rows"], result["paper"]
-    quality = [f"{result['measure']}", "above FP8"]
+    quality = [f"{result['measure']}", "above FP8", "KL divergence"]
     table = [
         ["", "energy", "with glitches", "without buffers", "lane alone", "weight memory", "selector / lane", *quality]
     ]
@@ -78,11 +78,12 @@ def _savings(result: Mapping[str, Any]) -> list[list[str]]:
                 "" if base else f"{r['selector_share']:.2%}",
                 f"{own['value']:.{digits}f} ±{own['error']:.{digits}f}",
                 "" if above is None else f"{above['value']:+.2f} % ±{above['error']:.2f}",
+                "" if r.get("kl") is None else f"{r['kl']['value']:.5f} ±{r['kl']['error']:.5f}",
             ]
         )
     saved, memory, selector = paper["energy_saving"], paper["weight_saving"], paper["selector_share"]
     name = f"paper, at {paper['fp4_fraction']:.0%} FP4"
-    table.append([name, f"{saved:.0%}", "", "", "", f"{memory:.0%}", f"< {selector:.0%}", "", "< 1 %"])
+    table.append([name, f"{saved:.0%}", "", "", "", f"{memory:.0%}", f"< {selector:.0%}", "", "< 1 %", ""])
     return table
 
 
@@ -122,11 +123,14 @@ def plot_energy(result: Mapping[str, Any], folder: Path, kind: str = "svg") -> l
 
 
 def _kinds(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows of each kind of sites, FP8 first; those at fraction 1 end every line."""
+    """Rows of each kind, which is what follows the fraction in a name, with FP8 first; those at fraction 1 are last."""
     fp8, *others = result["rows"]
     ends = [r for r in others if r["fp4_fraction"] == 1]
-    kinds = dict.fromkeys(r["activations"] for r in others)
-    return {k: [fp8, *(r for r in others if r["activations"] == k and r not in ends), *ends] for k in kinds}
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in others:
+        if row not in ends:
+            kinds.setdefault(" ".join(row["name"].split()[2:]) or "default", [fp8]).append(row)
+    return {kind: [*rows, *ends] for kind, rows in kinds.items()} or {"all FP4": [fp8, *ends]}
 
 
 def _draw_fraction(result: Mapping[str, Any], axes: Any) -> None:
@@ -145,16 +149,21 @@ def _draw_fraction(result: Mapping[str, Any], axes: Any) -> None:
 
 
 def _draw_quality(result: Mapping[str, Any], axes: Any) -> None:
-    of_what = " of the difference from FP8" if result["rows"][-1]["above_fp8_percent"] else ""
+    by_kl = all(r.get("kl") for r in result["rows"])  # which tells methods apart that perplexity cannot
+    of_what = " of the difference from FP8" if result["rows"][-1]["above_fp8_percent"] and not by_kl else ""
     for kind, rows in _kinds(result).items():
-        values = [r["quality"]["value"] for r in rows]
+        points = [r["kl" if by_kl else "quality"] for r in rows]
         errors = [0.0 if of_what and r is rows[0] else _error(r, rows[0]) for r in rows]
+        if by_kl:
+            errors = [point["error"] for point in points]
+        values = [point["value"] for point in points]
         axes.errorbar([r["pj"] for r in rows], values, errors, marker="o", capsize=3, label=kind)
         for row, value in zip(rows, values, strict=True):
             axes.annotate(f"{row['fp4_fraction']:g}" if row["fp4_fraction"] else "FP8", (row["pj"], value),
                           xytext=(4, 4), textcoords="offset points", fontsize="small")  # fmt: skip
     axes.set_xlabel("pJ per block pair")
-    axes.set_ylabel(f"{result['measure']} (bars: one standard error{of_what})")
+    measure = "KL divergence from float32, nats per token" if by_kl else result["measure"]
+    axes.set_ylabel(f"{measure}\n(bars: one standard error{of_what})")
     axes.legend(fontsize="small")
 
 

@@ -19,6 +19,7 @@ from ...hdl.engine.config import TILE_BLOCKS
 from ...quantizer.config import PAPER as PAPER_METHOD
 from ...quantizer.config import FGMPConfig, check_choice, check_fraction
 from ...quantizer.evaluate.comparison import FP8, uniform
+from ...quantizer.evaluate.format_names import parse_formats
 from ...quantizer.model.variant import Variant
 from ...quantizer.prepare.sites import Site
 from ...quantizer.prices import Prices
@@ -67,6 +68,7 @@ class EnergyRequest:
         texts: to calibrate and evaluate on.
         fractions: of blocks in FP4.
         activations: which kinds of sites: "dynamic", "static" or both.
+        formats: in place of fractions, kinds of sites and policy: formats as `fgmp evaluate` names them.
         engine, changes: preset and parameters of the engine whose units are measured.
         node_nm, memory_factor: feature size for the memories' energy (None: by the library's name), and a scale for it.
         words: 64 x `words` places of the model are simulated.
@@ -83,6 +85,7 @@ class EnergyRequest:
     texts: Texts = field(default_factory=Texts)
     fractions: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 1.0)
     activations: tuple[str, ...] = _ACTIVATIONS
+    formats: tuple[str, ...] = ()
     engine: str = "engine"
     changes: tuple[str, ...] = ()
     node_nm: float | None = None
@@ -98,15 +101,7 @@ class EnergyRequest:
 
     def check(self) -> EngineConfig:
         """The engine; raises InputError for anything that cannot work."""
-        for fraction in self.fractions:
-            check_fraction(fraction)
-        if len({f"{f:g}" for f in self.fractions}) != len(self.fractions) or 0 in self.fractions or not self.fractions:
-            raise InputError(f"fractions: {self.fractions}, expected each once (to six digits) and above 0")
-        if not self.activations:
-            raise InputError("activations: none given, expected dynamic, static or both")
         self.texts.check(self.captured)
-        for kind in self.activations:
-            check_choice("activations", kind, _ACTIVATIONS)
         check_choice("policy", self.policy, ("fisher", "paper"))
         if self.prices is not None and self.policy == "paper":
             raise InputError("--prices: given with --policy paper, which knows no prices; expected one of them")
@@ -123,11 +118,31 @@ class EnergyRequest:
             if k < 1 or n < 1:
                 raise InputError(f"layer: K = {k}, N = {n}, expected both at least 1")
             check_k(k, engine.k_max)
+        self._check_formats(engine)
         return engine
 
-    def formats(self, *, four_over_six: bool) -> dict[str, FGMPConfig]:
-        """All FP8, then every fraction of every kind of sites; `four_over_six` where the selector has it."""
+    def _check_formats(self, engine: EngineConfig) -> None:
+        for fraction in self.fractions:
+            check_fraction(fraction)
+        if len({f"{f:g}" for f in self.fractions}) != len(self.fractions) or 0 in self.fractions or not self.fractions:
+            raise InputError(f"fractions: {self.fractions}, expected each once (to six digits) and above 0")
+        if not self.activations:
+            raise InputError("activations: none given, expected dynamic, static or both")
+        for kind in self.activations:
+            check_choice("activations", kind, _ACTIVATIONS)
+        for name, config in self.variants(four_over_six=engine.four_over_six).items():
+            if config.activations == "none":
+                raise InputError(f"format {name}: weights only, expected activations that hardware can take")
+            if config.four_over_six and not engine.four_over_six:
+                raise InputError(f"format {name}: expected an engine that has it (--set four_over_six=true)")
+
+    def variants(self, *, four_over_six: bool) -> dict[str, FGMPConfig]:
+        """All FP8, then the formats asked for, or every fraction of every kind of sites; `four_over_six` where the
+        selector has it."""
         formats = {FP8: uniform(False)}
+        if self.formats:
+            asked = parse_formats(self.formats, FGMPConfig(prices=self.prices, four_over_six=four_over_six))
+            return formats | {name: config for name, config in asked.items() if name != FP8}
         how = PAPER_METHOD if self.policy == "paper" else {"prices": self.prices}
         for kind in self.activations:
             for fraction in sorted(self.fractions):
@@ -163,7 +178,7 @@ def run_energy(
     glitches = Glitches(hardware) if request.glitches else None
     rows: list[dict[str, Any]] = []
     base: tuple[np.ndarray, ...] | None = None
-    for name, config in request.formats(four_over_six=engine.four_over_six).items():
+    for name, config in request.variants(four_over_six=engine.four_over_six).items():
         on_step(f"{name}: quantizing")
         variant = workload.study.variant(config, name, exact=False)
         on_step(f"{name}: {workload.measure}")
@@ -178,6 +193,7 @@ def run_energy(
             "fp4_fraction": config.fp4_weights,
             "activations": config.activations,
             "quality": asdict(workload.estimate(own)),
+            "kl": None if (kl := workload.kl(own)) is None else asdict(kl),
             "above_fp8_percent": None if above is None else asdict(above),
             **_stored(variant),
             **_measure(request, hardware, glitches, layers, workload.study.sites, name == FP8),

@@ -81,7 +81,8 @@ class Workload:
         study: calibrated on the text's first part.
         samples: token ids (T,) whose activations feed the hardware.
         measure: what `quality` returns, in words.
-        quality: of a variant: per-window samples for jackknife estimates.
+        quality: of a variant: per-window samples for jackknife estimates: negative log-likelihood, tokens and KL
+            divergence of a language model, distances of an embedding model.
         source: which text.
     """
 
@@ -95,8 +96,12 @@ class Workload:
     def estimate(self, own: tuple[np.ndarray, ...]) -> Estimate:
         """The quality itself: perplexity, or mean distance."""
         if len(own) > 1:
-            return jackknife(lambda nll, tokens: float(np.exp(nll / tokens)), *own)
+            return jackknife(lambda nll, tokens: float(np.exp(nll / tokens)), *own[:2])
         return jackknife(float, *own)
+
+    def kl(self, own: tuple[np.ndarray, ...]) -> Estimate | None:
+        """KL divergence from the model's own precision, nats per token; None for other models."""
+        return jackknife(lambda kl, tokens: float(kl / tokens), own[2], own[1]) if len(own) > 1 else None
 
     def against(self, own: tuple[np.ndarray, ...], fp8: tuple[np.ndarray, ...]) -> Estimate | None:
         """Percent by which perplexity is above that of FP8, paired by window; None for other measures."""
@@ -131,7 +136,7 @@ def _causal(
     def quality(variant: Variant) -> tuple[np.ndarray, ...]:
         parts = whole_windows(held_out)
         losses = evaluate(study.model, study.sites, [variant], parts, progress=progress)[variant.name]
-        return losses.nll, losses.tokens
+        return losses.nll, losses.tokens, losses.kl
 
     return Workload(label, study, list(held_out[:captured]), "perplexity", quality, source)
 

@@ -52,7 +52,8 @@ COMMANDS = {
     "export": (
         "write projects for layout and FPGA tools",
         "Writes a unit's Verilog with constraints (SDC, XDC) and the project files of LibreLane, OpenROAD-flow-scripts "
-        "and Vivado (docs/export.md).",
+        "and Vivado (docs/export.md).\n"
+        "\n  fgmp export engine -o out/export",
         _add_export,
         _export,
     )

@@ -12,7 +12,6 @@ __all__ = ["COMMANDS"]
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path, metavar="FILE", help="TOML: flow, units, grid, options")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/sweep"), metavar="DIR", help="for results and "
                         "plot; points that it holds are not run again; default out/sweep")  # fmt: skip
@@ -70,7 +69,11 @@ COMMANDS = {
     "sweep": (
         "run a grid of configurations through a flow, in parallel",
         """Runs every combination of parameters in FILE through `fgmp synth asic`, `fgmp synth fpga` or `fgmp energy`,
-here or on a cluster, and prints a table with the Pareto front of two metrics (docs/sweep.md). For example:
+here or on a cluster, and prints a table with the Pareto front of two metrics (docs/sweep.md).
+
+  fgmp sweep sweep.toml -o out/sweep --workers 2
+
+FILE is, for example:
 
   flow = "asic"
   unit = "engine-lane"

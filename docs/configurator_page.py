@@ -56,7 +56,7 @@ def data(lane_um2: float) -> dict[str, Any]:
 def _write(app: Any) -> None:
     from fgmp.report.claims.publish import published
 
-    areas = {row[0].strip("`"): row[1] for row in published()["tables"]["areas"]}
+    areas = {row[0].strip("`"): row[1] for row in published()["tables"]["lanes"]}
     text = json.dumps(data(float(areas["engine-lane"].replace(",", ""))))
     Path(app.outdir, "_static").mkdir(parents=True, exist_ok=True)
     Path(app.outdir, "_static", "configurator_data.js").write_text(f"window.fgmpConfigurator = {text};\n")

@@ -91,6 +91,7 @@ FLOORS = {
         "model",
         "study",
         "evaluate",
+        "exchange",
         "tinylm",
         "commands",
     ),

@@ -322,7 +322,54 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="FOLDER", help="a model folder that was quantized: by fgmp, "
+                        "ModelOpt or llm-compressor, or FP8 in blocks")  # fmt: skip
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    parser.add_argument("--to", default="plain", help="plain (default), or compressed-tensors, of a folder of fgmp: "
+                        "linears of one format throughout stay packed")  # fmt: skip
+    parser.add_argument("--dtype", help="of weights that were quantized: float32, bfloat16 or float16 (default: as the "
+                        "rest of the model)")  # fmt: skip
+    parser.add_argument("--max-shard-mib", type=int, default=4096, metavar="MIB", help="largest file, default 4096")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ...errors import InputError
+    from ..exchange.convert import convert
+
+    if args.max_shard_mib < 1:
+        raise InputError(f"max-shard-mib: {args.max_shard_mib}, expected at least 1")
+    with tqdm(unit="tensor", disable=not _progress(), leave=False) as bar:
+
+        def done(count: int, total: int) -> None:
+            bar.total = total
+            bar.update(count - bar.n)
+
+        limit = args.max_shard_mib << 20
+        result = convert(args.source, args.out, to=args.to, dtype=args.dtype, max_shard_bytes=limit, on_tensor=done)
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    kept = f"; packed: {result['fp8']} FP8, {result['nvfp4']} NVFP4" if args.to != "plain" else ""
+    print(f"{args.out}: {result['linears']} linears from {result['from']}, {result['dtype']}{kept}")
+    return 0
+
+
 COMMANDS: dict[str, Any] = {
+    "convert": (
+        "make a plain model of one that was quantized, also by others, or write ours for others",
+        """From ModelOpt (NVFP4, FP8), compressed-tensors (NVFP4, FP8) and FP8 checkpoints in blocks: a plain
+transformers folder, which fgmp quantize takes. From a folder of fgmp: a plain one, or compressed-tensors.
+
+  fgmp convert Llama-3.1-8B-NVFP4 llama
+  fgmp quantize llama llama-fgmp --calibration train.txt
+  fgmp convert llama-fgmp llama-ct --to compressed-tensors""",
+        _add_convert,
+        _convert,
+    ),
     "quantize": (
         "quantize a language model to mixed NVFP4 and FP8",
         """Calibrates MODEL on text, decides block by block (16 weights or activations) what must stay in FP8, and

@@ -142,6 +142,13 @@ def load_model(
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
+        beside = "modelopt" if (folder / "hf_quant_config.json").is_file() else QUANT_METHOD
+        method = (getattr(config, "quantization_config", None) or {}).get("quant_method", beside)
+        if method != QUANT_METHOD:
+            raise InputError(
+                f"model {name}: is quantized by {method!r}, expected a model in its own precision (fgmp convert makes "
+                "one of a folder)"
+            )
         stored = config.dtype if isinstance(config.dtype, torch.dtype) else _stored_dtype(folder)
         if is_quantized(folder):
             model: Any = load(folder, device=device, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import InputError
 from ...files import partial_name
-from ...processes import exhausted
 from ..prepare.registrations import shared_modules
 from .folder import file_digest, files_of, headers
 from .layers import REGISTERS, FGMPLinear
 from .manifest import FOLDER_VERSION, QUANT_METHOD, json_digest
+from .shards import Shard, write_shards
 from .trial import check_written, witness
 
-__all__ = ["copy_side_files", "save", "write_folder"]
+__all__ = ["copy_side_files", "save", "saved_tensors", "write_folder"]
 
 
 _MAX_SHARD = 4 << 30
@@ -100,7 +98,8 @@ def write_folder(
         tokenizer.save_pretrained(folder)
     if source is not None:
         copy_side_files(source, folder)
-    _write_shards(model, folder, max_shard_bytes, dtype)
+    tensors = saved_tensors(model, dtype)
+    write_shards(folder, {name: Shard.of(t) for name, t in tensors.items()}, max_shard_bytes)
     manifest = {
         "quant_method": QUANT_METHOD,
         "version": FOLDER_VERSION,
@@ -157,8 +156,11 @@ def _structure(layers: Mapping[str, FGMPLinear]) -> dict[str, Any]:
     return {"linears": linears, "sites": sites}
 
 
-def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The state to be saved; of tensors that share memory only the first (the others are tied again on loading)."""
+def saved_tensors(model: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The state to be saved, in `dtype` where that loses nothing.
+
+    Of tensors that share memory it has only the first; the others are tied again on loading.
+    """
     tensors: dict[str, Tensor] = {}
     seen: set[tuple[Any, ...]] = set()
     for name, tensor in model.state_dict().items():
@@ -176,28 +178,3 @@ def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         return tensor
     narrow = tensor.to(dtype)
     return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
-
-
-def _write_shards(model: nn.Module, folder: Path, limit: int, dtype: torch.dtype | None) -> None:
-    """Write the shards one after the other, and their index if there is more than one."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    tensors = _tensors(model, dtype)
-    for name, tensor in tensors.items():
-        if groups[-1] and size + tensor.nbytes > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += tensor.nbytes
-    where = {}
-    for index, names in enumerate(groups, 1):
-        file = "model.safetensors" if len(groups) == 1 else f"model-{index:05}-of-{len(groups):05}.safetensors"
-        try:
-            save_file({name: tensors[name].contiguous() for name in names}, folder / file, {"format": "pt"})
-        except SafetensorError as error:
-            exhausted(str(error), folder / file)
-            raise
-        where.update(dict.fromkeys(names, file))
-    if len(groups) > 1:
-        index_file = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": where}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1) + "\n")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...quantizer.model.language_model import SHIPPED_MODEL
+from ...synth.energy.energy_report import energy_tables
 
 __all__ = ["CLAIMS", "PAPER_POINT", "RUNS", "TABLES", "Claim", "Run", "Table", "quality_points"]
 
@@ -69,7 +70,14 @@ RUNS = {
         Run("proofs", ["fgmp prove --workers 2 --json"], 6),
         Run("mutants-lane", ["fgmp mutants lane-1k --workers 2 -o {out}/mutants --json"], 3),
         Run("mutants-selector", ["fgmp mutants selector-four-over-six --workers 2 -o {out}/mutants --json"], 6),
-        Run("area", ["fgmp synth asic lane engine-lane selector --liberty {liberty} --no-energy --json"], 5),
+        Run(
+            "area",
+            [
+                "fgmp synth asic engine-lane engine-lane-merged lane accumulators activation-decoder row-order "
+                "selector selector-four-over-six --liberty {liberty} --json"
+            ],
+            15,
+        ),
     )
 }
 """By name."""
@@ -148,6 +156,7 @@ CLAIMS = (
     Claim("energy", "energy saved, 70 % FP4", "14 %", "energy", _energy("FGMP 0.7", "saving")),
     Claim("energy-glitches", "... with glitches", "", "energy", _energy("FGMP 0.7", "saving_with_glitches")),
     Claim("energy-90", "... at 90 % FP4", "", "energy", _energy("FGMP 0.9", "saving")),
+    Claim("clock", "", "", "energy", lambda d: f"{d['clock_mhz']:.0f} MHz"),
     Claim("weights", "weight memory saved, 70 % FP4", "30 %", "energy", _energy("FGMP 0.7", "weight_saving")),
     Claim(
         "selector", "selector's energy over the lanes', 4,096 x 4,096, packed input", "below 1 %", "energy",
@@ -259,13 +268,24 @@ def quality_points(data: Any) -> dict[str, list[tuple[float, float, float]]]:
     return points
 
 
-def _areas(data: Any) -> Rows:
-    rows = [["", "area, um²", "cells", "flip-flops", "clock, MHz"]]
+def _of_tables(title: str) -> Callable[[Any], Rows]:
+    """The table of `fgmp energy` whose title begins so."""
+    return lambda data: next(rows for found, rows in energy_tables(data) if found.startswith(title))
+
+
+def _synthesized(data: Any, lanes: bool) -> Rows:
+    """Area, clock rate, and pJ a cycle: of lanes by precision mode, of others with random values."""
+    rows: Rows = []
     for unit in data:
-        area, timing = unit["area"], unit["timing"]
-        clock = f"{timing['clock_mhz']:.0f}" if timing and timing["clock_mhz"] else ""
-        numbers = [f"{area[key]:,.0f}" for key in ("total_um2", "cells", "flip_flops")]
-        rows.append([f"`{unit['unit'].replace('_', '-')}`", *numbers, clock])
+        name, area, energy = unit["unit"].replace("_", "-"), unit["area"], unit["energy"]
+        if ("lane" in name) != lanes:
+            continue
+        clock = unit["timing"]["clock_mhz"]
+        pj = energy if lanes else energy[-1:]
+        rows = rows or [["", "area, um²", "clock, MHz", *(e["activity"] if lanes else "pJ a cycle" for e in pj)]]
+        rows.append(
+            [f"`{name}`", f"{area['total_um2']:,.0f}", f"{clock:.1f}", *(f"{e['pj_per_cycle']:.1f}" for e in pj)]
+        )
     return rows
 
 
@@ -274,6 +294,9 @@ TABLES = {
     "saved": Table("energy", _saved),
     "parts": Table("energy", _parts),
     "steps": Table("refinements", _steps),
-    "areas": Table("area", _areas),
+    "modes": Table("energy", _of_tables("lane, pJ")),
+    "expected": Table("energy", _of_tables("expected by")),
+    "lanes": Table("area", lambda data: _synthesized(data, True)),
+    "around": Table("area", lambda data: _synthesized(data, False)),
 }
 """By name."""

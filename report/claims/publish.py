@@ -16,7 +16,7 @@ from .documents import filled
 
 __all__ = ["DOCUMENTS", "draw_quality", "points_digest", "publish", "published"]
 
-DOCUMENTS = ("README.md", "docs/energy.md", "docs/quantize.md", "docs/silicon.md", "docs/claims.md")
+DOCUMENTS = ("README.md", "docs/claims.md", "docs/energy.md", "docs/silicon.md", "docs/tutorials/start.md")
 """Documents with marks, from the root of the repository."""
 
 _PICTURE = "docs/pictures/quality.svg"

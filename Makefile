@@ -1,7 +1,7 @@
 # Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, TORCH_INDEX_URL.
 READY := .venv/ready
 
-.PHONY: demo test test-optional lint-matrix verify prove mutants synth-check format clean
+.PHONY: demo test test-optional lint-matrix verify prove mutants fuzz docs claims synth-check format clean
 
 demo: $(READY)
 	@.venv/bin/fgmp demo
@@ -28,6 +28,19 @@ prove: $(READY)
 # Faults planted in a lane, a selector and an engine, a thousand each; hours, may be stopped and continued.
 mutants: $(READY)
 	@.venv/bin/fgmp mutants --workers 2
+
+# Every reader of files under changed files, coverage-guided where atheris is installed. SECONDS each, default half an hour.
+SECONDS ?= 1800
+fuzz: $(READY)
+	@for target in packed folder foreign liberty sweep prices report; do .venv/bin/python -m fuzz $$target --seconds $(SECONDS) || exit 1; done
+
+# The documentation as a site, out/site/index.html; warnings are errors. The notebook runs where it or the code changed.
+docs: $(READY)
+	@.venv/bin/python -m sphinx -q -b html -W --keep-going docs out/site && echo "written: out/site/index.html"
+
+# The figures of the documents: runs what out/claims does not hold yet, an hour and a half in all. LIBERTY=FILE
+claims: $(READY)
+	@.venv/bin/fgmp claims $(if $(LIBERTY),--liberty $(LIBERTY)) --publish .
 
 synth-check: $(READY)
 	@.venv/bin/python -m pytest -q tests/test_synth.py -k "by_hand or opensta"

@@ -6,9 +6,9 @@ from dataclasses import fields, replace
 
 from ..errors import InputError
 from ..formats import K_LIMIT, accumulator_bits
-from .config import PRESETS, Config
+from .config import PRESETS, Config, EngineConfig
 
-__all__ = ["VALUES", "Values", "covering", "legal_values", "random_config"]
+__all__ = ["VALUES", "Values", "covering", "legal_values", "random_config", "values_that_matter"]
 
 Values = Mapping[str, Sequence[int | str | bool]]
 
@@ -61,24 +61,34 @@ def random_config(config: Config, chance: random.Random, values: Values = VALUES
 
 
 def covering(config: Config, seed: int, values: Values = VALUES, *, tries: int = 300) -> list[Config]:
-    """Configurations of a kind in which every value of every parameter occurs; few of them, and small ones."""
+    """Configurations of a kind in which every value of every parameter occurs: few, and quick to simulate."""
     chance = random.Random(seed)
     missing = set(legal_values(config, values))
     found: list[Config] = []
     while missing:
         candidates = [random_config(config, chance, values) for _ in range(tries)]
-        best = max(candidates, key=lambda c: (len(missing & _of(c)), -_size(c)))
-        missing -= _of(best)
+        best = max(candidates, key=lambda c: len(missing & values_that_matter(c)) / _cost(c))
+        missing -= values_that_matter(best)
         found.append(best)
     return found
 
 
-def _of(config: Config) -> set[tuple[str, int | str | bool]]:
-    return {(field.name, getattr(config, field.name)) for field in fields(config)}
+def values_that_matter(config: Config) -> set[tuple[str, int | str | bool]]:
+    """The values that matter in a configuration: without a selector, nothing is built of its depth."""
+    idle = set()
+    if isinstance(config, EngineConfig):
+        idle |= set() if config.input_selector or config.output_selector else {"selector_pipeline"}
+        idle |= set() if config.packed_output else {"n_max"}
+    return {(field.name, getattr(config, field.name)) for field in fields(config) if field.name not in idle}
 
 
-def _size(config: Config) -> int:
-    return int(getattr(config, "lanes", 1)) * int(getattr(config, "rows", 1))
+def _cost(config: Config) -> float:
+    """About what it takes to compile and simulate, in lanes: most of an engine are sums in registers and selectors."""
+    lanes, rows = int(getattr(config, "lanes", 1)), int(getattr(config, "rows", 1))
+    registers = lanes * rows / 32 if getattr(config, "accumulators", "") == "banked" else rows / 8
+    selectors = getattr(config, "packed_output", False) + (getattr(config, "raw_input", "none") != "none")
+    each = 10 * (1 + getattr(config, "channel_codes", False) + getattr(config, "four_over_six", False))
+    return 12 + lanes + registers + selectors * each
 
 
 def _changed(config: Config, values: Mapping[str, int | str | bool]) -> Config | None:

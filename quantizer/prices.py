@@ -63,6 +63,8 @@ class Prices:
             found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
             if [len(found[name]) for name in ("lane", "activation", "weight")] != [len(PRECISION_MODES), 2, 2]:
                 raise ValueError
+            if any(isinstance(found[name], tuple) for name in ("rest", "fp8_only")):
+                raise ValueError
         except (KeyError, TypeError, ValueError):
             raise InputError("prices: no prices of block pairs, expected what fgmp energy writes") from None
         return cls(**found)

@@ -42,7 +42,7 @@ def section_of(schema: str, content: Mapping[str, Any], where: str) -> Section:
     """The section of one JSON document. Raises InputError, naming `where`, if it is not whole."""
     try:
         return SECTIONS[schema](content)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         # Whatever is missing from a file that was cut or edited, or is of another kind than its command writes.
         raise InputError(
             f"report {where}: not a whole {schema} ({type(error).__name__}: {printable(str(error))}), expected what "

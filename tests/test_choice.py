@@ -236,6 +236,10 @@ def test_prices_come_from_a_file_and_must_make_sense(tmp_path):
     path = tmp_path / "energy.json"
     path.write_text(json.dumps({"prices": PRICES.as_dict()}))
     assert Prices.read(path) == PRICES
+    for name in ("rest", "fp8_only"):  # found by fuzzing
+        path.write_text(json.dumps({"prices": {**PRICES.as_dict(), name: [1.0, 2.0]}}))
+        with pytest.raises(InputError, match="no prices of block pairs"):
+            Prices.read(path)
     assert Prices.from_dict(json.loads(json.dumps(Prices().as_dict()))) == Prices()
     for content in ("{}", "[]", "x", '{"prices": {"lane": [1, 2, 3, 4]}}'):
         path.write_text(content)

@@ -9,7 +9,7 @@ import pytest
 
 from fgmp.hdl.config import PRESETS, EngineConfig, LaneConfig, SelectorConfig
 from fgmp.hdl.design import build
-from fgmp.hdl.values import VALUES, covering, legal_values
+from fgmp.hdl.values import VALUES, covering, legal_values, values_that_matter
 from fgmp.sim.engine.checks import Bench
 from fgmp.sim.engine.driver import EngineDriver
 from fgmp.sim.engine.scenarios import SCENARIOS as ALL_SCENARIOS
@@ -52,9 +52,13 @@ def test_each_value_occurs():
     for kind, preset in KINDS.items():
         for values in (VALUES, SHORT):
             chosen = covering(preset, 1, values)
-            seen = {(name, value) for config in chosen for name, value in asdict(config).items()}
+            seen = set().union(*map(values_that_matter, chosen))
             assert seen >= set(legal_values(preset, values)), kind
             assert len(chosen) <= 22, kind
+    # A depth of selectors is none where there is no selector, nor does N end anywhere if results leave as numbers.
+    bare = EngineConfig(raw_input="none", packed_output=False)
+    assert {name for name, _ in values_that_matter(bare)} == set(asdict(bare)) - {"selector_pipeline", "n_max"}
+    assert {name for name, _ in values_that_matter(EngineConfig())} == set(asdict(bare))
     assert ("pipeline", 5) in set(legal_values(LaneConfig()))
     assert ("pipeline", 5) not in set(legal_values(EngineConfig()))
 

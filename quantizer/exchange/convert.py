@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...files import check_folder, partial_name
+from ...golden.schema import printable
 from ..model.folder import Header, headers
 from ..model.language_model import DTYPES, is_quantized
 from ..model.manifest import read_settings
@@ -59,6 +60,9 @@ def foreign_format(folder: Path) -> tuple[Foreign, dict[str, Any]] | None:
                 return foreign, settings
     except InputError as error:
         raise InputError(f"model folder {folder}: {error}") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        what = printable(f"{type(error).__name__}: {error}")
+        raise InputError(f"model folder {folder}: quantization settings that nobody writes so ({what})") from None
     method = settings.get("quant_method")
     names = ", ".join(foreign.name for foreign in FOREIGN)
     raise InputError(f"model folder {folder}: quantized by {method!r}, expected one of {names}")
@@ -145,10 +149,11 @@ def _import(
 
 def _own_dtype(config: Mapping[str, Any]) -> torch.dtype:
     """What the checkpoint says that it computes in; bfloat16 if it says nothing."""
-    for part in (config, config.get("text_config") or {}):
+    for part in (config, config.get("text_config")):
         for key in ("dtype", "torch_dtype"):
-            if part.get(key) in DTYPES:
-                return DTYPES[part[key]]
+            value = part.get(key) if isinstance(part, dict) else None
+            if isinstance(value, str) and value in DTYPES:
+                return DTYPES[value]
     return torch.bfloat16
 
 
@@ -190,6 +195,9 @@ def _decoded(
         values = foreign.decode(tensors, settings)
     except InputError as error:
         raise InputError(f"model folder {folder}: linear {stem}: {error}") from None
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = printable(f"{type(error).__name__}: {error}")
+        raise InputError(f"model folder {folder}: linear {stem}: tensors that do not fit together ({what})") from None
     if not torch.isfinite(values).all():
         raise InputError(f"model folder {folder}: linear {stem}: NaN or infinity in its weight, expected numbers")
     return values.to(dtype)

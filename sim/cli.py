@@ -291,7 +291,53 @@ def _replay(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_coverage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("presets", nargs="*", metavar="PRESET", help="lanes, selectors, engines; default: lane-1k "
+                        "selector-four-over-six engine-4")  # fmt: skip
+    add_changes(parser, "such as pipeline=2 sharing=merged")
+    parser.add_argument("--count", type=int, default=4000, help="random rows or blocks per campaign, default 4000")
+    parser.add_argument("--seed", type=int, default=1, help="default 1")
+    parser.add_argument("--least", type=float, default=0.0, metavar="PERCENT", help="exit code 1 if lines, branches or "
+                        "toggles are below, or a bin is empty")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON, with all holes")
+
+
+def _coverage(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..errors import InputError
+    from .coverage.measure import coverage_lines, least_share, measure_coverage
+
+    if not 1 <= args.count <= 1_000_000:
+        raise InputError(f"count: {args.count}, expected 1 to 1000000")
+    if not 0 <= args.least <= 100:
+        raise InputError(f"least: {args.least}, expected percent, 0 to 100")
+    found = []
+    for preset in args.presets or ["lane-1k", "selector-four-over-six", "engine-4"]:
+        with tqdm(desc=preset, unit="campaign", disable=not sys.stderr.isatty(), leave=False) as bar:
+            one = measure_coverage(preset, args.set, count=args.count, seed=args.seed, announce=bar.reset,
+                                   on_campaign=lambda name, bar=bar: bar.update())  # fmt: skip
+        found.append(one)
+        if not args.json:
+            print("\n".join(coverage_lines(one)), flush=True)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    enough = all(100 * least_share(one) >= args.least for one in found)
+    empty = args.least > 0 and any(one["functional"]["holes"] for one in found)
+    return 0 if enough and not empty and not any(one["differences"] for one in found) else 1
+
+
 COMMANDS = {
+    "coverage": (
+        "say what a unit's regression covers: functional bins, lines, branches, toggles",
+        "Runs the regression in a build that counts. What never happened is listed, or waived with a reason "
+        "(docs/verification.md).\n"
+        "\n  fgmp coverage lane-1k"
+        "\n  fgmp coverage engine-4 --json > coverage.json"
+        "\n  fgmp coverage --least 95",
+        _add_coverage,
+        _coverage,
+    ),
     "replay": (
         "write a unit's recorded streams and answers, with benches in SystemVerilog and cocotb that replay them",
         "The benches need nothing of fgmp: they run in Verilator, Icarus and other simulators, on the Verilog written "

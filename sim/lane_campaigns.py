@@ -92,6 +92,12 @@ def lane_campaigns(design: Design, *, count: int = 4000, seed: int = 1, k: int |
         rows_campaign(design, "NaN codes and recovery", list(_nan_rows(generator))),
         rows_campaign(design, "random rows", list(_random_rows(generator, count, k)), seed=seed),
         rows_campaign(design, "random rows, stalls", list(_random_rows(generator, few, k)), (0.3, 0.4), seed),
+        rows_campaign(
+            design, "random rows, source pauses", list(_random_rows(generator, few // 4 + 1, k)), (0.5, 0), seed
+        ),
+        rows_campaign(
+            design, "random rows, sink pauses", list(_random_rows(generator, few // 4 + 1, k)), (0, 0.5), seed
+        ),
         rows_campaign(design, "NaN and illegal scales, stalls", errors, (0.3, 0.4), seed),
         partial_sums_campaign(design, generator),
     ]

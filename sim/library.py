@@ -25,19 +25,22 @@ def compile_library(
     flags: Sequence[str] = (),
     headers: Mapping[str, str] = {},
     random_state: bool = False,
+    coverage: bool = False,
     lint: bool = True,
     cache: Path = CACHE,
 ) -> Path:
     """Compile `design` with the C++ file `loop`, which sees it as the class `Vunit`, or find it compiled in `cache`.
 
     `headers` are files, by name, that the loop includes; `flags` go to the C++ compiler. `random_state` lets registers
-    and memories start with random values; such a library runs slower. With `lint`, a warning is an error. Returns the
+    and memories start with random values; such a library runs slower. With `coverage` it counts lines and toggles. With
+    `lint`, a warning is an error. Returns the
     library's path. Raises SimulationError where it does not compile.
     """
     options = [*_OPTIONS, *(word for flag in flags for word in ("-CFLAGS", flag))]
     options += ["--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
     if any(port.name == "fault_select" for port in design.ports):  # what a fault replaces may be unused
         options += ["-Wno-UNUSEDSIGNAL", "-CFLAGS", "-DFGMP_FAULTS"]
+    options += ["--coverage-line", "--coverage-toggle"] if coverage else []
     options += [] if lint else ["-Wno-fatal"]
     with tools("verilator") as tool_version:
         configuration = verilator_configuration(design)

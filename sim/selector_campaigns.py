@@ -122,8 +122,15 @@ def selector_campaigns(design: Design, *, count: int = 4000, seed: int = 1) -> l
         blocks_campaign(design, "NaN, infinity, zero, subnormal, saturation", list(_special_sets(design))),
         blocks_campaign(design, "every tensor exponent", list(_exponent_sets(generator))),
         blocks_campaign(design, "random heavy-tailed", list(_random_sets(generator, count, seed)), seed=seed),
-        blocks_campaign(
-            design, "random heavy-tailed, stalls", list(_random_sets(generator, few, seed + 1)), (0.3, 0.4), seed
+        *(
+            blocks_campaign(
+                design, f"random heavy-tailed, {name}", list(_random_sets(generator, few, own)), pauses, seed
+            )
+            for name, own, pauses in (
+                ("stalls", seed + 1, (0.3, 0.4)),
+                ("source pauses", seed + 2, (0.5, 0.0)),
+                ("sink pauses", seed + 3, (0.0, 0.5)),
+            )
         ),
     ]
 
@@ -216,7 +223,9 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
 def _special_sets(design: Design) -> Iterator[BlockSet]:
     """Special values in each position, alone and together, in all modes."""
     inf, nan = float("inf"), float("nan")
-    tiny = 2.0**-149
+    config = design.config
+    assert isinstance(config, SelectorConfig)
+    tiny = 2.0**-149 if config.input_format == "float32" else 2.0**-133  # the smallest subnormal
     base = torch.linspace(-3, 5, BLOCK_SIZE)
     rows = [torch.zeros(BLOCK_SIZE), -torch.zeros(BLOCK_SIZE), torch.full((BLOCK_SIZE,), nan)]
     rows += [
@@ -229,8 +238,6 @@ def _special_sets(design: Design) -> Iterator[BlockSet]:
             rows.append(row)
     x = torch.stack(rows)
     # NaNs with other payloads and signs, which arithmetic does not make.
-    config = design.config
-    assert isinstance(config, SelectorConfig)
     if config.input_format == "bfloat16":
         odd = torch.tensor([0x7F81, -1, 0x7FFF, -0x40, 0x7FC1], dtype=torch.int16).view(torch.bfloat16)
     else:

@@ -4,6 +4,9 @@
 
 #include "Vunit.h"
 #include "verilated.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 
 namespace {
 
@@ -118,6 +121,13 @@ bool tick(Unit* u) {
 }  // namespace
 
 extern "C" {
+
+// Writes what was covered so far, where the model was built for it.
+void fgmp_coverage(Unit* u, const char* path) {
+#if VM_COVERAGE
+    u->context.coveragep()->write(path);
+#endif
+}
 
 Unit* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     Unit* u = new Unit;

@@ -28,16 +28,26 @@ _SURPLUS = 16  # results that are kept beyond those that are expected
 class VerilatedUnit:
     """A lane or a selector compiled for simulation."""
 
-    def __init__(self, design: Design, *, random_state: bool = False, lint: bool = True, cache: Path = CACHE):
+    def __init__(
+        self,
+        design: Design,
+        *,
+        random_state: bool = False,
+        coverage: bool = False,
+        lint: bool = True,
+        cache: Path = CACHE,
+    ):
         """Compile `design`, or find it compiled in `cache`; `random_state` starts registers with random values.
 
-        With `lint`, a warning of Verilator's is an error.
+        With `coverage` each run counts lines and toggles, for `write_coverage`. With `lint`, a warning of Verilator's
+        is an error.
 
         Raises InputError for a missing tool, with the line that installs it.
         """
         ports = "".join(f"PORT({port.name}, {port.width})\n" for port in design.ports)
         headers = {"ports.h": ports}
-        library = compile_library(design, _LOOP, headers=headers, random_state=random_state, lint=lint, cache=cache)
+        how = {"random_state": random_state, "coverage": coverage, "lint": lint}
+        library = compile_library(design, _LOOP, headers=headers, cache=cache, **how)
         self.design = design
         self._random_state = random_state
         self._c = _declare(ctypes.CDLL(str(library)))
@@ -51,14 +61,16 @@ class VerilatedUnit:
         seed: int = 1,
         only_count: bool = False,
         on_campaign: Callable[[str], None] | None = None,
+        coverage_to: Path | None = None,
     ) -> list[CampaignResult]:
         """Run all campaigns; raises SimulationError, with the first difference decoded, if any result differs.
 
         With `only_count`, differences are counted and not raised; a breach of the handshake always raises. `fault`
-        selects a planted fault, `seed` the random state, and `on_campaign` is told the name of each that is done.
+        selects a planted fault, `seed` the random state, and `on_campaign` is told the name of each that is done. What
+        was covered goes into the file `coverage_to`, if the unit was compiled for it.
         """
         results = []
-        for result in self._each(campaigns, fault, seed):
+        for result in self._each(campaigns, fault, seed, coverage_to):
             results.append(result)
             if on_campaign:
                 on_campaign(result.name)
@@ -75,11 +87,15 @@ class VerilatedUnit:
                 return str(error)
         return None
 
-    def _each(self, campaigns: Sequence[Campaign], fault: int, seed: int) -> Iterator[CampaignResult]:
+    def _each(
+        self, campaigns: Sequence[Campaign], fault: int, seed: int, coverage_to: Path | None = None
+    ) -> Iterator[CampaignResult]:
         unit = self._c.fgmp_create(seed, int(self._random_state), fault)
         try:
             for campaign in campaigns:
                 yield self._campaign(unit, campaign)
+            if coverage_to is not None:
+                self._c.fgmp_coverage(unit, str(coverage_to).encode())
         finally:
             self._c.fgmp_destroy(unit)
 
@@ -124,6 +140,7 @@ def _declare(library: Any) -> Any:
     for name, result, arguments in (
         ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
+        ("coverage", None, (handle, ctypes.c_char_p)),
         ("begin", None, (handle, ctypes.c_uint64, ctypes.c_double, ctypes.c_double)),
         ("set", None, (handle, ctypes.c_int, ctypes.c_uint32)),
         ("get", ctypes.c_uint32, (handle, ctypes.c_int)),

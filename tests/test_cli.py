@@ -156,7 +156,7 @@ def test_simulate_summarizes(tmp_path):
     summary = json.loads(done.stdout)
     assert summary["differences"] == 0
     assert summary["compared"] > 10_000
-    assert len(summary["presets"]["selector-flat"]["campaigns"]) == 8
+    assert len(summary["presets"]["selector-flat"]["campaigns"]) == 10
     assert section_of("fgmp-simulate/1", summary, "").good
 
 

@@ -67,6 +67,7 @@ RUNS = {
             ],
             3,
         ),
+        Run("coverage", ["fgmp coverage --json"], 5),
         Run("proofs", ["fgmp prove --workers 2 --json"], 6),
         Run("mutants-lane", ["fgmp mutants lane-1k --workers 2 -o {out}/mutants --json"], 3),
         Run("mutants-selector", ["fgmp mutants selector-four-over-six --workers 2 -o {out}/mutants --json"], 6),
@@ -289,7 +290,17 @@ def _synthesized(data: Any, lanes: bool) -> Rows:
     return rows
 
 
+def _covered(data: Any) -> Rows:
+    rows = [["", "bins", "lines", "branches", "toggles"]]
+    for unit in data:
+        bins, parts = unit["functional"], unit["structure"]
+        shares = (_percent(parts[kind]["covered"] / parts[kind]["total"]) for kind in ("line", "branch", "toggle"))
+        rows.append([f"`{unit['unit'].replace('_', '-')}`", f"{bins['covered']} of {bins['total']}", *shares])
+    return rows
+
+
 TABLES = {
+    "coverage": Table("coverage", _covered),
     "demo": Table("demo", _demo),
     "saved": Table("energy", _saved),
     "parts": Table("energy", _parts),

@@ -16,7 +16,14 @@ from .documents import filled
 
 __all__ = ["DOCUMENTS", "draw_quality", "points_digest", "publish", "published"]
 
-DOCUMENTS = ("README.md", "docs/claims.md", "docs/energy.md", "docs/silicon.md", "docs/tutorials/start.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/claims.md",
+    "docs/energy.md",
+    "docs/silicon.md",
+    "docs/tutorials/start.md",
+    "docs/verification.md",
+)
 """Documents with marks, from the root of the repository."""
 
 _PICTURE = "docs/pictures/quality.svg"

@@ -116,6 +116,31 @@ def mutants_section(result: Mapping[str, Any]) -> Section:
     return Section(f"Mutants of {result['unit']}", "", facts, parts, not rows)
 
 
+def coverage_section(result: Mapping[str, Any]) -> Section:
+    """`fgmp coverage`: bins, lines, branches and toggles of one unit."""
+    bins = result["functional"]
+    facts = [
+        ("results compared", f"{result['compared']:,}"),
+        ("differences", f"{result['differences']:,}"),
+        ("bins", f"{bins['covered']:,} of {bins['total']:,}"),
+    ]
+    facts += [
+        (kind, f"{part['covered']:,} of {part['total']:,}, {part['covered'] / part['total']:.1%}")
+        for kind, part in result["structure"].items()
+    ]
+    parts: list[Any] = [
+        Table(["bin", "how often"], [[name, f"{count:,}"] for name, count in counts.items()], group)
+        for group, counts in result["bins"].items()
+    ]
+    waived = [*bins["waived"].items(), *((f"{count:,} points", reason) for reason, count in result["waived"].items())]
+    if waived:
+        parts.append(Table(["waived", "reason"], [list(row) for row in waived], "Waivers", left=2))
+    if result["holes"]:
+        rows = [[name, f"{count:,}"] for name, count in list(result["holes"].items())[:60]]
+        parts.append(Table(["signal", "points"], rows, f"Never, the first of {len(result['holes']):,} signals"))
+    return Section(f"Coverage of {result['unit']}", "", facts, parts, not bins["holes"] and not result["differences"])
+
+
 def proofs_section(result: Mapping[str, Any]) -> Section:
     """`fgmp prove`."""
     outcomes = result["properties"]
@@ -175,6 +200,7 @@ SECTIONS = {
     "fgmp-simulate-model/1": model_section,
     "fgmp-campaign/1": campaign_section,
     "fgmp-mutants/1": mutants_section,
+    "fgmp-coverage/1": coverage_section,
     "fgmp-prove/1": proofs_section,
     "fgmp-rate/1": rate_section,
 }

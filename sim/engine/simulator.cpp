@@ -6,6 +6,9 @@
 
 #include "Vunit.h"
 #include "verilated.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 
 namespace {
 
@@ -134,6 +137,13 @@ void tick(Engine* e) {
 }  // namespace
 
 extern "C" {
+
+// Writes what was covered so far, where the model was built for it.
+void fgmp_coverage(Engine* e, const char* path) {
+#if VM_COVERAGE
+    e->context.coveragep()->write(path);
+#endif
+}
 
 Engine* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     Engine* e = new Engine;

@@ -16,15 +16,23 @@ __all__ = ["VerilatedEngine", "build_library"]
 _LOOP = Path(__file__).with_name("simulator.cpp")
 
 
-def build_library(design: Design, *, random_state: bool = False, lint: bool = True, cache: Path = CACHE) -> Path:
+def build_library(
+    design: Design,
+    *,
+    random_state: bool = False,
+    coverage: bool = False,
+    lint: bool = True,
+    cache: Path = CACHE,
+) -> Path:
     """Compile the engine and the loop, or find them compiled in `cache`; returns the library's path.
 
-    `random_state` lets registers and memories start with random values; such a library runs slower. With `lint`, a
-    warning of Verilator's is an error.
+    `random_state` lets registers and memories start with random values; such a library runs slower. With `coverage` it
+    counts lines and toggles, for `write_coverage`. With `lint`, a warning of Verilator's is an error.
     """
     assert isinstance(design.config, EngineConfig)
     flags = [f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"]
-    return compile_library(design, _LOOP, flags=flags, random_state=random_state, lint=lint, cache=cache)
+    how = {"random_state": random_state, "coverage": coverage, "lint": lint}
+    return compile_library(design, _LOOP, flags=flags, cache=cache, **how)
 
 
 class VerilatedEngine:
@@ -45,6 +53,10 @@ class VerilatedEngine:
 
     def __del__(self) -> None:
         self.close()
+
+    def write_coverage(self, path: Path) -> None:
+        """Write what was covered so far, if the library was built for it, in Verilator's format."""
+        self._c.fgmp_coverage(self._handle, str(path).encode())
 
     def reset(self, cycles: int = 1) -> None:
         """Reset, and forget what streams hold on this side."""
@@ -139,6 +151,7 @@ def _declare(library: Any) -> Any:
     for name, result, arguments in (
         ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
+        ("coverage", None, (handle, ctypes.c_char_p)),
         ("reset", None, (handle, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("trim", None, (handle, ctypes.c_int, size)),

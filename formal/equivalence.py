@@ -81,19 +81,24 @@ class _Sweep:
 
     def _take(self, solver: Solver, line: Definition) -> None:
         if line.term is None:
-            solver.tell(f"(declare-fun n{line.number} () {line.sort})")
+            solver.tell(f"(declare-fun {_symbol(line.number)} () {line.sort})")
             return
         term = self._read(line)
         if (known := self._known.setdefault((line.sort, term), line.number)) != line.number:
             self._same[line.number] = known
             return
-        solver.tell(f"(define-fun n{line.number} () {line.sort} {term})")
+        solver.tell(f"(define-fun {_symbol(line.number)} () {line.sort} {term})")
         place = line.sort, re.sub(r"\b(gold|gate)\b|(?<=\\)(gold|gate)(?=_)", "", line.wire)
         other = self._wires.setdefault(place, line.number)
         if other == line.number or time.monotonic() > self._end:
             return
-        if solver.ask(f"(not (= n{other} n{line.number}))") is False:
+        if solver.ask(f"(not (= {_symbol(other)} {_symbol(line.number)}))") is False:
             self._same[line.number] = other
 
     def _read(self, line: Definition) -> str:
-        return line.reading(lambda number: f"n{self._same.get(number, number)}")
+        return line.reading(lambda number: _symbol(self._same.get(number, number)))
+
+
+def _symbol(number: str) -> str:
+    """In bars: what a mutation adds has a name with colons in place of a number."""
+    return f"|n{number}|"

@@ -1,6 +1,7 @@
 """What is proven of the hardware: each proof closes, and a planted fault makes it fail."""
 
 import json
+import time
 from contextlib import suppress
 from fractions import Fraction
 
@@ -10,8 +11,8 @@ from fgmp.__main__ import main
 from fgmp.errors import InputError
 from fgmp.formal import claims_of_selector, solver
 from fgmp.formal import prove as prove_module
-from fgmp.formal.equivalence import change_is_equivalent
-from fgmp.formal.netlist import FLATTEN
+from fgmp.formal.equivalence import _Sweep, change_is_equivalent
+from fgmp.formal.netlist import FLATTEN, Definition
 from fgmp.formal.page import markdown
 from fgmp.formal.properties import NOT_PROVEN, PROPERTIES, unit_of
 from fgmp.formal.prove import answers, properties_named, prove
@@ -78,6 +79,20 @@ def test_a_change_that_changes_nothing_is_proven():
     design = build_preset("selector-flat")
     assert change_is_equivalent(design, "wreduce; peepopt; opt_share", 60)
     assert not change_is_equivalent(design, "no_such_command", 60)
+
+
+def test_outputs_that_a_mutation_names_with_colons_are_symbols():
+    """yosys calls the wire that it adds by the place in its own source."""
+    odd = "$flatten/gate.$auto$mutate.cc:719:mutate_cnot$12"
+    both = [
+        Definition("0", "Bool", None, "a"),
+        Definition(odd, "Bool", "(not (|both#0| state))", odd),
+        Definition("1", "Bool", "(and (|both#0| state) (not (|both#0| state)))", "b"),
+        Definition("trigger", "Bool", "(|both#1| state)", "trigger"),
+    ]
+    assert _Sweep(time.monotonic() + 5).prove(both)
+    both[2] = Definition("1", "Bool", "(or (|both#0| state) (not (|both#0| state)))", "b")
+    assert not _Sweep(time.monotonic() + 5).prove(both)
 
 
 # Those that take half a minute or more are for `make prove`.

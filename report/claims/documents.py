@@ -62,4 +62,5 @@ def runs_rows(figures: Mapping[str, Any]) -> list[list[str]]:
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, the head first."""
     head, *rest = rows
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in [head, ["---"] * len(head), *rest])
+    lines = ("|".join(f" {cell} " if cell else " " for cell in row) for row in [head, ["---"] * len(head), *rest])
+    return "\n".join(f"|{line}|" for line in lines)

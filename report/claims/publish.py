@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import write_files
 from ...plots import subplots
-from .catalogue import PAPER_POINT
+from .catalogue import CLAIMS, PAPER_POINT, RUNS, TABLES
 from .documents import filled
 
 __all__ = ["DOCUMENTS", "draw_quality", "points_digest", "publish", "published"]
@@ -44,12 +44,18 @@ def publish(figures: Mapping[str, Any], root: Path) -> list[Path]:
     if not (home / "catalogue.py").is_file():
         raise InputError(f"publish {root}: no report/claims/catalogue.py, expected a checkout of the repository")
     before = published() if (home / "claims.json").is_file() else {}
-    merged = {
-        key: {**before.get(key, {}), **value} if isinstance(value, dict) else value for key, value in figures.items()
-    }
+    known = {"runs": RUNS, "figures": [claim.name for claim in CLAIMS], "tables": TABLES}
+    merged = dict(figures)
+    for key, names in known.items():
+        both = {**before.get(key, {}), **figures[key]}
+        merged[key] = {name: both[name] for name in names if name in both}
+    merged["points"] = figures["points"] or before.get("points", {})
     contents = {home / "claims.json": (json.dumps(merged, indent=1, ensure_ascii=False) + "\n").encode()}
     for name in DOCUMENTS:
-        contents[root / name] = filled((root / name).read_text("utf-8"), merged).encode()
+        try:
+            contents[root / name] = filled((root / name).read_text("utf-8"), merged).encode()
+        except KeyError as missing:
+            raise InputError(f"document {name}: {missing} was not measured, expected all that it states") from None
     if merged["points"]:
         contents[root / _PICTURE] = draw_quality(merged["points"]).encode()
     changed = {path: new for path, new in contents.items() if not path.is_file() or path.read_bytes() != new}

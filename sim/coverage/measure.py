@@ -38,7 +38,7 @@ def measure_coverage(
     seed: int = 1,
     cache: Path = CACHE,
     announce: Callable[[int], None] = lambda total: None,
-    on_campaign: Callable[[str], None] = lambda name: None,
+    on_campaign: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """The coverage of one unit's regression as JSON data: functional bins, toggles, lines, holes and waivers.
 
@@ -100,12 +100,16 @@ def coverage_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _unit(
     design: Design, path: Path, count: int, seed: int, cache: Path, announce: Callable[[int], None],
-    on_campaign: Callable[[str], None],
+    on_campaign: Callable[[], object],
 ) -> tuple[Bins, list[CampaignResult]]:  # fmt: skip
     campaigns = campaigns_of(design, count=count, seed=seed)
     announce(len(campaigns))
+
+    def counted(name: str) -> None:
+        on_campaign()
+
     unit = VerilatedUnit(design, coverage=True, cache=cache)
-    results = unit.run(campaigns, only_count=True, on_campaign=on_campaign, coverage_to=path)
+    results = unit.run(campaigns, only_count=True, on_campaign=counted, coverage_to=path)
     bins = lane_bins if isinstance(design.config, LaneConfig) else selector_bins
     return bins(design, campaigns), results
 
@@ -144,7 +148,7 @@ class _Paused(VerilatedEngine):
 
 def _engine(
     design: Design, path: Path, count: int, seed: int, cache: Path, announce: Callable[[int], None],
-    on_campaign: Callable[[str], None],
+    on_campaign: Callable[[], object],
 ) -> tuple[Bins, list[CampaignResult]]:  # fmt: skip
     config = design.config
     assert isinstance(config, EngineConfig)
@@ -155,6 +159,6 @@ def _engine(
     results: list[CampaignResult] = []
     for name in SCENARIOS:
         results += run_scenarios(bench, [name])
-        on_campaign(name)
+        on_campaign()
     engine.write_coverage(path)
     return engine_bins(config, driver.gemms, driver.seen, engine.paused), results

@@ -31,7 +31,7 @@ def build_library(
     """
     assert isinstance(design.config, EngineConfig)
     flags = [f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"]
-    how = {"random_state": random_state, "coverage": coverage, "lint": lint}
+    how: dict[str, Any] = {"random_state": random_state, "coverage": coverage, "lint": lint}
     return compile_library(design, _LOOP, flags=flags, cache=cache, **how)
 
 

@@ -7,14 +7,21 @@ With atheris (`pip install atheris`) the mutations that reach new code are kept 
 import argparse
 import faulthandler
 import hashlib
+import importlib.util
 import random
+import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .targets import TARGETS, Target, attempt
+from . import NAMES
 
+if TYPE_CHECKING:
+    from .targets import Target
+
+OUT = Path("out/fuzz")
 SLOW_SECONDS = 20
 
 
@@ -23,78 +30,91 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target", choices=list(TARGETS))
+    parser.add_argument("target", choices=NAMES)
     parser.add_argument("file", nargs="?", type=Path, help="only read this file")
     parser.add_argument("--seconds", type=float, default=60, help="default 60")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--random", action="store_true", help="without atheris")
+    parser.add_argument("--instrumented", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    target = TARGETS[args.target]
+    if args.instrumented:
+        guided(args.target, args.seconds, args.seed)
     if args.file:
-        print(attempt(target, args.file.read_bytes()) or "read without complaint")
+        from .targets import TARGETS, attempt
+
+        print(attempt(TARGETS[args.target], args.file.read_bytes()) or "read without complaint")
         return 0
-    faulthandler.enable()
-    if not args.random:
-        try:
-            return guided(target, args.seconds, args.seed)
-        except ModuleNotFoundError:
-            print("atheris is not installed: random changes", file=sys.stderr)
-    return by_chance(target, args.seconds, args.seed)
+    begun = time.time()
+    if args.random or importlib.util.find_spec("atheris") is None:
+        count = by_chance(args.target, args.seconds, args.seed)
+    else:
+        # libFuzzer ends its process.
+        command = [sys.executable, "-m", "fuzz", args.target, "--instrumented"]
+        subprocess.run([*command, "--seconds", str(args.seconds), "--seed", str(args.seed)], check=True)
+        count = int(counter(args.target).read_text())
+    found = [path for path in (OUT / args.target).glob("*") if path.stat().st_mtime >= begun]
+    print(f"{args.target}: {count:,} files, {len(found)} findings")
+    return 1 if found else 0
 
 
-def kept(target: Target, data: bytes) -> Path:
-    """Where a finding is written."""
-    path = Path("out/fuzz") / target.name / hashlib.sha256(data).hexdigest()[:16]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
+def counter(name: str) -> Path:
+    """Where a run tells how far it is."""
+    return OUT / f"{name}-count"
 
 
-def tried(target: Target, data: bytes) -> bool:
-    """Read once; whether nothing was found."""
-    begin = time.monotonic()
+def tried(target: "Target", data: bytes) -> None:
+    """Read once; a finding is written and printed."""
+    from .targets import attempt
+
+    begin, what = time.monotonic(), ""
     try:
         attempt(target, data)
     except Exception:
-        print(f"finding: {kept(target, data)}\n{traceback.format_exc()}", flush=True)
-        return False
-    if time.monotonic() - begin > SLOW_SECONDS:
-        print(f"finding: {kept(target, data)}: {time.monotonic() - begin:.0f} s", flush=True)
-        return False
-    return True
+        what = traceback.format_exc()
+    seconds = time.monotonic() - begin
+    if seconds > SLOW_SECONDS:
+        what = f"{seconds:.0f} s"
+    if what:
+        path = OUT / target.name / hashlib.sha256(data).hexdigest()[:16]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        print(f"finding: {path}\n{what}", flush=True)
 
 
-def by_chance(target: Target, seconds: float, seed: int) -> int:
-    """Changes of seeds, one after the other."""
+def by_chance(name: str, seconds: float, seed: int) -> int:
+    """Changes of seeds, one after the other; returns how many."""
+    from .targets import TARGETS
+
+    target = TARGETS[name]
     chance, seeds = random.Random(seed), target.seeds()
-    end, count, findings = time.monotonic() + seconds, 0, 0
+    end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        findings += not tried(target, target.mutate(chance.choice(seeds), chance))
+        tried(target, target.mutate(chance.choice(seeds), chance))
         count += 1
-    print(f"{target.name}: {count:,} files, {findings} findings")
-    return 1 if findings else 0
+    return count
 
 
-def guided(target: Target, seconds: float, seed: int) -> int:
-    """Changes of whatever reached new code."""
+def guided(name: str, seconds: float, seed: int) -> None:
+    """Changes of whatever reached new code; ends the process."""
     import atheris
 
-    corpus = Path("out/fuzz") / f"{target.name}-corpus"
+    faulthandler.enable()
+    with atheris.instrument_imports(include=["fgmp"]):
+        from .targets import TARGETS
+    target = TARGETS[name]
+    corpus = OUT / f"{name}-corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for data in target.seeds():
         (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("fgmp."):
-            for function in [f for f in vars(module).values() if getattr(f, "__module__", "") == name]:
-                if hasattr(function, "__code__"):
-                    atheris.instrument_func(function)
-    found: list[bool] = []
-    count = [0]
+    count, told = 0, 0.0
 
     def one(data: bytes) -> None:
-        count[0] += 1
-        if not tried(target, data):
-            found.append(True)
+        nonlocal count, told
+        tried(target, data)
+        count += 1
+        if time.monotonic() > told + 1:
+            told = time.monotonic()
+            counter(name).write_text(str(count))
 
     def change(data: bytes, most: int, state: int) -> bytes:
         try:
@@ -105,15 +125,7 @@ def guided(target: Target, seconds: float, seed: int) -> int:
     options = [sys.argv[0], str(corpus), f"-max_total_time={seconds:.0f}", f"-seed={seed}", "-max_len=2000000",
                "-len_control=0", "-verbosity=0", "-rss_limit_mb=8000", f"-timeout={5 * SLOW_SECONDS}"]  # fmt: skip
     atheris.Setup(options, one, custom_mutator=change, internal_libfuzzer=True)
-
-    def told() -> None:
-        print(f"{target.name}: {count[0]:,} files, {len(found)} findings", flush=True)
-
-    import atexit
-
-    atexit.register(told)
     atheris.Fuzz()
-    return 1 if found else 0
 
 
 if __name__ == "__main__":

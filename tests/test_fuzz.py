@@ -12,6 +12,7 @@ from .conftest import ROOT
 
 sys.path.insert(0, str(ROOT))  # `fuzz` is a command of the repository, no part of the package
 
+from fuzz import NAMES
 from fuzz.targets import TARGETS, Target, attempt
 
 COUNTS = {"packed": 1500, "folder": 400, "foreign": 800, "liberty": 1500, "sweep": 3000, "prices": 1500, "report": 40}
@@ -41,6 +42,10 @@ def test_changed_files_are_read_or_refused(target):
     # Mutations that no file survives, or that break none, would test nothing.
     assert read > 0.01 * COUNTS[target.name]
     assert refused > 0.05 * COUNTS[target.name]
+
+
+def test_all_readers_are_named():
+    assert set(NAMES) == set(TARGETS) == set(COUNTS)
 
 
 def test_a_defect_is_a_finding(tmp_path):

@@ -38,7 +38,7 @@ fuzz: $(READY)
 docs: $(READY)
 	@.venv/bin/python -m sphinx -q -b html -W --keep-going docs out/site && echo "written: out/site/index.html"
 
-# The figures of the documents: runs what out/claims does not hold yet, an hour and a half in all. LIBERTY=FILE
+# The figures of the documents: runs what out/claims does not hold yet, an hour in all. LIBERTY=FILE
 claims: $(READY)
 	@.venv/bin/fgmp claims $(if $(LIBERTY),--liberty $(LIBERTY)) --publish .
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..golden.schema import printable
-from .documents import FOLDER, PACKED, Document, find_documents
-from .elements import Section
+from .documents import FOLDER, PACKED, PASSED, Document, find_documents
+from .elements import Section, Text
 from .page import render_page
 from .sections import SECTIONS
 from .sections.models import folder_section, packed_section
@@ -27,7 +27,10 @@ def report(paths: Sequence[Path], title: str | None = None) -> str:
 
 def _sections(documents: Sequence[Document]) -> list[Section]:
     made = []
+    passed = [document.source for document in documents if document.kind == PASSED]
     for document in documents:
+        if document.kind == PASSED:
+            continue
         if document.kind == FOLDER:
             section = folder_section(document.content)
         elif document.kind == PACKED:
@@ -35,6 +38,8 @@ def _sections(documents: Sequence[Document]) -> list[Section]:
         else:
             section = section_of(document.kind, document.content, document.source)
         made.append(replace(section, source=document.source))
+    if passed:
+        made.append(Section("Passed over", parts=[Text(f"Of no schema that is known here: {', '.join(passed)}.")]))
     return made
 
 

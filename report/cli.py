@@ -93,7 +93,7 @@ def _claims(args: argparse.Namespace) -> int:
     from ..errors import InputError
     from ..files import check_folder, write_json
     from .claims.catalogue import CLAIMS, RUNS
-    from .claims.publish import publish, published
+    from .claims.publish import check_checkout, publish, published
     from .claims.run import measure
 
     if args.list:
@@ -104,6 +104,8 @@ def _claims(args: argparse.Namespace) -> int:
     if args.liberty is not None and not Path(args.liberty).is_file():
         raise InputError(f"Liberty file {args.liberty}: not found, expected a Liberty file")
     check_folder(args.out)
+    if args.publish is not None:
+        check_checkout(args.publish)
     figures = measure(
         args.runs or list(RUNS),
         args.out,

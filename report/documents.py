@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from ..errors import InputError
 from ..golden.schema import printable
 from ..quantizer.model.language_model import is_quantized
 
-__all__ = ["FOLDER", "PACKED", "Document", "find_documents"]
+__all__ = ["FOLDER", "PACKED", "PASSED", "Document", "find_documents"]
 
-FOLDER, PACKED = "quantized folder", "packed file"
-"""Kinds of documents that are no JSON."""
+FOLDER, PACKED, PASSED = "quantized folder", "packed file", "passed over"
+"""Kinds of documents that are no JSON that is told of; those passed over lie in a folder and are of no known schema."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def find_documents(paths: Sequence[Path], known: Sequence[str]) -> list[Document
         if not path.exists():
             raise InputError(f"report {path}: not found, expected a file or folder that fgmp wrote")
         here = list(_in_folder(path, known) if path.is_dir() and not is_quantized(path) else _document(path, known))
-        if not here:
+        if all(document.kind == PASSED for document in here):
             raise InputError(
                 f"report {path}: holds nothing to tell of, expected JSON of fgmp's commands (--json), packed files or "
                 "quantized models"
@@ -56,10 +55,13 @@ def _in_folder(folder: Path, known: Sequence[str]) -> Iterator[Document]:
                 yield Document(FOLDER, path.name, path)
         elif path.suffix == ".safetensors":
             yield Document(PACKED, path.name, path)
-        elif path.suffix == ".json":
-            with suppress(InputError):  # somebody else's
+        elif path.suffix == ".json" and path.is_file():  # no pipe, no link that leads nowhere
+            try:
                 found = [replace(document, source=path.name) for document in _json(path)]
-                yield from (document for document in found if document.kind in known)
+            except InputError:
+                found = []
+            told = [document for document in found if document.kind in known]
+            yield from told or [Document(PASSED, path.name, path)]
 
 
 def _document(path: Path, known: Sequence[str]) -> Iterator[Document]:
@@ -81,7 +83,9 @@ def _json(path: Path) -> Iterator[Document]:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"report {path}: not JSON ({printable(str(error))}), expected what --json prints") from None
+    if isinstance(value, dict) and "commands" in value:  # a run of fgmp claims
+        value = value.get("printed")
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, dict):
-            raise InputError(f"report {path}: a {type(item).__name__}, expected an object with a schema")
+            raise InputError(f"report {path}: holds {printable(repr(item))}, expected an object with a schema")
         yield Document(str(item.get("schema")), str(path), item)

@@ -2,19 +2,23 @@
 
 import base64
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 import numpy as np
 
 from ..formats import ceil_div
 from .elements import PrecisionMap, PrecisionMaps
 
-__all__ = ["MOST_BYTES", "precision_maps"]
+__all__ = ["MOST_BYTES", "MOST_MAPS", "precision_maps"]
 
 MOST_BYTES = 2_400_000
 """Of all maps of a page, before they are written in base64."""
 
 _LEAST_CELLS = 64 * 64
-"""A tensor's share of a large model's map is never less."""
+"""A tensor's share of a large model's map is not less, as long as all fit."""
+
+MOST_MAPS = 1000
+"""Of a page: models of experts have ten thousands."""
 
 _LONGEST = 16_384
 """Of a side, in cells: browsers draw no larger ones."""
@@ -26,10 +30,14 @@ def precision_maps(caption: str, shapes: Mapping[str, tuple[int, int]], masks: I
     A model that is small enough is shown block by block. Of a larger one, neighbors become one cell, with the share of
     them that is FP8.
     """
+    if len(shapes) > MOST_MAPS:
+        caption += f", the first {MOST_MAPS:,} of {len(shapes):,}"
+        shapes = dict(islice(shapes.items(), MOST_MAPS))
+    least = min(_LEAST_CELLS, MOST_BYTES // max(len(shapes), 1))
     blocks = sum(n * b for n, b in shapes.values())
     maps = []
-    for (name, shape), mask in zip(shapes.items(), masks, strict=True):
-        most = 8 * MOST_BYTES if blocks <= 8 * MOST_BYTES else max(_LEAST_CELLS, MOST_BYTES * mask.size // blocks)
+    for (name, shape), mask in zip(shapes.items(), masks, strict=False):
+        most = 8 * MOST_BYTES if blocks <= 8 * MOST_BYTES else max(least, MOST_BYTES * mask.size // blocks)
         cell = _cell(shape, most, whole=blocks <= 8 * MOST_BYTES)
         cells = np.packbits(mask, bitorder="little") if cell == (1, 1) else _shares(mask, cell)
         data = base64.b64encode(cells.tobytes()).decode()

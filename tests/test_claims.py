@@ -97,14 +97,35 @@ def test_what_was_run_is_not_run_again(small, tmp_path):
     figures = measure(["small"], tmp_path, None, again=False, say=said.append)
     assert said == ["small: about 0.1 minutes"]
     assert figures["runs"]["small"]["commands"][1] == "fgmp registers --format markdown -o out/claims/r.md"
-    assert (tmp_path / "r.md").is_file()
+    assert (tmp_path / "work" / "small" / "r.md").is_file()
+    (tmp_path / "work" / "small" / "r.md").write_text("of an earlier run")
     assert "printed" not in figures["runs"]["small"]
     kept = json.loads((tmp_path / "small.json").read_text())
     assert "limit_bytes" in kept["printed"]
     measure(["small"], tmp_path, None, again=False, say=said.append)
     assert len(said) == 1
+    assert (tmp_path / "work" / "small" / "r.md").read_text() == "of an earlier run"
+    # Again is from the beginning, whatever commands would continue from.
     measure(["small"], tmp_path, None, again=True, say=said.append)
     assert len(said) == 2
+    assert (tmp_path / "work" / "small" / "r.md").read_text() != "of an earlier run"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"a": 1}', '{"commands": []}'])
+def test_damaged_output_is_one_clear_line(small, tmp_path, capsys, content):
+    (tmp_path / "small.json").write_text(content)
+    assert main(["claims", "small", "-o", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "small.json: not what a run leaves, expected JSON of one" in error
+
+
+def test_what_is_missing_is_said_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(claims_run, "_run", lambda *_: pytest.fail("ran"))
+    assert main(["claims", "demo", "energy", "-o", str(tmp_path)]) == 2
+    assert "liberty: none found" in capsys.readouterr().err
+    assert main(["claims", "demo", "-o", str(tmp_path), "--publish", str(tmp_path)]) == 2
+    assert "expected a checkout" in capsys.readouterr().err
 
 
 def test_commands_that_fail_leave_nothing(small, tmp_path, monkeypatch):
@@ -152,6 +173,6 @@ def test_publishing_writes_documents_and_picture(tmp_path):
 
 
 def test_figures_need_all_of_a_run():
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="printed something else than its claims are taken from"):
         figures_of({"proofs": {"printed": {}}})
     assert shlex.split(RUNS["demo"].commands[0])[:2] == ["fgmp", "demo"]

@@ -368,3 +368,143 @@ def test_a_mixed_model_has_nothing_for_compressed_tensors(own, tmp_path):
 
 def test_nibbles_are_in_order():
     assert nibbles(torch.tensor([[0x21, 0xFA]], dtype=torch.uint8)).tolist() == [[0.5, 1.0, -1.0, -6.0]]
+
+
+# What a review found
+
+
+def refusal(plain, tmp_path, parts, settings, message, change=lambda folder: None):
+    rewrite(plain[0], tmp_path / "foreign", parts, settings)
+    change(tmp_path / "foreign")
+    with pytest.raises(InputError, match=message):
+        convert(tmp_path / "foreign", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scales_of_blocks_that_are_as_many_as_rows(tmp_path):
+    """K = 16,384 in blocks of 128 x 128 has as many scales as rows."""
+    weight, scale = torch.randn(4, 256).to(torch.float8_e4m3fn), torch.rand(1, 4)
+    settings = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+    group = {"weights": {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [64, 64]}}
+    for where in (settings | {"config_groups": {"g": group}}, {"quant_method": "fp8", "weight_block_size": [64, 64]}):
+        folder = tmp_path / where["quant_method"]
+        folder.mkdir()
+        name = "weight_scale" if "config_groups" in where else "weight_scale_inv"
+        save_file({"a.weight": weight, f"a.{name}": scale}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model_type": "x", "quantization_config": where}))
+        convert(folder, tmp_path / f"{folder.name}-out", dtype="float32")
+        found = load_file(tmp_path / f"{folder.name}-out" / "model.safetensors")["a.weight"]
+        assert torch.equal(found, weight.float() * scale.repeat_interleave(64, 1))
+    (folder / "config.json").write_text(
+        json.dumps({"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}})
+    )
+    save_file({"a.weight": weight, "a.weight_scale": scale}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"FP8 scales of shape \(1, 4\), expected one, or one for each row"):
+        convert(folder, tmp_path / "x")
+
+
+def test_fp8_with_one_scale_as_auto_fp8_writes_it(plain, tmp_path):
+    written = rewrite(
+        plain[0], tmp_path / "foreign", modelopt_fp8, {"quant_method": "fp8", "activation_scheme": "static"}
+    )
+    convert(tmp_path / "foreign", tmp_path / "out", dtype="float32")
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    assert torch.equal(state[f"{name}.weight"], written[f"{name}.weight"].float() * written[f"{name}.weight_scale"])
+    assert not [key for key in state if "scale" in key]
+
+
+@pytest.mark.parametrize(
+    ("parts", "tensor"),
+    [
+        (lambda n, w: {"weight": e4m3(w)}, "F8_E4M3"),
+        (lambda n, w: {"weight": w.to(torch.float8_e5m2), "weight_scale_inv": torch.ones(1, 1)}, "F8_E5M2"),
+        (lambda n, w: {"weight": w.to(torch.int8), "weight_scale": torch.ones(1)}, "I8"),
+        (lambda n, w: {"weight": w, "weight_scale_inv": torch.ones(1, 1)}, "weight_scale_inv"),
+        (lambda n, w: {"weight": w, "gate_up_proj_scale_inv": torch.ones(1, 1)}, "gate_up_proj_scale_inv"),
+    ],
+)
+def test_nothing_that_stands_for_a_weight_is_left_over(plain, tmp_path, parts, tensor):
+    def some(name, weight):
+        return blocks_fp8(name, weight) if "down_proj" in name else parts(name, weight)
+
+    settings = {"quant_method": "fp8", "weight_block_size": [32, 48]}
+    refusal(plain, tmp_path, some, settings, f"tensor .*{tensor}.*: nothing of fp8 that is known here")
+
+
+def test_a_checkpoint_without_quantized_linears_is_refused(plain, tmp_path):
+    refusal(plain, tmp_path, lambda n, w: {"weight": w}, {"quant_method": "fp8"}, "no weights of fp8")
+
+
+def test_files_are_those_that_the_index_names(plain, tmp_path):
+    rewrite(plain[0], tmp_path / "foreign", modelopt_fp8, CASES["modelopt-fp8"][1])
+    folder = tmp_path / "foreign"
+    # Another program's copy beside it changes nothing.
+    save_file({"layers.0.wq.weight": torch.ones(2, 2).to(torch.float8_e4m3fn)}, folder / "consolidated.safetensors")
+    convert(folder, tmp_path / "out")
+    assert "layers.0.wq.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+    names = list(load_file(folder / "model.safetensors"))
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors") | {"lm_head.weight": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"shard model-2.safetensors is missing"):
+        convert(folder, tmp_path / "other")
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"no weights, expected model\.safetensors"):
+        convert(folder, tmp_path / "other")
+
+
+def test_settings_of_the_text_model_count_and_go(plain, tmp_path):
+    rewrite(plain[0], tmp_path / "foreign", modelopt_fp8, CASES["modelopt-fp8"][1])
+    path = tmp_path / "foreign" / "config.json"
+    config = json.loads(path.read_text())
+    settings = config.pop("quantization_config")
+    for outer in ({}, {"quantization_config": settings}):
+        inner = {"dtype": "bfloat16", "quantization_config": settings}
+        path.write_text(json.dumps({**config, **outer, "text_config": inner}))
+        out = tmp_path / f"out{len(outer)}"
+        convert(tmp_path / "foreign", out, dtype="float32")
+        written = json.loads((out / "config.json").read_text())
+        assert "quantization_config" not in written
+        assert written["text_config"] == {"dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"transform_config": {"config_groups": {}, "x": 1}}, "transform_config: weights that are half of a transform"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity 'sparse-24-bitmask', expected dense"),
+        (
+            {"config_groups": {"g": {"weights": {"num_bits": 4, "type": "float", "symmetric": False}}}},
+            "weights with zero points",
+        ),
+    ],
+)
+def test_settings_that_change_what_weights_mean_are_refused(plain, tmp_path, more, message):
+    settings = {"quant_method": "compressed-tensors", "format": "float-quantized", **more}
+    refusal(plain, tmp_path, modelopt_fp8, settings, message)
+
+
+def test_values_beyond_the_dtype_are_refused(plain, tmp_path):
+    def large(name, weight):
+        return {"weight": e4m3(weight * 1000), "weight_scale": torch.tensor(1000.0)}
+
+    rewrite(plain[0], tmp_path / "foreign", large, CASES["modelopt-fp8"][1])
+    with pytest.raises(InputError, match=r"beyond torch.float16, expected numbers"):
+        convert(tmp_path / "foreign", tmp_path / "out", dtype="float16")
+    convert(tmp_path / "foreign", tmp_path / "out", dtype="bfloat16")
+
+
+def test_new_folders_go_again_and_cache_scales_do_not_stay(plain, tmp_path):
+    infinite = spoiled(lambda parts: {**parts, "weight_scale_2": torch.tensor(float("inf"))})
+    rewrite(plain[0], tmp_path / "bad", infinite, CASES["modelopt-nvfp4"][1])
+    with pytest.raises(InputError):
+        convert(tmp_path / "bad", tmp_path / "p" / "q" / "out")
+    assert not (tmp_path / "p").exists()
+
+    def with_scales(name, weight):
+        return {**modelopt_fp8(name, weight), "kv_scale": torch.ones(1), "kv_cache_scaling_factor": torch.ones(1)}
+
+    rewrite(plain[0], tmp_path / "good", with_scales, {"quant_method": "modelopt_fp4", "quant_algo": "FP8"})
+    convert(tmp_path / "good", tmp_path / "out")
+    assert not [name for name in load_file(tmp_path / "out" / "model.safetensors") if "scal" in name]

@@ -9,6 +9,7 @@ from fgmp.errors import InputError
 from fgmp.quantizer import FGMPConfig
 from fgmp.quantizer.evaluate.format_names import ablation, parse_formats
 from fgmp.quantizer.evaluate.losses import evaluate, text_windows
+from fgmp.quantizer.model.text import read_text
 
 from .small_models import make
 
@@ -67,3 +68,12 @@ def test_wrong_windows():
             text_windows(tokens, window, stride)
     with pytest.raises(InputError, match="text: 1 tokens"):
         text_windows(tokens[:1], 8, 8)
+
+
+def test_this_pythons_own_text_by_name():
+    train, held_out = (read_text(f"python:{part}", "text") for part in ("train", "held-out"))
+    assert len(train) > len(held_out) > 100_000
+    assert train[:200] not in held_out
+    for name in ("python:foo", "Python:train"):
+        with pytest.raises(InputError, match="expected python:train or python:held-out, this Python's own text"):
+            read_text(name, "text")

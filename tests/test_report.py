@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -21,7 +22,7 @@ from fgmp.report import render_page, report
 from fgmp.report.build import section_of
 from fgmp.report.elements import PrecisionMaps, Section, Table, Text
 from fgmp.report.picture import draw
-from fgmp.report.precision_maps import MOST_BYTES, precision_maps
+from fgmp.report.precision_maps import MOST_BYTES, MOST_MAPS, precision_maps
 from fgmp.report.sections import SECTIONS
 from fgmp.report.sections.models import packed_section
 
@@ -137,6 +138,33 @@ def test_a_model_of_seven_billion_fits_into_a_page():
     assert MOST_BYTES // 2 < sum(len(base64.b64decode(made.data)) for made in maps.maps) <= MOST_BYTES
 
 
+def test_experts_by_the_thousand_fit_into_a_page():
+    shapes = {f"layers.{i // 192}.experts.{i // 3 % 64}.{'gud'[i % 3]}_proj": (1024, 128) for i in range(3072)}
+    maps = precision_maps("maps", shapes, (np.zeros((1024, 128), bool) for _ in shapes))
+    assert len(maps.maps) == MOST_MAPS
+    assert maps.caption == "maps, the first 1,000 of 3,072"
+    assert len(render_page("experts", [Section("maps", parts=[maps])])) < 5_000_000
+
+
+def test_what_a_folder_holds_besides_is_named(tmp_path):
+    (tmp_path / "evaluate.json").write_text(json.dumps(EVALUATION))
+    (tmp_path / "cut.json").write_text("{")
+    (tmp_path / "later.json").write_text('{"schema": "fgmp-simulate/99"}')
+    (tmp_path / "nowhere.json").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe.json")
+    page = report([tmp_path])
+    assert "Passed over" in page
+    assert "cut.json, later.json" in page
+    assert "pipe.json" not in page
+
+
+def test_what_runs_of_claims_left_is_told(tmp_path):
+    run = {"commands": ["fgmp evaluate"], "seconds": 3, "printed": EVALUATION}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert "FGMP 0.7" in report([tmp_path])
+    assert "FGMP 0.7" in report([tmp_path / "run.json"])
+
+
 def test_wide_matrices_are_not_larger_than_a_canvas():
     (made,) = precision_maps("", {"head": (200_000, 2)}, [np.zeros((200_000, 2), bool)]).maps
     assert 200_000 / made.cell[0] <= 16_384
@@ -183,7 +211,7 @@ def test_a_file_that_was_cut_is_one_clear_line(schema):
     [
         ("x.json", '{"schema": "nothing/1"}', "schema 'nothing/1', expected one of"),
         ("x.json", "{", "not JSON"),
-        ("x.json", "[3]", "a int, expected an object with a schema"),
+        ("x.json", "[3]", "holds 3, expected an object with a schema"),
         ("x.json", "[]", "holds nothing to tell of"),
         ("x.safetensors", "", "x.safetensors"),
         (None, None, "not found, expected a file or folder"),

@@ -83,7 +83,8 @@ def test_the_tutorial_of_verification_runs_in_a_project(tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     run = [sys.executable, "-m"]
-    subprocess.run([*run, "fgmp", "verilog", "selector-flat", "-o", "rtl"], cwd=tmp_path, check=True)
+    (told,) = [what for kind, what, _ in steps("verify") if what.startswith("fgmp verilog")]
+    subprocess.run([*run, *told.split()], cwd=tmp_path, check=True)
     done = subprocess.run(
         [*run, "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
     )

@@ -17,14 +17,19 @@
     const engine = { ...data.engine, lanes: +field("lanes").value, rows: +field("rows").value, weight_streams: +field("streams").value,
                      slots: +field("slots").value, k_max: +field("k_max").value };
     engine.packed_output = engine.lanes >= data.block;
+    const tokens = +field("tokens").value, clock = +field("clock").value;
+    const memory = field("memory").value === "" ? null : +field("memory").value, fp4 = +field("fp4").value / data.shares;
+    const whole = (low, high) => (x) => Number.isInteger(x) && x >= low && x <= high;
     const problem = form.querySelector(".problem"), longest = Math.max(...shapes.map((shape) => shape[1]));
     const wrong = engine.lanes < 4 * engine.weight_streams ? "a stream of weights needs at least four lanes"
       : longest > engine.k_max ? `the longest K is ${longest}, more than the engine's ${engine.k_max}`
-      : shapes.flat().some((x) => !(x >= 1)) ? "sizes are whole numbers from 1" : "";
+      : !shapes.flat().every(whole(1, 65535)) ? "sizes are whole numbers from 1 to 65,535"
+      : !whole(1, 4096)(tokens) ? "tokens at once: a whole number from 1 to 4,096"
+      : !(clock > 0) ? "the clock rate is a number above 0"
+      : memory !== null && !(memory > 0) ? "memory brings a number of GB/s above 0, or leave it empty" : "";
     problem.textContent = wrong;
+    form.querySelector(".results").hidden = wrong !== "";
     if (wrong) return;
-    const tokens = +field("tokens").value, clock = +field("clock").value;
-    const memory = field("memory").value === "" ? null : +field("memory").value, fp4 = +field("fp4").value / data.shares;
     form.querySelector(".fp4").textContent = `${Math.round(100 * fp4)} %`;
     const kinds = [["mixed", fp4], ["all FP8", 0]];
     const rates = kinds.map(([, share]) => rateModel(data, engine, shapes, tokens, share, clock, memory));

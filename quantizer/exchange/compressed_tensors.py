@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import InputError
-from .foreign import checked_shape, nibbles, spread_scales
+from .foreign import checked_shape, nibbles, scaled, spread_scales
 
 __all__ = ["CompressedTensors"]
 
@@ -41,6 +41,13 @@ class CompressedTensors:
                 raise InputError(
                     f"weights of {weights.get('num_bits')} bits, {weights.get('type')}, expected FP4 or FP8"
                 )
+            if weights.get("symmetric") is False:
+                raise InputError("weights with zero points, expected symmetric ones")
+        if settings.get("transform_config"):
+            raise InputError("transform_config: weights that are half of a transform, expected weights by themselves")
+        sparsity = (settings.get("sparsity_config") or {}).get("format", "dense")
+        if sparsity != "dense":
+            raise InputError(f"sparsity {sparsity!r}, expected dense weights")
         return True
 
     def is_linear(self, tensors: Mapping[str, str]) -> bool:
@@ -56,23 +63,16 @@ class CompressedTensors:
         if "weight_packed" in tensors:
             values = nibbles(tensors["weight_packed"])
             checked_shape(scale, (values.shape[0], values.shape[1]))
-            if "weight_global_scale" in tensors:
-                scale = scale / tensors["weight_global_scale"].float().reshape(())
+            if "weight_global_scale" not in tensors:
+                raise InputError("no weight_global_scale, expected one beside the block scales")
+            scale = scale / tensors["weight_global_scale"].float().reshape(())
             return values * spread_scales(scale, (values.shape[0], values.shape[1]), (1, 16))
-        values = tensors["weight"].float()
-        shape = (values.shape[0], values.shape[1])
-        if scale.numel() == 1:
-            return values * scale.reshape(())
-        if scale.numel() == shape[0]:
-            return values * scale.reshape(-1, 1)
-        block = _block(settings)
-        checked_shape(scale, shape, block)
-        return values * spread_scales(scale, shape, block)
+        return scaled(tensors["weight"], scale, _block(settings))
 
 
-def _block(settings: Mapping[str, Any]) -> tuple[int, int]:
+def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     for group in (settings.get("config_groups") or {}).values():
         size = (group.get("weights") or {}).get("block_structure")
         if isinstance(size, list | tuple) and len(size) == 2:
             return int(size[0]), int(size[1])
-    raise InputError("FP8 scales of blocks without block_structure, expected one in the recipe")
+    return None

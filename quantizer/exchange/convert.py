@@ -1,8 +1,7 @@
 """`fgmp convert`: a checkpoint of a foreign format, or a folder of ours, into a folder that others load."""
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...errors import InputError
-from ...files import check_folder, partial_name
+from ...files import check_folder, staged
 from ...golden.schema import printable
 from ..model.folder import Header, headers
-from ..model.language_model import DTYPES, is_quantized
+from ..model.language_model import DTYPES, check_model_folder, is_quantized
 from ..model.manifest import read_settings
 from ..model.save import copy_side_files
 from ..model.shards import Shard, write_shards
@@ -33,7 +32,11 @@ FOREIGN: tuple[Foreign, ...] = (CompressedTensors(), ModelOpt(), FineGrainedFP8(
 
 TARGETS = ("plain", "compressed-tensors")
 
-_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_CODES = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "U8", "I8")
+_UNKNOWN = re.compile(
+    r"(weight_scale\w*|\w*_scale_inv|qscale_\w+|\w*weight_packed|weight_zero_point|bitmask|compressed)$"
+)
+"""Names of tensors that stand for weights; nothing of the kind may be left over."""
 
 
 def foreign_format(folder: Path) -> tuple[Foreign, dict[str, Any]] | None:
@@ -41,7 +44,11 @@ def foreign_format(folder: Path) -> tuple[Foreign, dict[str, Any]] | None:
 
     Raises InputError for a quantized one that is not known.
     """
-    settings = read_settings(folder).get("quantization_config")
+    config = read_settings(folder)
+    inner = config.get("text_config")
+    settings = config.get("quantization_config")
+    if settings is None and isinstance(inner, dict):
+        settings = inner.get("quantization_config")
     beside = folder / "hf_quant_config.json"  # ModelOpt's
     if settings is None and beside.is_file():
         try:
@@ -95,18 +102,11 @@ def convert(
         raise InputError(f"model folder {source}: is not quantized, expected a model that is")
     if not own and to != "plain":
         raise InputError(f"--to {to}: given for a model of another format, expected plain")
-    work = partial_name(out)
-    work.mkdir(parents=True)
-    try:
+    with staged(out) as work:
         if own:
-            result = export(source, work, to, dtype, max_shard_bytes)
-        else:
-            assert found is not None
-            result = _import(source, work, *found, dtype, max_shard_bytes, on_tensor)
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return result
+            return export(source, work, to, dtype, max_shard_bytes)
+        assert found is not None
+        return _import(source, work, *found, dtype, max_shard_bytes, on_tensor)
 
 
 def _import(
@@ -115,10 +115,12 @@ def _import(
 ) -> dict[str, Any]:  # fmt: skip
     config = read_settings(source)
     wanted = DTYPES[dtype] if dtype else _own_dtype(config)
-    found = headers(source)
+    found = _tensors(source)
     if refused := [name for name in found if name.rpartition(".")[2] in foreign.refused]:
         raise InputError(f"model folder {source}: tensor {refused[0]}, expected weights that need none")
     linears = _linears(foreign, found)
+    if not linears:
+        raise InputError(f"model folder {source}: no weights of {foreign.name}, expected at least one linear's")
     taken = {name for parts in linears.values() for name in parts.values()}
     shards: dict[str, Shard] = {}
     for name, header in found.items():
@@ -126,6 +128,11 @@ def _import(
             continue
         if name.endswith(tuple(f".{dropped}" for dropped in foreign.dropped)):
             continue
+        if header.dtype in _CODES or _UNKNOWN.search(name):
+            raise InputError(
+                f"model folder {source}: tensor {printable(name)}, {header.dtype}: nothing of {foreign.name} that is "
+                "known here, expected weights with their scales"
+            )
         shards[name] = Shard(_bytes(header), partial(_read, source, header, name))
     for stem, parts in linears.items():
         shape = _weight_shape(found, parts)
@@ -133,8 +140,12 @@ def _import(
         shards[f"{stem}.weight"] = Shard(size, partial(_decoded, source, found, parts, foreign, settings, wanted, stem))
     order = sorted(shards)
     write_shards(out, {name: shards[name] for name in order}, limit, on_tensor)
-    config.pop("quantization_config", None)
-    config["dtype" if "torch_dtype" not in config else "torch_dtype"] = str(wanted).removeprefix("torch.")
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            part.pop("quantization_config", None)
+            for key in {"dtype", "torch_dtype"} & part.keys():
+                part[key] = str(wanted).removeprefix("torch.")
+    config.setdefault("dtype" if "torch_dtype" not in config else "torch_dtype", str(wanted).removeprefix("torch."))
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     copy_side_files(source, out)
     (out / "hf_quant_config.json").unlink(missing_ok=True)
@@ -145,6 +156,25 @@ def _import(
         "dtype": str(wanted).removeprefix("torch."),
         "tensors": len(shards),
     }
+
+
+def _tensors(folder: Path) -> dict[str, Header]:
+    """The tensors of a checkpoint: those that its index names, or of its one file.
+
+    Raises InputError for files that are missing; others that lie there belong to other programs.
+    """
+    check_model_folder(folder)
+    found = headers(folder)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        where = json.loads(index.read_text())["weight_map"]
+        for name, file in where.items():
+            if name not in found:
+                raise InputError(f"model folder {folder}: tensor {printable(name)} is not in {file}, expected it there")
+        return {name: found[name]._replace(file=where[name]) for name in where}
+    if (folder / "model.safetensors").is_file():
+        return {name: header for name, header in found.items() if header.file == "model.safetensors"}
+    return found
 
 
 def _own_dtype(config: Mapping[str, Any]) -> torch.dtype:
@@ -159,7 +189,7 @@ def _own_dtype(config: Mapping[str, Any]) -> torch.dtype:
 
 def _linears(foreign: Foreign, found: Mapping[str, Header]) -> dict[str, dict[str, str]]:
     """Of each quantized linear, its tensors' names by part."""
-    stems = [name.removesuffix(f".{foreign.parts[0]}") for name in found if name.endswith(f".{foreign.parts[0]}")]
+    stems = {name.rpartition(".")[0]: None for name in found if name.rpartition(".")[2] in foreign.parts}
     linears = {}
     for stem in stems:
         parts = {part: f"{stem}.{part}" for part in foreign.parts if f"{stem}.{part}" in found}
@@ -198,6 +228,8 @@ def _decoded(
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         what = printable(f"{type(error).__name__}: {error}")
         raise InputError(f"model folder {folder}: linear {stem}: tensors that do not fit together ({what})") from None
-    if not torch.isfinite(values).all():
-        raise InputError(f"model folder {folder}: linear {stem}: NaN or infinity in its weight, expected numbers")
-    return values.to(dtype)
+    narrow = values.to(dtype)
+    if not torch.isfinite(narrow).all():
+        what = "NaN or infinity in its weight" if not torch.isfinite(values).all() else f"beyond {dtype}"
+        raise InputError(f"model folder {folder}: linear {stem}: {what}, expected numbers")
+    return narrow

@@ -33,6 +33,10 @@ def export(folder: Path, out: Path, to: str, dtype: str | None, limit: int) -> d
     Every value is the one that the packed weight stands for, in `dtype` (default: as the folder has the rest), or
     exactly where it stays packed. Activations are of no format there: these folders hold weights alone.
     """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     model: Any = load(folder)
     if not hasattr(model, "config"):
         raise InputError(f"model folder {folder}: no transformers model, expected one")

@@ -9,7 +9,7 @@ from ...errors import InputError
 from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.codec import decode_e2m1, unpack_nibbles
 
-__all__ = ["Foreign", "checked_shape", "nibbles", "spread_scales"]
+__all__ = ["Foreign", "checked_shape", "nibbles", "scaled", "spread_scales"]
 
 
 class Foreign(Protocol):
@@ -17,8 +17,7 @@ class Foreign(Protocol):
 
     Attributes:
         name: as its producer calls it.
-        parts: what follows the name of a quantized linear in the names of the tensors that stand for its weight; the
-            first is there for every such linear.
+        parts: what follows the name of a quantized linear in the names of the tensors that stand for its weight.
         dropped: names of tensors that end so are of no use to a plain model: scales of activations and caches.
         refused: with tensors that are called so, weights mean something else than `decode` says.
     """
@@ -51,6 +50,24 @@ def spread_scales(scales: Tensor, shape: tuple[int, int], block: tuple[int, int]
     """Scales (ceil(N / n), ceil(K / k)) of blocks (n, k), float32, as a matrix of `shape` (N, K)."""
     wide = scales.float().repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
     return wide[: shape[0], : shape[1]]
+
+
+def scaled(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
+    """E4M3 codes (N, K) times their scales, float32: one for all, one for each row, (N) or (N, 1), or one for each
+    `block`.
+
+    Raises InputError for scales of another shape; which it is, their shape alone says.
+    """
+    values, scale = weight.float(), scale.float()
+    shape = (values.shape[0], values.shape[1])
+    if scale.numel() == 1:
+        return values * scale.reshape(())
+    if tuple(scale.shape) in ((shape[0],), (shape[0], 1)):
+        return values * scale.reshape(-1, 1)
+    if block is None:
+        raise InputError(f"FP8 scales of shape {tuple(scale.shape)}, expected one, or one for each row of {shape}")
+    checked_shape(scale, shape, block)
+    return values * spread_scales(scale, shape, block)
 
 
 def checked_shape(scales: Tensor, shape: tuple[int, int], block: tuple[int, int] = (1, BLOCK_SIZE)) -> None:

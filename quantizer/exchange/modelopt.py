@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import InputError
-from .foreign import checked_shape, nibbles, spread_scales
+from .foreign import checked_shape, nibbles, scaled, spread_scales
 
 __all__ = ["ModelOpt"]
 
@@ -18,14 +18,16 @@ class ModelOpt:
 
     name = "modelopt"
     parts: Sequence[str] = ("weight_scale", "weight", "weight_scale_2")
-    dropped: Sequence[str] = ("input_scale", "k_scale", "v_scale", "k_proj.output_scale", "v_proj.output_scale")
+    dropped: Sequence[str] = (
+        "input_scale", "k_scale", "v_scale", "q_scale", "kv_scale", "output_scale", "kv_cache_scaling_factor",
+    )  # fmt: skip
     refused: Sequence[str] = ("pre_quant_scale",)
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
         """By its method, as in config.json, or its producer, as in hf_quant_config.json."""
         producer = settings.get("producer")
         named = producer.get("name") if isinstance(producer, dict) else None
-        if self.name not in (settings.get("quant_method"), named):
+        if named != self.name and not str(settings.get("quant_method")).startswith(self.name):
             return False
         algorithm = settings.get("quant_algo") or (settings.get("quantization") or {}).get("quant_algo")
         if algorithm not in _KNOWN:
@@ -48,6 +50,4 @@ class ModelOpt:
             checked_shape(scale, (values.shape[0], values.shape[1]))
             scale = scale * tensors["weight_scale_2"].float().reshape(())
             return values * spread_scales(scale, (values.shape[0], values.shape[1]), (1, 16))
-        if scale.numel() != 1 and scale.numel() != weight.shape[0]:
-            raise InputError(f"FP8 scales of shape {tuple(scale.shape)}, expected one, or one for each row")
-        return weight.float() * scale.reshape(-1, 1)
+        return scaled(weight, scale, None)

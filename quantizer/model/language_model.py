@@ -22,6 +22,7 @@ __all__ = [
     "DTYPES",
     "SHIPPED_MODEL",
     "LanguageModel",
+    "check_model_folder",
     "is_quantized",
     "load_model",
     "model_digest",
@@ -130,7 +131,7 @@ def load_model(
     local = folder.is_dir()
     pages = None
     if local:
-        _check_folder(folder)
+        check_model_folder(folder)
     elif folder.is_absolute() or str(name).count("/") != 1 or str(name).startswith("."):
         raise InputError(f"model folder {name}: not found, expected a folder with config.json and safetensors weights")
     if is_quantized(folder) and not quantized:
@@ -195,7 +196,8 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     return _SAFETENSORS_DTYPES[max(counts, key=lambda kind: counts[kind])]
 
 
-def _check_folder(folder: Path) -> None:
+def check_model_folder(folder: Path) -> None:
+    """Raise InputError unless a folder has settings and all the safetensors that it says it has."""
     if not (folder / "config.json").is_file():
         raise InputError(f"model folder {folder}: no config.json, expected a transformers model folder")
     if not any(folder.glob("*.safetensors")):

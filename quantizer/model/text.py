@@ -29,6 +29,8 @@ def read_text(source: str, purpose: str) -> str:
     if source in _OWN:
         corpus = read_corpus()
         return corpus.train if source == _OWN[0] else corpus.held_out
+    if source.lower().startswith("python:"):
+        raise InputError(f"{purpose} {source}: expected {' or '.join(_OWN)}, this Python's own text")
     if path.exists() or path.suffix in {".txt", ".md", ".json"} or path.is_absolute() or source.startswith("."):
         raise InputError(f"{purpose} {source}: not found, expected a text file or a data set NAME[:CONFIG[:SPLIT]]")
     try:

@@ -50,12 +50,12 @@ RUNS = {
                 "fgmp:0.9,static fgmp:0.7,paper fgmp:0.9,paper fgmp:0.7,paper,static fgmp:0.9,paper,static "
                 "-o {out}/energy --json"
             ],
-            30,
+            10,
         ),
         Run(
             "refinements",
             [f"fgmp energy --liberty {{liberty}} --formats {_REFINED} --no-glitches -o {{out}}/refinements --json"],
-            30,
+            15,
         ),
         Run("units", ["fgmp simulate lane selector --json"], 3),
         Run("engine", ["fgmp simulate engine --json"], 5),
@@ -65,19 +65,19 @@ RUNS = {
                 "fgmp quantize {model} {out}/model --calibration python:train --fp4-fraction 0.7",
                 "fgmp simulate --model {out}/model --tokens 32 --json",
             ],
-            3,
+            2,
         ),
-        Run("coverage", ["fgmp coverage --json"], 5),
+        Run("coverage", ["fgmp coverage --json"], 4),
         Run("proofs", ["fgmp prove --workers 2 --json"], 6),
-        Run("mutants-lane", ["fgmp mutants lane-1k --workers 2 -o {out}/mutants --json"], 3),
-        Run("mutants-selector", ["fgmp mutants selector-four-over-six --workers 2 -o {out}/mutants --json"], 6),
+        Run("mutants-lane", ["fgmp mutants lane-1k --workers 2 -o {out}/mutants --json"], 5),
+        Run("mutants-selector", ["fgmp mutants selector-four-over-six --workers 2 -o {out}/mutants --json"], 10),
         Run(
             "area",
             [
                 "fgmp synth asic engine-lane engine-lane-merged lane accumulators activation-decoder row-order "
                 "selector selector-four-over-six --liberty {liberty} --json"
             ],
-            15,
+            5,
         ),
     )
 }

@@ -14,7 +14,7 @@ from ...plots import subplots
 from .catalogue import CLAIMS, PAPER_POINT, RUNS, TABLES
 from .documents import filled
 
-__all__ = ["DOCUMENTS", "draw_quality", "points_digest", "publish", "published"]
+__all__ = ["DOCUMENTS", "check_checkout", "draw_quality", "points_digest", "publish", "published"]
 
 DOCUMENTS = (
     "README.md",
@@ -40,9 +40,7 @@ def publish(figures: Mapping[str, Any], root: Path) -> list[Path]:
 
     Raises InputError if `root` is none.
     """
-    home = root / "report" / "claims"
-    if not (home / "catalogue.py").is_file():
-        raise InputError(f"publish {root}: no report/claims/catalogue.py, expected a checkout of the repository")
+    home = check_checkout(root)
     before = published() if (home / "claims.json").is_file() else {}
     known = {"runs": RUNS, "figures": [claim.name for claim in CLAIMS], "tables": TABLES}
     merged = dict(figures)
@@ -61,6 +59,14 @@ def publish(figures: Mapping[str, Any], root: Path) -> list[Path]:
     changed = {path: new for path, new in contents.items() if not path.is_file() or path.read_bytes() != new}
     write_files(changed)
     return list(changed)
+
+
+def check_checkout(root: Path) -> Path:
+    """Where a checkout at `root` keeps the figures. Raises InputError if there is none."""
+    home = root / "report" / "claims"
+    if not (home / "catalogue.py").is_file():
+        raise InputError(f"publish {root}: no report/claims/catalogue.py, expected a checkout of the repository")
+    return home
 
 
 def draw_quality(points: Mapping[str, Any]) -> str:

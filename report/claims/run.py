@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from ... import __version__
 from ...errors import DifferenceError, InputError
 from ...files import write_json
+from ...synth.liberty.find import find_liberty
 from .catalogue import CLAIMS, RUNS, TABLES, Run, quality_points
 
 __all__ = ["SCHEMA", "figures_of", "measure"]
@@ -31,31 +33,54 @@ def measure(
     for name in names:
         if name not in RUNS:
             raise InputError(f"run: {name!r}, expected one of {', '.join(RUNS)}")
+    waiting = [name for name in RUNS if name in names and (again or not (out / f"{name}.json").is_file())]
+    if liberty is None and any(RUNS[name].needs_liberty for name in waiting):
+        find_liberty()  # or say now that there is none
     held: dict[str, Any] = {}
     for name, run in RUNS.items():
         path = out / f"{name}.json"
-        if name in names and (again or not path.is_file()):
+        if name in waiting:
             say(f"{name}: about {run.minutes:g} minutes")
-            write_json(path, _run(run, out, liberty))
+            if again:  # what commands would continue from
+                shutil.rmtree(out / "work" / name, ignore_errors=True)
+            write_json(path, _run(run, out / "work" / name, liberty))
         if path.is_file():
-            held[name] = json.loads(path.read_text())
+            held[name] = _kept(path)
     return figures_of(held)
+
+
+def _kept(path: Path) -> Any:
+    try:
+        kept = json.loads(path.read_text())
+        if "printed" in kept and "commands" in kept:
+            return kept
+    except (ValueError, TypeError):
+        pass
+    raise InputError(f"claims {path}: not what a run leaves, expected JSON of one (remove it to measure again)")
 
 
 def figures_of(held: Mapping[str, Any]) -> dict[str, Any]:
     """Figures and tables from what runs printed, `held` by name."""
     refined = held.get("refinements")
+    try:
+        figures = {c.name: c.figure(held[c.run]["printed"]) for c in CLAIMS if c.run in held}
+        tables = {name: t.rows(held[t.run]["printed"]) for name, t in TABLES.items() if t.run in held}
+        points = quality_points(refined["printed"]) if refined else {}
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"claims: a run printed something else than its claims are taken from ({what})") from None
     return {
         "schema": SCHEMA,
         "runs": {name: {k: v for k, v in kept.items() if k != "printed"} for name, kept in held.items()},
-        "figures": {c.name: c.figure(held[c.run]["printed"]) for c in CLAIMS if c.run in held},
-        "tables": {name: t.rows(held[t.run]["printed"]) for name, t in TABLES.items() if t.run in held},
-        "points": quality_points(refined["printed"]) if refined else {},
+        "figures": figures,
+        "tables": tables,
+        "points": points,
     }
 
 
 def _run(run: Run, out: Path, liberty: str | None) -> dict[str, Any]:
     begin, printed = time.monotonic(), ""
+    out.mkdir(parents=True, exist_ok=True)
     for command in run.commands:
         words = run.words(command, out=str(out), liberty=liberty or "")
         if liberty is None and "--liberty" in words:

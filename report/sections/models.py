@@ -18,7 +18,7 @@ from ...quantizer.evaluate.comparison_report import cells, difference_lines, dra
 from ...quantizer.model.folder import headers
 from ..elements import Picture, Section, Table, Text
 from ..picture import draw
-from ..precision_maps import precision_maps
+from ..precision_maps import MOST_MAPS, precision_maps
 
 __all__ = ["SECTIONS", "folder_section", "packed_section"]
 
@@ -85,7 +85,8 @@ def model_section(description: Mapping[str, Any]) -> Section:
         for la in linears
     ]  # fmt: skip
     head = ["linear", "N x K", "FP8", "bytes", "bits/weight", "exponent", "input", "threshold"]
-    parts.append(Table(head, rows, "Linears"))
+    title = "Linears" if len(rows) <= MOST_MAPS else f"Linears, the first {MOST_MAPS:,} of {len(rows):,}"
+    parts.append(Table(head, rows[:MOST_MAPS], title))
     return Section(f"Quantized model: {Path(description['folder']).name}", "", facts, parts)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "fgmp"
-author = "the fgmp authors"
+author = copyright = "the fgmp authors"
 release = version = installed("fgmp")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "configurator_page"]
 exclude_patterns = ["_build", "pictures/*.py"]

@@ -29,8 +29,11 @@ _CONSTANTS = {
 }  # fmt: skip
 
 
-def data(lane_um2: float) -> dict[str, Any]:
-    """What `configurator_model.js` calls `data`; `lane_um2` is the area of a lane."""
+def data(lane_um2: float, measured: dict[float, float]) -> dict[str, Any]:
+    """What `configurator_model.js` calls `data`.
+
+    `lane_um2` is the area of a lane, `measured` the energy by the share of blocks in FP4, FP8-only hardware = 1.
+    """
     lanes = {(lanes, streams) for lanes in (4, 8, 16, 32, 64) for streams in (1, 2, 4) if lanes >= 4 * streams}
     engines = {}
     for count, streams in lanes:
@@ -44,20 +47,25 @@ def data(lane_um2: float) -> dict[str, Any]:
         for shortest, engine in engines.items()
     }
     prices = Prices()
+    all_fp4 = float(prices.table()[0, 0]) / prices.fp8_only
+    energy = [[share, pj * prices.fp8_only] for share, pj in sorted({0.0: 1.0, **measured, 1.0: all_fp4}.items())]
     return {
         "block": BLOCK_SIZE, "tile_blocks": TILE_BLOCKS, "stream_bytes": STREAM_BYTES, "shares": SHARES,
         "shortest_step": rate._SHORTEST_STEP, "few_rows": rate._FEW_ROWS, "constants": _CONSTANTS, "steps": steps,
-        "engine": asdict(preset("engine")), "models": MODELS, "pairs": prices.table().tolist(),
-        "fp8_only": prices.fp8_only, "lane_um2": lane_um2,
+        "engine": asdict(preset("engine")), "models": MODELS, "energy": energy, "lane_um2": lane_um2,
         "accumulator_bits": {k: accumulator_bits(k) for k in (1024, 4096, 11008, 16384, 32768)},
     }  # fmt: skip
 
 
 def _write(app: Any) -> None:
+    from fgmp.report.claims.catalogue import FRACTIONS
     from fgmp.report.claims.publish import published
 
-    areas = {row[0].strip("`"): row[1] for row in published()["tables"]["lanes"]}
-    text = json.dumps(data(float(areas["engine-lane"].replace(",", ""))))
+    figures = published()
+    areas = {row[0].strip("`"): row[1] for row in figures["tables"]["lanes"]}
+    points = zip(FRACTIONS, figures["points"]["all refinements"], strict=True)
+    measured = {fraction: point[0] for fraction, point in points}
+    text = json.dumps(data(float(areas["engine-lane"].replace(",", "")), measured))
     Path(app.outdir, "_static").mkdir(parents=True, exist_ok=True)
     Path(app.outdir, "_static", "configurator_data.js").write_text(f"window.fgmpConfigurator = {text};\n")
 

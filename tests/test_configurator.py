@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from fgmp.hdl.config import EngineConfig, preset
 from fgmp.hdl.design import build
 from fgmp.hdl.engine.rate import GemmLoad, gemm_rate
-from fgmp.quantizer.choose.joint import PRECISION_MODES
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL
 from fgmp.quantizer.prices import Prices
 from fgmp.sim.rate import RateRequest, Shape, model_shapes, rate_model
@@ -30,7 +29,7 @@ def _page():
 
 
 PAGE = _page()
-DATA = PAGE.data(lane_um2=1.0)
+DATA = PAGE.data(lane_um2=1.0, measured={0.5: 0.9, 0.7: 0.8})
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +100,13 @@ def test_models_have_the_sizes_of_their_config(script):
         rate_model([Shape(*shape) for shape in shapes], RateRequest(engine=EngineConfig(k_max=16384)))
 
 
-@pytest.mark.parametrize("fp4", [0.0, 0.35, 0.7, 1.0])
-def test_energy_of_a_pair(script, fp4):
+@pytest.mark.parametrize(
+    ("fp4", "relative"), [(0.0, 1.0), (0.25, 0.95), (0.5, 0.9), (0.6, 0.85), (0.7, 0.8), (1.0, None)]
+)
+def test_energy_of_a_pair_is_what_was_measured_and_lines_between(script, fp4, relative):
     prices = Prices()
-    shares = {mode: (1 - fp4 if a else fp4) * (1 - fp4 if w else fp4) for mode, (a, w) in PRECISION_MODES.items()}
-    pj = sum(shares[mode] * prices.table()[int(a), int(w)] for mode, (a, w) in PRECISION_MODES.items())
-    assert script("pairEnergy", fp4) == pytest.approx(prices.fp8_only if fp4 == 0 else pj)
+    expected = prices.table()[0, 0] if relative is None else relative * prices.fp8_only
+    assert script("pairEnergy", fp4) == pytest.approx(expected)
 
 
 def memory_bits(verilog, top):

@@ -107,11 +107,12 @@ function rateModel(data, engine, shapes, tokens, fp4, clock, memoryGBs) {
   };
 }
 
-// pJ of a block pair when the shares of FP4 on both sides are independent; FP8-only hardware at 0.
+// pJ of a block pair at a share of blocks in FP4: what was measured, and straight lines between.
 function pairEnergy(data, fp4) {
-  if (fp4 === 0) return data.fp8_only;
-  const fp8 = 1 - fp4, [[e44, e48], [e84, e88]] = data.pairs;
-  return fp4 * fp4 * e44 + fp4 * fp8 * (e48 + e84) + fp8 * fp8 * e88;
+  const points = data.energy, next = points.findIndex(([share]) => share >= fp4);
+  if (next <= 0) return points[0][1];
+  const [[low, from], [high, to]] = [points[next - 1], points[next]];
+  return from + (to - from) * (fp4 - low) / (high - low);
 }
 
 // Bits of the engine's memories and of its sums.

@@ -7,7 +7,7 @@ from typing import Any
 from ...quantizer.model.language_model import SHIPPED_MODEL
 from ...synth.energy.energy_report import energy_tables
 
-__all__ = ["CLAIMS", "PAPER_POINT", "RUNS", "TABLES", "Claim", "Run", "Table", "quality_points"]
+__all__ = ["CLAIMS", "FRACTIONS", "PAPER_POINT", "RUNS", "TABLES", "Claim", "Run", "Table", "quality_points"]
 
 Rows = list[list[str]]
 
@@ -34,10 +34,12 @@ class Run:
         return [word.format(model=SHIPPED_MODEL, **places) for word in command.split()]
 
 
-_FRACTIONS = (0.5, 0.7, 0.8, 0.9)
+FRACTIONS = (0.5, 0.7, 0.8, 0.9)
+"""Of blocks in FP4, at which refinements are measured."""
+
 _STEPS = {"paper": "the paper's method", "paper,gptq": "+ error compensation", "paper,energy": "+ chosen by energy",
           "": "all refinements"}  # fmt: skip
-_REFINED = " ".join(f"fgmp:{p:g}{',' + step if step else ''}" for step in _STEPS for p in _FRACTIONS)
+_REFINED = " ".join(f"fgmp:{p:g}{',' + step if step else ''}" for step in _STEPS for p in FRACTIONS)
 
 RUNS = {
     run.name: run
@@ -249,7 +251,7 @@ def _parts(data: Any) -> Rows:
 
 def _steps(data: Any) -> Rows:
     """Energy and KL divergence of each refinement at each fraction."""
-    rows = [["", *(f"{p:.0%} FP4: energy, KL" for p in _FRACTIONS)]]
+    rows = [["", *(f"{p:.0%} FP4: energy, KL" for p in FRACTIONS)]]
     for shown, points in quality_points(data).items():
         rows.append([shown, *(f"{energy:.3f}, {kl:.4f} ± {error:.4f}" for energy, kl, error in points)])
     return rows
@@ -263,7 +265,7 @@ def quality_points(data: Any) -> dict[str, list[tuple[float, float, float]]]:
     """Of each refinement, by fraction: energy over FP8-only hardware, KL divergence and its standard error."""
     points = {}
     for step, shown in _STEPS.items():
-        names = [" ".join([f"FGMP {p:g}", *filter(None, step.split(","))]) for p in _FRACTIONS]
+        names = [" ".join([f"FGMP {p:g}", *filter(None, step.split(","))]) for p in FRACTIONS]
         rows = [_named(data["rows"], name) for name in names]
         points[shown] = [(1 - row["saving"], row["kl"]["value"], row["kl"]["error"]) for row in rows]
     return points

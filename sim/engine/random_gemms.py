@@ -49,11 +49,15 @@ def random_settings(x: Tensor, chance: random.Random, config: EngineConfig, gene
 def random_gemm(
     sizes: tuple[int, int, int], chance: random.Random, config: EngineConfig, *, kind: tuple[bool, str] | None = None
 ) -> Gemm:
-    """A GEMM of sizes (M, N, K) with random operands, formats and registers; `kind` fixes (raw input, output)."""
+    """A GEMM of sizes (M, N, K) with random operands, formats and registers; `kind` fixes (raw input, output).
+
+    With packed results N is at most what the engine takes.
+    """
     rows, outputs, columns = sizes
     generator = torch.Generator().manual_seed(chance.randrange(1 << 30))
     outs = ("float32", "bfloat16", *(("packed",) if config.packed_output else ()))
     raw, output = kind or (config.raw_input != "none" and chance.random() < 0.5, chance.choice(outs))
+    outputs = min(outputs, config.n_max) if output == "packed" else outputs
     weight = pack(random_mixed(outputs, columns, chance.choice((0, 0.5, 0.7, 1)), generator))
     relu = chance.random() < 0.3
     settings = None

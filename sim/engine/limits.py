@@ -43,7 +43,7 @@ def _exponents(bench: Bench) -> None:
     """Of both operands, of raw activations and of packed results, at either end and one before it."""
     config, chance = bench.config, bench.chance
     generator = torch.Generator().manual_seed(chance.randrange(1 << 30))
-    columns = min(40, config.k_max)
+    columns, outputs = min(40, config.k_max), min(40, config.n_max)
     ends = [sign * (TENSOR_EXPONENT_LIMIT - less) for sign in (-1, 1) for less in (0, 1)]
     for own in ends:
         for other in ends:
@@ -64,10 +64,10 @@ def _exponents(bench: Bench) -> None:
             bench.gemm("exponent of raw input", gemm)
         if config.packed_output:
             gemm = Gemm(
-                pack(_with_exponent(random_mixed(40, columns, 0.5, generator), exponent)),
+                pack(_with_exponent(random_mixed(outputs, columns, 0.5, generator), exponent)),
                 _with_exponent(random_mixed(3, columns, 0.5, generator), 0),
                 output="packed",
-                output_settings=_settings(bench, exponent, 40, generator),
+                output_settings=_settings(bench, exponent, outputs, generator),
             )
             bench.gemm("exponent of packed output", gemm)
 

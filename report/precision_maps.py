@@ -35,10 +35,11 @@ def precision_maps(caption: str, shapes: Mapping[str, tuple[int, int]], masks: I
         shapes = dict(islice(shapes.items(), MOST_MAPS))
     least = min(_LEAST_CELLS, MOST_BYTES // max(len(shapes), 1))
     blocks = sum(n * b for n, b in shapes.values())
+    whole = blocks <= 8 * MOST_BYTES
     maps = []
     for (name, shape), mask in zip(shapes.items(), masks, strict=False):
-        most = 8 * MOST_BYTES if blocks <= 8 * MOST_BYTES else max(least, MOST_BYTES * mask.size // blocks)
-        cell = _cell(shape, most, whole=blocks <= 8 * MOST_BYTES)
+        most = 8 * MOST_BYTES if whole else max(least, MOST_BYTES * mask.size // blocks)
+        cell = _cell(shape, most, whole=whole)
         cells = np.packbits(mask, bitorder="little") if cell == (1, 1) else _shares(mask, cell)
         data = base64.b64encode(cells.tobytes()).decode()
         maps.append(PrecisionMap(name, shape, cell, data, float(mask.mean())))

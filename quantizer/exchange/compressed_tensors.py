@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import InputError
-from .foreign import checked_shape, nibbles, scaled, spread_scales
+from .foreign import nvfp4, scaled
 
 __all__ = ["CompressedTensors"]
 
@@ -61,12 +61,10 @@ class CompressedTensors:
         or of a block."""
         scale = tensors["weight_scale"].float()
         if "weight_packed" in tensors:
-            values = nibbles(tensors["weight_packed"])
-            checked_shape(scale, (values.shape[0], values.shape[1]))
             if "weight_global_scale" not in tensors:
                 raise InputError("no weight_global_scale, expected one beside the block scales")
             scale = scale / tensors["weight_global_scale"].float().reshape(())
-            return values * spread_scales(scale, (values.shape[0], values.shape[1]), (1, 16))
+            return nvfp4(tensors["weight_packed"], scale)
         return scaled(tensors["weight"], scale, _block(settings))
 
 

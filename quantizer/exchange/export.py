@@ -53,15 +53,16 @@ def export(folder: Path, out: Path, to: str, dtype: str | None, limit: int) -> d
                 del state[f"{name}.weight"]
                 state |= {f"{name}.{part}": tensor for part, tensor in _parts(weight, kind).items()}
                 formats[name] = kind
+    recipe = _recipe(model, formats) if to == "compressed-tensors" else None
     write_shards(out, {name: Shard.of(t) for name, t in state.items()}, limit)
     model.config.dtype = wanted
     model.config.save_pretrained(out)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(out)
     copy_side_files(folder, out)
-    settings = json.loads((out / "config.json").read_text())
-    if to == "compressed-tensors":
-        settings["quantization_config"] = _recipe(model, formats)
+    if recipe is not None:
+        settings = json.loads((out / "config.json").read_text())
+        settings["quantization_config"] = recipe
         (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     return {
         "from": "fgmp",

@@ -9,7 +9,7 @@ from ...errors import InputError
 from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.codec import decode_e2m1, unpack_nibbles
 
-__all__ = ["Foreign", "checked_shape", "nibbles", "scaled", "spread_scales"]
+__all__ = ["Foreign", "nibbles", "nvfp4", "scaled"]
 
 
 class Foreign(Protocol):
@@ -46,10 +46,13 @@ def nibbles(packed: Tensor) -> Tensor:
     return decode_e2m1(unpack_nibbles(packed)).float()
 
 
-def spread_scales(scales: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> Tensor:
-    """Scales (ceil(N / n), ceil(K / k)) of blocks (n, k), float32, as a matrix of `shape` (N, K)."""
-    wide = scales.float().repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-    return wide[: shape[0], : shape[1]]
+def nvfp4(packed: Tensor, scales: Tensor) -> Tensor:
+    """uint8 (N, K / 2) nibbles times scales (N, K / 16) of blocks of 16, float32 (N, K).
+
+    Raises InputError for scales of another shape.
+    """
+    values = nibbles(packed)
+    return values * _spread(scales, (values.shape[0], values.shape[1]), (1, BLOCK_SIZE))
 
 
 def scaled(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tensor:
@@ -66,12 +69,13 @@ def scaled(weight: Tensor, scale: Tensor, block: tuple[int, int] | None) -> Tens
         return values * scale.reshape(-1, 1)
     if block is None:
         raise InputError(f"FP8 scales of shape {tuple(scale.shape)}, expected one, or one for each row of {shape}")
-    checked_shape(scale, shape, block)
-    return values * spread_scales(scale, shape, block)
+    return values * _spread(scale, shape, block)
 
 
-def checked_shape(scales: Tensor, shape: tuple[int, int], block: tuple[int, int] = (1, BLOCK_SIZE)) -> None:
-    """Raise InputError unless `scales` has one for each block of a matrix of `shape`."""
+def _spread(scales: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> Tensor:
+    """Scales of blocks (n, k), one each, as a matrix of `shape` (N, K)."""
     expected = (ceil_div(shape[0], block[0]), ceil_div(shape[1], block[1]))
     if tuple(scales.shape) != expected:
         raise InputError(f"scales of shape {tuple(scales.shape)}, expected {expected} for a weight of {shape}")
+    wide = scales.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    return wide[: shape[0], : shape[1]]

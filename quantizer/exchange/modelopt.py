@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import InputError
-from .foreign import checked_shape, nibbles, scaled, spread_scales
+from .foreign import nvfp4, scaled
 
 __all__ = ["ModelOpt"]
 
@@ -44,10 +44,7 @@ class ModelOpt:
         """Element times block scale times second scale, or element times scale."""
         scale, weight = tensors["weight_scale"].float(), tensors["weight"]
         if weight.element_size() == 1 and not weight.is_floating_point():
-            values = nibbles(weight)
             if "weight_scale_2" not in tensors:
                 raise InputError("no weight_scale_2, expected one beside the block scales")
-            checked_shape(scale, (values.shape[0], values.shape[1]))
-            scale = scale * tensors["weight_scale_2"].float().reshape(())
-            return values * spread_scales(scale, (values.shape[0], values.shape[1]), (1, 16))
+            return nvfp4(weight, scale * tensors["weight_scale_2"].float().reshape(()))
         return scaled(weight, scale, None)

@@ -1,6 +1,7 @@
 """Measures claims: runs the commands, keeps what they print, and takes the figures from it."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -19,7 +20,6 @@ from .catalogue import CLAIMS, RUNS, TABLES, Run, quality_points
 __all__ = ["SCHEMA", "figures_of", "measure"]
 
 SCHEMA = "fgmp-claims/1"
-_LINES = 5
 
 
 def measure(
@@ -103,8 +103,6 @@ def _run(run: Run, out: Path, liberty: str | None) -> dict[str, Any]:
 
 def _machine() -> str:
     """The processor's name, and how many cores there are."""
-    import os
-
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -1,7 +1,7 @@
 """Functional coverage: what happened, counted in named bins. A bin that stays empty is a test that is missing."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,6 +34,11 @@ def _counted(names: Iterable[str], seen: Counter[str]) -> dict[str, int]:
     names = list(names)
     assert set(seen) <= set(names), sorted(set(seen) - set(names))
     return {name: seen[name] for name in names}
+
+
+def _tally(seen: Counter[str], tests: Mapping[str, np.ndarray], prefix: str = "") -> None:
+    """Count where each of `tests` is true; what happened nowhere is not named."""
+    seen.update({f"{prefix}{name}": count for name, where in tests.items() if (count := int(where.sum()))})
 
 
 def _field(port: Port, payloads: np.ndarray, name: str) -> np.ndarray:
@@ -132,10 +137,8 @@ def _elements(seen: Counter[str], side: str, codes: np.ndarray, fp8: np.ndarray)
         "0.5": small == 1, "largest": small == 7, "zero": four == 0, "-0": four == 8,
         "normal": (small > 1) & (small < 7),
     }  # fmt: skip
-    for kind, found in (("FP8", tests), ("FP4", fours)):
-        for name, where in found.items():
-            if count := int(where.sum()):
-                seen[f"{side}, {kind}: {name}"] += count
+    _tally(seen, tests, f"{side}, FP8: ")
+    _tally(seen, fours, f"{side}, FP4: ")
 
 
 def _scales(seen: Counter[str], side: str, scales: np.ndarray) -> None:
@@ -150,9 +153,7 @@ def _scales(seen: Counter[str], side: str, scales: np.ndarray) -> None:
         "largest": scales == MAX_BLOCK_SCALE_CODE,
         "legal": (scales > MIN_BLOCK_SCALE_CODE) & (scales < MAX_BLOCK_SCALE_CODE),
     }
-    for name, where in tests.items():
-        if count := int(where.sum()):
-            seen[f"{side}: {name}"] += count
+    _tally(seen, tests, f"{side}: ")
 
 
 def _signed(raw: np.ndarray, width: int) -> np.ndarray:
@@ -168,9 +169,7 @@ def _sums(seen: Counter[str], raw: np.ndarray, poisoned: np.ndarray, width: int)
         "full scale": np.abs(good) >= 1 << (width - 2),
         "poisoned": poisoned[poisoned],
     }
-    for name, where in tests.items():
-        if count := int(where.sum()):
-            seen[name] += count
+    _tally(seen, tests)
 
 
 def _rounding(magnitude: np.ndarray, kept: int) -> Counter[str]:
@@ -269,9 +268,7 @@ def _values(seen: Counter[str], raw: np.ndarray, kind: str) -> None:
         "-0": bits == 0x80000000,
         "normal": (magnitude >= 0x00800000) & (magnitude < 0x7F000000),
     }
-    for name, where in tests.items():
-        if count := int(where.sum()):
-            seen[name] += count
+    _tally(seen, tests)
 
 
 # Engine

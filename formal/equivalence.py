@@ -10,57 +10,74 @@ import re
 import tempfile
 import time
 from pathlib import Path
+from types import TracebackType
 
 from ..hdl.design import Design
 from ..hdl.yosys import run_yosys
 from .netlist import FLATTEN, Definition, definitions
 from .solver import Solver
 
-__all__ = ["change_is_equivalent"]
+__all__ = ["Equivalence"]
 
 _PAIR_SECONDS = 2
 _TRIGGER = "trigger"
 
 
-def change_is_equivalent(design: Design, change: str, seconds: float) -> bool:
-    """Whether the yosys commands `change`, after `FLATTEN`, leave the unit as it is, as far as `seconds` show.
+class Equivalence:
+    """A unit, flattened once, whose changes are tried one after the other. A context manager."""
 
-    False where they do not suffice, or where it is equal only in states that are never reached. Memories are outside:
-    what goes into them must agree, and what comes out is anything.
-    """
-    end = time.monotonic() + seconds
-    lines = _both(design, change)
-    if lines is None:
-        return False
-    return _Sweep(end).prove(lines)
-
-
-def _both(design: Design, change: str) -> list[Definition] | None:
-    """The definitions of both netlists' logic; None where `change` does not apply."""
-    with tempfile.TemporaryDirectory(prefix="fgmp-equivalent-") as folder:
-        work = Path(folder)
-        (work / "unit.v").write_text(design.verilog)
-        name = design.name
+    def __init__(self, design: Design, *, right: str = ""):
+        """What changes must be equal to is the unit after the yosys commands `right`, if there are any."""
+        self._name = design.name
+        self._folder = tempfile.TemporaryDirectory(prefix="fgmp-equivalent-")
+        self._work = Path(self._folder.name)
+        (self._work / "unit.v").write_text(design.verilog)
         script = f"""
-read_verilog unit.v; hierarchy -check -top {name}; proc; blackbox *fgmp_ram_1r1w*
+read_verilog unit.v; hierarchy -check -top {self._name}; proc; blackbox *fgmp_ram_1r1w*
 {FLATTEN}; memory_map
-design -save whole
-rename {name} gold; design -stash gold
-design -load whole
+write_rtlil whole.il
+{right}
+rename {self._name} gold
+select gold; write_rtlil -selected gold.il
+"""
+        (self._work / "begin.ys").write_text(script)
+        run_yosys(self._work, self._name, "-s", "begin.ys")
+
+    def __enter__(self) -> "Equivalence":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    def holds(self, change: str, seconds: float) -> bool:
+        """Whether the yosys commands `change` leave the unit as it is, as far as so many `seconds` of solving show.
+
+        False where they do not suffice, or where it is equal only in states that are never reached. Memories are
+        outside: what goes into them must agree, and what comes out is anything.
+        """
+        lines = self._both(change)
+        return lines is not None and _Sweep(time.monotonic() + seconds).prove(lines)
+
+    def _both(self, change: str) -> list[Definition] | None:
+        """The definitions of both netlists' logic; None where `change` does not apply."""
+        script = f"""
+read_rtlil whole.il
 {change}
-rename {name} gate; design -stash gate
-design -copy-from gold -as gold gold; design -copy-from gate -as gate gate
+rename {self._name} gate
+read_rtlil gold.il
 expose -evert -evert-dff -shared gold gate
 miter -equiv -flatten gold gate both
 hierarchy -top both; opt_expr; opt_merge; opt_expr; opt_clean
 write_smt2 both.smt2
 """
-        (work / "prove.ys").write_text(script)
+        (self._work / "prove.ys").write_text(script)
         try:
-            run_yosys(work, name, "-s", "prove.ys")
+            run_yosys(self._work, self._name, "-s", "prove.ys")
         except RuntimeError:
             return None
-        return list(definitions((work / "both.smt2").read_text()))
+        return list(definitions((self._work / "both.smt2").read_text()))
 
 
 class _Sweep:

@@ -218,7 +218,11 @@ def _add_mutants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("presets", nargs="*", metavar="PRESET", help="lanes, selectors, engines; default: lane-1k "
                         "selector-four-over-six engine-4")  # fmt: skip
     add_changes(parser, "such as pipeline=2 sharing=merged")
-    parser.add_argument("--count", type=int, default=1000, metavar="N", help="mutants of each unit, default 1000")
+    parser.add_argument("--in", dest="place", choices=("netlist", "source"), default="netlist", help="what is changed: "
+                        "gates of the netlist, or operators, bits, conditions and assignments of the source; default "
+                        "netlist")  # fmt: skip
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="mutants of each unit, or all there are; "
+                        "default 1000")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="which mutants, default 1")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="mutants at a time, default 1")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out/mutants"), help="where what is "
@@ -231,7 +235,7 @@ def _mutants(args: argparse.Namespace) -> int:
 
     from ..errors import InputError
     from ..files import check_folder
-    from .mutants import run_mutants
+    from .mutants.run import run_mutants
     from .runner import check_tools
 
     for name, least in (("count", 1), ("seed", 0), ("workers", 1)):
@@ -243,7 +247,7 @@ def _mutants(args: argparse.Namespace) -> int:
     found = []
     for preset in args.presets or ["lane-1k", "selector-four-over-six", "engine-4"]:
         with tqdm(total=args.count, desc=preset, unit="mutant", disable=not sys.stderr.isatty(), leave=False) as bar:
-            result = run_mutants(preset, args.set, count=args.count, seed=args.seed, out=args.out,
+            result = run_mutants(preset, args.set, place=args.place, count=args.count, seed=args.seed, out=args.out,
                                  workers=args.workers, say=say, on_mutants=bar.update)  # fmt: skip
         found.append(result)
         say(f"{result['unit']}: {result['mutants']} mutants, {result['killed']} noticed, {result['equivalent']} proven "
@@ -361,7 +365,8 @@ COMMANDS = {
         "Every mutant is one gate, bit or connection changed by yosys. What is not noticed is proven equivalent, or "
         "listed: a test is missing. May be stopped and continued. Exit code 1 if any survives.\n"
         "\n  fgmp mutants lane-1k --workers 2"
-        "\n  fgmp mutants selector --count 100 --seed 3",
+        "\n  fgmp mutants selector --count 100 --seed 3"
+        "\n  fgmp mutants engine-4 --in source --count 500",
         _add_mutants,
         _mutants,
     ),

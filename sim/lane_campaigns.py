@@ -1,12 +1,19 @@
 """Campaigns for the lane: every element pair, every block scale, extremes, errors, and random rows."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..formats import BLOCK_SIZE, E4M3, FLOAT32, MAX_BLOCK_SCALE_CODE, ceil_div
+from ..formats import (
+    BLOCK_SIZE,
+    E4M3,
+    FLOAT32,
+    MAX_BLOCK_SCALE_CODE,
+    ceil_div,
+)
 from ..golden.blocks import Blocks
 from ..golden.lane import check_k, expected_rows
 from ..golden.random_blocks import random_blocks, random_codes
@@ -14,7 +21,7 @@ from ..hdl.config import LaneConfig
 from ..hdl.design import Design
 from .campaign import Campaign, Group
 from .payload import block_fields, pack_payloads
-from .ties import full_scale_ties, row_of
+from .ties import full_scale_ties, nearly, row_of
 
 __all__ = ["lane_campaigns", "pair_campaigns", "partial_sums_campaign", "rows_campaign"]
 
@@ -100,6 +107,7 @@ def lane_campaigns(design: Design, *, count: int = 4000, seed: int = 1, k: int |
         ),
         rows_campaign(design, "NaN and illegal scales, stalls", errors, (0.3, 0.4), seed),
         partial_sums_campaign(design, generator),
+        _idle_campaign(design),
     ]
 
 
@@ -154,6 +162,23 @@ def partial_sums_campaign(design: Design, generator: torch.Generator) -> Campaig
     inputs[:, bit // 8] |= np.uint8(1 << bit % 8)
     group = Group({"exponent": 2}, len(inputs), len(expected.results), whole.groups[0].flags)
     return Campaign("partial sums", inputs, expected.results, [group])
+
+
+def _idle_campaign(design: Design) -> Campaign:
+    """What stays in an idle lane raises no flag: a sum at the accumulator's end, the exponent in the register.
+
+    An exponent that is illegal while nothing is rounded, in an empty lane or in the middle of a row, is none.
+    """
+    assert isinstance(design.config, LaneConfig)
+    # Whatever is added to one of these overflows it, or nearly so.
+    full, other = nearly((1 << design.config.accumulator_bits - 1) - 1 >> 2)
+    row = torch.full((1, 6, BLOCK_SIZE), ONE)
+    sets = [(_blocks(_FP8, full[None]), _blocks(_FP8, other[None] ^ sign), _same(1, 0)) for sign in (0, 0x80)]
+    whole = rows_campaign(design, "idle", [*sets, (_blocks(_FP8, row), _blocks(_FP8, row), _same(1, 1))])
+    *groups, last = whole.groups
+    for exponent, inputs, results in ((127, 0, 0), (-128, 2, 0), (95, 2, 0), (1, 2, 1)):
+        groups.append(Group({"exponent": exponent}, inputs, results, last.flags))
+    return replace(whole, groups=groups)
 
 
 _Set = tuple[Blocks, Blocks, Tensor]

@@ -6,9 +6,11 @@ from torch import Tensor
 from ..formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE
 from ..golden.blocks import Blocks
 
-__all__ = ["full_scale_ties", "power_code", "row_of"]
+__all__ = ["full_scale_ties", "nearly", "power_code", "row_of"]
 
 _LARGEST, _POWER = 0x7E, 0x78  # 448 and 256
+_LARGEST_PRODUCT = 49 << 30
+"""448 * 448, in units of 2**-18."""
 _SCALE = 0x38
 
 
@@ -22,7 +24,7 @@ def full_scale_ties(k_max: int) -> tuple[Blocks, Blocks] | None:
     room = BLOCK_SIZE * (blocks - 1)
     if not room:
         return None
-    cases = [(_LARGEST, room, 49 << 30, False)]  # 448 * 448, in units of 2**-18
+    cases = [(_LARGEST, room, _LARGEST_PRODUCT, False)]
     power = 1 << (room.bit_length() - 1)
     cases.append((_POWER, power, 1 << 34, False))
     if power + (power >> 8) > room:
@@ -47,6 +49,16 @@ def full_scale_ties(k_max: int) -> tuple[Blocks, Blocks] | None:
     a, w = (torch.stack(side).to(torch.uint8) for side in sides)
     a = torch.cat((a, torch.where(a > 0, a ^ 0x80, a)))
     return _fp8(a), _fp8(torch.cat((w, w)))
+
+
+def nearly(value: int) -> tuple[Tensor, Tensor]:
+    """Codes (B, 16) of two FP8 rows whose dot product is `value` units of 2**-18, with as few blocks as that takes."""
+    count, rest = divmod(value, _LARGEST_PRODUCT)
+    powers, rest = divmod(rest, 1 << 34)
+    codes = torch.tensor([_LARGEST] * count + [_POWER] * powers)
+    blocks = torch.nn.functional.pad(codes, (0, -len(codes) % BLOCK_SIZE)).view(-1, BLOCK_SIZE)
+    a, w = row_of(rest)
+    return torch.cat((blocks, a)), torch.cat((blocks, w))
 
 
 def row_of(value: int) -> tuple[Tensor, Tensor]:

@@ -190,7 +190,8 @@ int64_t fgmp_group(Unit* u, const uint8_t* inputs, size_t count, uint8_t* result
     u->room = room;
     u->taken = 0;
     int quiet = 0;
-    while (u->next < u->end || u->taken < expected) {
+    // A unit that takes nothing and gives results without end moves; there are too many of them then.
+    while ((u->next < u->end || u->taken < expected) && u->taken <= room) {
         quiet = tick(u) ? 0 : quiet + 1;
         if (quiet > kPatience) u->fault = kNothingMoved;
         if (u->fault) return -u->fault;

@@ -8,11 +8,14 @@ import pytest
 
 from fgmp.__main__ import main
 from fgmp.formats import SELECTOR_MODES
+from fgmp.golden.packing import pack
 from fgmp.hdl.design import build_preset
 from fgmp.hdl.engine.registers import EVENTS, OUTPUT_FORMATS
+from fgmp.sim.engine.gemm import Gemm
 from fgmp.sim.engine.random_gemms import random_gemm
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.engine.wire import operand_streams, result_bytes
+from fgmp.sim.regression import captured_layers
 
 READ = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
 WRITE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
@@ -55,10 +58,16 @@ def driver(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def simulated(cache):
-    changes = ["lanes=16", "raw_input=bfloat16", "packed_output=true", "channel_codes=true", "four_over_six=true"]
+def built(cache):
+    changes = ["lanes=16", "raw_input=float32", "packed_output=true", "channel_codes=true", "four_over_six=true"]
     design = build_preset("engine-4", changes, "engine_4")
-    return VerilatedEngine(build_library(design, cache=cache)), design.config
+    return build_library(design, cache=cache), design.config
+
+
+@pytest.fixture
+def simulated(built):
+    """An engine after reset: the site memories of one that was used before hold what they held."""
+    return VerilatedEngine(built[0]), built[1]
 
 
 def bus_of(engine):
@@ -91,7 +100,7 @@ def test_gemms_of_every_kind(driver, simulated):
     bus, engine = bus_of(simulator), Engine()
     assert driver.fgmp_open(ctypes.byref(engine), bus) == OK
     assert (engine.lanes, engine.rows, engine.slots) == (config.lanes, config.rows, config.slots)
-    assert (engine.k_max, engine.n_max, engine.raw_input) == (config.k_max, config.n_max, 2)
+    assert (engine.k_max, engine.n_max, engine.raw_input) == (config.k_max, config.n_max, 1)
     chance = random.Random(5)
     for raw in (False, True):
         for output in OUTPUT_FORMATS:
@@ -107,6 +116,24 @@ def test_gemms_of_every_kind(driver, simulated):
                 assert simulator.packet() == result_bytes(gemm, config)
     assert driver.fgmp_wait(ctypes.byref(engine), 10, None) == TIMEOUT
     assert driver.fgmp_abort(ctypes.byref(engine), 100) == OK
+
+
+def test_a_whole_layer_of_a_model(driver, simulated):
+    """Every linear of a transformer layer, whole rows of K, in the model's own precisions; activations come raw."""
+    simulator, config = simulated
+    bus, engine = bus_of(simulator), Engine()
+    assert driver.fgmp_open(ctypes.byref(engine), bus) == OK
+    layer = [captured for captured in captured_layers() if ".layers.0." in captured.name]
+    assert len(layer) == 7
+    for captured in layer:
+        gemm = Gemm(pack(captured.weight), captured.x, settings=captured.settings)
+        assert driver.fgmp_start(ctypes.byref(engine), ctypes.byref(c_gemm(gemm))) == OK
+        for name, data in operand_streams(gemm, config).items():
+            simulator.send(name, data)
+        events = ctypes.c_uint32()
+        assert driver.fgmp_wait(ctypes.byref(engine), 1_000_000, ctypes.byref(events)) == OK
+        assert events.value == 1 << [name for name, _ in EVENTS].index("done")
+        assert simulator.packet() == result_bytes(gemm, config), captured.name
 
 
 def test_what_an_engine_cannot_do(driver, simulated):

@@ -11,7 +11,7 @@ from fgmp.__main__ import main
 from fgmp.errors import InputError
 from fgmp.formal import claims_of_selector, solver
 from fgmp.formal import prove as prove_module
-from fgmp.formal.equivalence import _Sweep, change_is_equivalent
+from fgmp.formal.equivalence import Equivalence, _Sweep
 from fgmp.formal.netlist import FLATTEN, Definition
 from fgmp.formal.page import markdown
 from fgmp.formal.properties import NOT_PROVEN, PROPERTIES, unit_of
@@ -21,7 +21,7 @@ from fgmp.formal.terms import boundary_codes, count, extended, number, table
 from fgmp.formats import E2M1, E4M3, FLOAT32
 from fgmp.hdl.yosys import run_yosys
 from fgmp.report.build import section_of
-from fgmp.sim.mutants import mutated
+from fgmp.sim.mutants.plant import in_netlist
 
 from .conftest import ROOT, build_preset
 
@@ -67,8 +67,9 @@ sat -verify -prove trigger 0 both
 @pytest.mark.parametrize("name", ["decoder-e2m1", "decoder-e4m3"])
 def test_two_solvers_agree_on_faults_of_decoders(name, tmp_path):
     design = build_preset(name)
-    lines = ["", *(mutant.line for mutant in mutated(design, 8, 1)[1])]
-    ours = [change_is_equivalent(design, line, 20) for line in lines]
+    lines = ["", *(mutant.line for mutant in in_netlist(design, 8, 1).mutants)]
+    with Equivalence(design) as unit:
+        ours = [unit.holds(line, 20) for line in lines]
     assert ours == [yosys_says(design, line, tmp_path) for line in lines]
     assert ours[0]
     assert ours.count(False) >= 4
@@ -76,9 +77,9 @@ def test_two_solvers_agree_on_faults_of_decoders(name, tmp_path):
 
 def test_a_change_that_changes_nothing_is_proven():
     """Narrower operators and shared ones: other cells, the same values."""
-    design = build_preset("selector-flat")
-    assert change_is_equivalent(design, "wreduce; peepopt; opt_share", 60)
-    assert not change_is_equivalent(design, "no_such_command", 60)
+    with Equivalence(build_preset("selector-flat")) as unit:
+        assert unit.holds("wreduce; peepopt; opt_share", 60)
+        assert not unit.holds("no_such_command", 60)
 
 
 def test_outputs_that_a_mutation_names_with_colons_are_symbols():

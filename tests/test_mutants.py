@@ -1,6 +1,8 @@
 """Mutants and units with random parameters: what is planted is found, proven equivalent or listed; runs continue."""
 
+import ast
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -9,40 +11,95 @@ import pytest
 
 from fgmp.__main__ import main
 from fgmp.errors import InputError
+from fgmp.formal.equivalence import Equivalence
 from fgmp.report.build import section_of
-from fgmp.sim import mutants, random_units, regression
+from fgmp.sim import random_units, regression
 from fgmp.sim.engine import regression as engine_regression
-from fgmp.sim.mutants import mutated, run_mutants
+from fgmp.sim.mutants import run
+from fgmp.sim.mutants.plant import in_netlist, in_source
+from fgmp.sim.mutants.run import run_mutants
+from fgmp.sim.mutants.source import rewritten
 from fgmp.sim.random_units import run_random_units
 from fgmp.sim.runner import SimulationError
 
-from .conftest import build_preset
+from .conftest import ROOT, build_preset
 from .test_faults import children, wait_for
 
 
 def test_mutants_stand_behind_an_input():
     design = build_preset("decoder-e2m1")
-    faulty, found = mutated(design, 12, 1)
-    assert [m.number for m in found] == list(range(1, 13))
-    assert faulty.port("fault_select").width == 4
-    assert "fault_select" in faulty.verilog
-    assert [m.line for m in mutated(design, 12, 1)[1]] == [m.line for m in found]
-    assert [m.line for m in mutated(design, 12, 2)[1]] != [m.line for m in found]
+    planted = in_netlist(design, 12, 1)
+    lines = [m.line for m in planted.mutants]
+    assert [m.number for m in planted.mutants] == list(range(1, 13))
+    assert planted.faulty.port("fault_select").width == 4
+    assert "fault_select" in planted.faulty.verilog
+    assert [m.line for m in in_netlist(design, 12, 1).mutants] == lines
+    assert [m.line for m in in_netlist(design, 12, 2).mutants] != lines
+
+
+def test_mutants_of_the_source():
+    """Each says where it is, and nearly each changes what the unit does; what only planted faults use does not."""
+    planted = in_source("decoder-e4m3", [], "decoder_e4m3", 1000, 1)
+    assert [m.number for m in planted.mutants] == list(range(1, len(planted.mutants) + 1))
+    for mutant in planted.mutants:
+        file, line, rest = mutant.line.split(":", 2)
+        good, wrong = rest.strip().split(" -> ")
+        assert wrong
+        assert re.match(r"~?\w+", good)[0] in (ROOT / file).read_text().splitlines()[int(line) - 1]
+    with Equivalence(planted.proven, right=planted.right) as unit:
+        assert unit.holds(planted.right, 20)
+        left = [m.line for m in planted.mutants if unit.holds(m.change, 20)]
+    assert [line for line in left if ":37:" not in line] == []
+    assert len(left) < len(planted.mutants) // 2
+    assert [m.line for m in in_source("decoder-e4m3", [], "decoder_e4m3", 5, 2).mutants] != []
+
+
+def test_what_a_mistake_would_have_written():
+    """Every kind of place, in a module of a few lines, with the values that are wrong."""
+    source = """
+from functools import reduce
+from operator import or_
+from amaranth.hdl import Module, Mux, Signal
+
+def elaborate(a, b, c, out):
+    m = Module()
+    with m.If(c):
+        m.d.sync += out.eq(Mux(a[0], a + b, ~b))
+    m.d.comb += out.eq(reduce(or_, [a, b, a & b]))
+    assert a + b
+    return m
+"""
+    tree = ast.unparse(rewritten(source, "unit.py"))
+    assert tree.count("__fgmp_choices__.") == 10
+    for call in ("module(", "condition('unit.py:8: c', c)", "clocked('unit.py:9: ", "combined('unit.py:10: ",
+                 "multiplexed(", "part('unit.py:9: a[0]', a, 0)", "binary('unit.py:9: a + b', '+', a, b)", "inverted(",
+                 "joined(", "binary('unit.py:10: a & b', '&', a, b)"):  # fmt: skip
+        assert f"__fgmp_choices__.{call}" in tree
+    assert "assert a + b" in tree
+
+
+def test_the_regression_notices_mutants_of_the_source(tmp_path):
+    """The smallest lane. Its proofs know of no register's value; what they do not prove is what they cannot."""
+    result = run_mutants("lane-fp8", ["pipeline=0", "k_max=16"], place="source", count=12, seed=1, out=tmp_path)
+    assert result["place"] == "source"
+    assert result["killed"] + result["equivalent"] + len(result["survived"]) == result["mutants"] == 12
+    assert result["killed"] >= 8
+    assert list(tmp_path.glob("lane_fp8-pipeline=0-k_max=16-source-12-1.json"))
 
 
 def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
-    monkeypatch.setattr(mutants, "_PROOF_SECONDS", 2)
+    monkeypatch.setattr(run, "_PROOF_SECONDS", 2)
     seen = []
     arguments = {"count": 6, "seed": 3, "out": tmp_path, "on_mutants": seen.append}
     result = run_mutants("selector-flat", [], **arguments)
     assert result["killed"] + result["equivalent"] + len(result["survived"]) == result["mutants"] == sum(seen) == 6
     assert result["killed"] >= 4
     assert section_of(result["schema"], result, "").good == (not result["survived"])
-    monkeypatch.setattr(mutants, "_judged", lambda design, numbers, *_: ((number, "x") for number in numbers))
+    monkeypatch.setattr(run, "judged", lambda design, numbers, *_: ((number, "x") for number in numbers))
     assert run_mutants("selector-flat", [], **arguments) == result
     data = json.loads((tmp_path / "selector_flat-6-3.json").read_text())
     killed = next(
-        number for number, verdict in data["verdicts"].items() if verdict not in (mutants._UNPROVEN, "equivalent")
+        number for number, verdict in data["verdicts"].items() if verdict not in (run._UNPROVEN, "equivalent")
     )
     del data["verdicts"][killed]
     (tmp_path / "selector_flat-6-3.json").write_text(json.dumps(data))
@@ -53,9 +110,9 @@ def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     """They would go on judging what was sent to them, for hours."""
     command = [sys.executable, "-m", "fgmp", "mutants", "selector-flat", "--count", "60", "-o", str(tmp_path)]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         begun = wait_for(lambda: list(tmp_path.glob("*.json")) and children(tmp_path), 240)
-        run.kill()
+        running.kill()
     assert begun
     assert wait_for(lambda: not children(tmp_path), 30), children(tmp_path)
 
@@ -119,8 +176,8 @@ def test_units_with_many_changes_have_short_names(monkeypatch):
         raise SimulationError("enough")
 
     changes = ["k_max=1328", "pipeline=1", "channel_codes=true", "raw_input=bfloat16", "selector_pipeline=3"]
-    for module, run in ((regression, regression.regress), (engine_regression, engine_regression.regress_engine)):
+    for module, regress in ((regression, regression.regress), (engine_regression, engine_regression.regress_engine)):
         monkeypatch.setattr(module, "build_preset", build)
         with pytest.raises(SimulationError, match="enough"):
-            run("engine-4", changes)
+            regress("engine-4", changes)
     assert seen == ["engine_4"] * 2

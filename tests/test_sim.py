@@ -74,6 +74,10 @@ HANDSHAKE_FAULTS = {
         "nothing moved|changed|fell|differ|yields",
         lambda v: v.replace("i_ready = ", "i_ready = 1'h1 | "),
     ),
+    "takes nothing, gives without end": (
+        "differ|yields",
+        lambda v: v.replace("i_ready = ", "i_ready = 1'h0 & ").replace("o_valid = ", "o_valid = 1'h1 | "),
+    ),
 }
 
 

@@ -1,5 +1,7 @@
 """The engine's Verilog: AXI's names on top, the core, and a module for each of its parts."""
 
+from collections.abc import Callable
+
 from amaranth.lib.wiring import In
 
 from ..emit import to_verilog
@@ -10,8 +12,13 @@ from .interfaces import BEAT, AxiLite
 __all__ = ["engine_verilog"]
 
 
-def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str, str, int]]]:
-    """Verilog whose top module is `name`, without the memory wrapper, and its ports as (name, direction, bits)."""
+def engine_verilog(
+    config: EngineConfig, name: str, *, emit: Callable[[EngineCore, str], str] = to_verilog
+) -> tuple[str, list[tuple[str, str, int]]]:
+    """Verilog whose top module is `name`, without the memory wrapper, and its ports as (name, direction, bits).
+
+    `emit` writes the core as a module of a name.
+    """
     ports = [("aclk", "input", 1), ("aresetn", "input", 1), ("irq", "output", 1)]
     inner = ["clk(aclk)", "rst(~aresetn)", "irq(irq)"]
     for member, port in AxiLite.members.items():
@@ -26,7 +33,7 @@ def engine_verilog(config: EngineConfig, name: str) -> tuple[str, list[tuple[str
         ports += [(f"{outer}_tvalid", forth, 1), (f"{outer}_tready", back, 1)]
         payload = ", ".join(f"{outer}_{field}" for field, _ in reversed(fields))
         inner += [f"{stream}_payload({{{payload}}})", *(f"{stream}_{n}({outer}_t{n})" for n in ("valid", "ready"))]
-    core = to_verilog(EngineCore(config), f"{name}_core")
+    core = emit(EngineCore(config), f"{name}_core")
     return f"{_top(name, list(streams), ports, inner)}\n{core}", ports
 
 

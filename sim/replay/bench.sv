@@ -20,6 +20,7 @@ module replay_@NAME@;
     begin
       errors = errors + 1;
       if (errors <= 10) $display("FAIL: %0s %0d, step %0d", what, where, step);
+      if (errors > 1000) $fatal(1);  // a stream that never ends is one that moves
     end
   endtask
 

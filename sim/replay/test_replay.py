@@ -43,6 +43,7 @@ class Bench:
         self.errors.append(what)
         if len(self.errors) <= 10:
             self.dut._log.error(what)
+        assert len(self.errors) <= 1000, self.errors[0]  # a stream that never ends is one that moves
 
     async def clock(self) -> None:
         while True:

@@ -1,0 +1,96 @@
+"""`fgmp mutants`: plants mutants in a unit, runs the regression on each, and proves what it does not notice equivalent.
+
+What was found is kept in a file, so that a run that was stopped continues.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...files import write_json
+from ...formal.equivalence import Equivalence
+from ...hdl.config import EngineConfig, LaneConfig, SelectorConfig
+from ...hdl.design import build_preset
+from ..regression import no_bench
+from ..runner import SimulationError
+from .judge import SURVIVED, Judge, judged
+from .plant import Mutant, in_netlist, in_source
+
+__all__ = ["PLACES", "run_mutants"]
+
+PLACES = ("netlist", "source")
+
+_UNPROVEN, _EQUIVALENT = "survived, not proven equivalent", "equivalent"
+_PROOF_SECONDS = 60
+
+
+def run_mutants(
+    preset: str,
+    changes: Sequence[str],
+    *,
+    place: str = "netlist",
+    count: int,
+    seed: int,
+    out: Path,
+    workers: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+    on_mutants: Callable[[int], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Run the regression on each of `count` mutants until it notices; prove what it does not notice equivalent.
+
+    The `place` is "netlist", where yosys changes gates, or "source", where the description is changed.
+
+    What is known is read from and written to a file in the folder `out`. Raises InputError for a unit without a bench.
+    """
+    name = preset.replace("-", "_")
+    design = build_preset(preset, changes, name)  # Verilator shortens very long names
+    if not isinstance(design.config, (LaneConfig, SelectorConfig, EngineConfig)):
+        raise no_bench(preset)
+    planted = in_source(preset, changes, name, count, seed) if place == "source" else in_netlist(design, count, seed)
+    faulty, mutants = planted.faulty, planted.mutants
+    file = out / f"{'-'.join([name, *changes, *([place] if place == 'source' else [])])}-{count}-{seed}.json"
+    verdicts = _known(file, mutants)
+    # Builds it once, and sees that it passes while no mutant is chosen.
+    if (noticed := Judge(faulty, out / "simulators")(0)) != SURVIVED:
+        raise SimulationError(f"{design.name}: differs without a mutant: {noticed}")
+    waiting = [m.number for m in mutants if str(m.number) not in verdicts]
+    for number, verdict in judged(faulty, waiting, out / "simulators", workers):
+        verdicts[str(number)] = verdict
+        _keep(file, mutants, verdicts)
+        on_mutants(1)
+    survivors = [m for m in mutants if verdicts[str(m.number)] == SURVIVED]
+    if survivors:
+        with Equivalence(planted.proven, right=planted.right) as unit:
+            for mutant in survivors:
+                same = unit.holds(mutant.change, _PROOF_SECONDS)
+                verdicts[str(mutant.number)] = _EQUIVALENT if same else _UNPROVEN
+                _keep(file, mutants, verdicts)
+    left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]
+    killed = sum(v not in (_UNPROVEN, _EQUIVALENT) for v in verdicts.values())
+    for mutant in left:
+        say(f"survived: {mutant.line}")
+    return {
+        "schema": "fgmp-mutants/1",
+        "unit": design.name,
+        "place": place,
+        "mutants": len(mutants),
+        "killed": killed,
+        "equivalent": len(mutants) - killed - len(left),
+        "survived": [m.line for m in left],
+        "score": killed / max(killed + len(left), 1),
+        "file": str(file),
+    }
+
+
+def _known(file: Path, mutants: Sequence[Mutant]) -> dict[str, str]:
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    same = data.get("mutants") == [m.line for m in mutants]
+    return dict(data["verdicts"]) if same else {}
+
+
+def _keep(file: Path, mutants: Sequence[Mutant], verdicts: dict[str, str]) -> None:
+    write_json(file, {"mutants": [m.line for m in mutants], "verdicts": verdicts})

@@ -18,6 +18,7 @@ _GATES = "test_every_value.py::test_gates_of_a_part_compute_what_golden_does"
 _SIZES = "scenario: corners of the tiles"
 _LIMITS = "scenario: limits"
 _REGISTERS = "scenario: registers"
+_IN_FLIGHT = "scenario: register accesses in flight"
 _EVENTS = "scenario: events and interrupts"
 _STALLS = "scenario: stalls are charged to who stalls"
 _KINDS = "scenario: every kind of input and output"
@@ -135,7 +136,10 @@ _STATEMENTS = (
     ("streams", "nothing is lost or doubled", ("proof: selector-balance", "scenario: random stalls on all streams")),
     ("registers", "one answer a question, not before it, and it stays until it is heard",
      (_REGISTERS, "proof: axi-answers", "proof: axi-holds")),
-    ("registers", "address and data in any order, each late", (_REGISTERS,)),
+    ("registers", "address and data in any order, each late", (_REGISTERS, _IN_FLIGHT)),
+    ("registers", "accesses that do not wait for answers, answered in order", (_IN_FLIGHT, "proof: axi-answers")),
+    ("flags", "nothing raises one that was not taken, whatever stays inside or stands at a register",
+     ("campaign: idle", "campaign: every tensor exponent")),
     ("registers", "byte strobes choose what is written, in each of them", ("scenario: byte strobes",)),
     ("counters", "every cycle until the last block pair has one or is charged to one cause", (_SIZES, _KINDS)),
     ("events", "one that comes as it is cleared stays", ("scenario: events that are cleared as they come",)),

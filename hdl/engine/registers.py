@@ -40,6 +40,11 @@ class Register:
     text: str
     fields: tuple[Field, ...]
 
+    @property
+    def mask(self) -> int:
+        """The bits that it has; the others read 0."""
+        return sum((1 << field.bits) - 1 << field.low for field in self.fields)
+
 
 EVENTS = (
     ("done", "a GEMM ended, whether it succeeded or not"),

@@ -134,7 +134,6 @@ class EngineDriver:
         if "done" not in events:
             raise SimulationError(f"engine: no end after {waited} cycles, events {sorted(events)}")
         self.write("EVENTS", sum(1 << bit for bit, (name, _) in enumerate(EVENTS) if name in events))
-        counters = {name: self.read(name.upper()) for name, _ in COUNTERS}
         data = self._port.packet()
         if data is None:
             raise SimulationError("engine: done, but the result stream did not end with TLAST")
@@ -145,11 +144,15 @@ class EngineDriver:
                 value = decode(data, gemm, self.config)
             except (RuntimeError, ValueError):
                 raise SimulationError(f"engine: {len(data)} bytes of results do not hold what was asked for") from None
-        return Result(data, value, frozenset(events), counters, *sent)
+        return Result(data, value, frozenset(events), self.counters(), *sent)
 
     def run(self, gemm: Gemm, limit: int | None = None) -> Result:
         """Start a GEMM and wait for its end."""
         return self.finish(gemm, self.start(gemm), limit)
+
+    def counters(self) -> dict[str, int]:
+        """All counters by name, of the GEMM that runs or ran last."""
+        return {name: self.read(name.upper()) for name, _ in COUNTERS}
 
     def events(self) -> set[str]:
         """Names of the events that are set."""

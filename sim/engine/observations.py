@@ -1,19 +1,18 @@
 """Scenarios about what software sees of the engine: events, the interrupt, counters, and ABORT between two GEMMs."""
 
-import itertools
-
 import torch
 
+from ...formats import ceil_div
 from ...golden.packing import pack
 from ...golden.random_blocks import blocks_in_precisions
-from ...hdl.engine.registers import EVENTS, REGISTERS
+from ...hdl.engine.registers import EVENTS
 from .checks import Bench, operand, program
 from .driver import cycle_limit
 from .gemm import Gemm, field_value
 from .random_gemms import random_mixed, uniform_gemm
 from .wire import operand_streams, result_bytes
 
-__all__ = ["aborted_pairs", "byte_strobes", "charged_stalls", "events_and_interrupts", "no_event_is_lost"]
+__all__ = ["aborted_pairs", "charged_stalls", "events_and_interrupts", "no_event_is_lost"]
 
 _ALL = (1 << len(EVENTS)) - 1
 _MOST_CHARGED = 0.5
@@ -152,14 +151,49 @@ def charged_stalls(bench: Bench) -> None:
         more = {name: counters[f"stall_{name}"] - waited[name] for name in names}
         lost = counters["span"] - free["span"]
         bench.expect(f"{operand_name} stall: time is lost", lost > free["span"] // 8, True)
+        lost = max(lost, counters["cycles"] - free["cycles"])
         charged = more[operand_name] > _MOST_CHARGED * lost and max(more, key=lambda n: more[n]) == operand_name
         bench.expect(f"{operand_name} stall: of {lost} cycles {more}: charged to it", charged, True)
         bench.expect(f"{operand_name} stall: products", counters["products"], free["products"])
+    _after_the_last_pair(bench)
+
+
+def _after_the_last_pair(bench: Bench) -> None:
+    """While the results of the last block pair wait, the GEMM goes on, and neither span nor stalls do."""
+    engine, driver, config = bench.engine, bench.driver, bench.config
+    gemm = uniform_gemm(1, config.lanes, min(config.k_max, 256), 0.5, 3)
+    engine.stall("results", 1)
+    program(bench, gemm)
+    for stream, data in operand_streams(gemm, config).items():
+        engine.send(stream, data)
+    engine.wait(cycle_limit(gemm, config))
+    before = driver.counters()
+    engine.wait(300)
+    after = driver.counters()
+    bench.expect("all block pairs", before["products"], ceil_div(gemm.columns, 16))
+    still = [name for name in before if name == "span" or name.startswith("stall_")]
+    bench.expect("counters while results wait", {n: after[n] for n in still}, {n: before[n] for n in still})
+    bench.expect("cycles while results wait", after["cycles"] >= before["cycles"] + 300, True)
+    bench.expect("busy while results wait", driver.read("STATUS") & 1, 1)
+    engine.stall("results", 0)
+    engine.run(cycle_limit(gemm, config))
+    bench.expect("results that waited", engine.packet() == result_bytes(gemm, config), True)
+    ended = driver.counters()
+    bench.expect("counters at the end", {n: ended[n] for n in still}, {n: before[n] for n in still})
+    bench.clear_events()
 
 
 def aborted_pairs(bench: Bench) -> None:
-    """ABORT forgets a GEMM that runs and one that waits; START may follow in the next write."""
+    """ABORT forgets a GEMM that runs and one that waits; START may follow in the next write, but not be in the same."""
     engine, driver, chance = bench.engine, bench.driver, bench.chance
+    both = field_value("CONTROL", start=1, abort=1)
+    for columns in (16, 0):
+        for name, value in (("M", 1), ("N", 1), ("K", columns), ("FORMAT", 0)):
+            driver.write(name, value)
+        driver.write("CONTROL", both)
+        bench.expect(f"START and ABORT, K={columns}", (driver.events(), driver.read("STATUS")), (set(), 0))
+        engine.wait(20)
+        bench.expect(f"START and ABORT, K={columns}, later", (driver.events(), driver.read("STATUS")), (set(), 0))
     for at_once in (False, True) * 4:
         first, second, third = bench.long_gemm(), _small(bench), _small(bench)
         ended = driver.read("JOBS")
@@ -187,22 +221,3 @@ def aborted_pairs(bench: Bench) -> None:
         bench.expect("START after ABORT: results", packets[-1:] == [result_bytes(third, bench.config)], True)
         bench.clear_events()
     bench.recovers("ABORT of two GEMMs")
-
-
-def byte_strobes(bench: Bench) -> None:
-    """Every register that can be written, every choice of bytes, over all ones, all zeros and what was there.
-
-    The other bytes stay, and unused bits read 0.
-    """
-    for item in (item for item in REGISTERS if item.access == "rw"):
-        mask = sum(((1 << field.bits) - 1) << field.low for field in item.fields)
-        bench.driver.write(item.name, 0)
-        held = 0
-        for strobes, kind in itertools.product(range(16), (0, 0xFFFFFFFF, None)):
-            value = bench.chance.randrange(1 << 32) if kind is None else kind
-            chosen = sum(0xFF << 8 * byte for byte in range(4) if strobes >> byte & 1)
-            held = held & ~chosen | value & chosen & mask
-            bench.expect(f"write to {item.name}", bench.engine.write(item.offset, value, strobes), 0)
-            bench.expect(f"{item.name} after {value:#010x}, strobes {strobes:04b}", bench.driver.read(item.name), held)
-        bench.driver.write(item.name, 0)
-    bench.recovers("byte strobes")

@@ -10,14 +10,14 @@ import torch
 
 from ...formats import ceil_div
 from ...golden.packing import Packed, pack
-from ...hdl.engine.registers import OUTPUT_FORMATS, register
 from ..runner import CampaignResult, SimulationError
 from ..tally import Tally
+from .bus import accesses_in_flight, byte_strobes, registers
 from .checks import Bench, operand, program
 from .driver import cycle_limit
 from .gemm import Gemm, field_value
 from .limits import limits
-from .observations import aborted_pairs, byte_strobes, charged_stalls, events_and_interrupts, no_event_is_lost
+from .observations import aborted_pairs, charged_stalls, events_and_interrupts, no_event_is_lost
 from .random_gemms import corner_sizes, random_gemm, random_mixed
 from .wire import operand_streams, result_bytes
 
@@ -374,62 +374,6 @@ def _poison(bench: Bench) -> None:
     bench.recovers("poison")
 
 
-def _registers(bench: Bench) -> None:
-    """Read-only registers stay, unknown addresses answer SLVERR, illegal GEMMs are refused."""
-    engine, driver, config = bench.engine, bench.driver, bench.config
-    for name in ("ID", "VERSION", "SHAPE", "FEATURES", "LIMITS", "STATUS", "CYCLES"):
-        before = driver.read(name)
-        bench.expect(f"write to {name}", engine.write(register(name).offset, ~before), 0)
-        bench.expect(f"{name} after a write", driver.read(name), before)
-    for address in (0x014, 0x3FC, 0x031, 0x3FFC):
-        bench.expect(f"write to {address:#x}", engine.write(address, 1), 2)
-        bench.expect(f"read of {address:#x}", engine.read_response(address), (0, 2))
-    for delays in itertools.product(
-        (0, 1, 2, 5), (0, 1, 2, 5), (0, 1, 2, 5)
-    ):  # address, data, readiness for the answer
-        value = bench.chance.randrange(1 << 16)
-        bench.expect(f"write with delays {delays}", engine.write(register("N").offset, value, delays=delays), 0)
-        bench.expect(f"N after delays {delays}", driver.read("N"), value)
-        bench.expect(f"unknown address, delays {delays}", engine.write(0x014, value, delays=delays), 2)
-    for name, delay in itertools.product(("N", "ID", "SHAPE"), range(6)):
-        answer = engine.read_response(register(name).offset, delay)
-        bench.expect(f"read of {name}, answer heard {delay} cycles late", answer, (driver.read(name), 0))
-        bench.expect(f"read of 0x014, {delay} cycles late", engine.read_response(0x014, delay), (0, 2))
-    bench.expect("breaches of the registers' handshake", engine.handshake_faults, 0)
-    illegal = [{"M": 0}, {"N": 0}, {"K": 0}, {"K": config.k_max + 1}, {"FORMAT": field_value("FORMAT", output=3)}]
-    illegal += [{"FORMAT": field_value("FORMAT", exponent=e)} for e in (95, -95)]
-    packed = field_value("FORMAT", output=OUTPUT_FORMATS.index("packed"))
-    illegal.append({"FORMAT": packed, "N": config.n_max + 1} if config.packed_output else {"FORMAT": packed})
-    if config.raw_input == "none":
-        illegal.append({"FORMAT": field_value("FORMAT", raw_input=1)})
-    for name, formats, there in (
-        ("INPUT_SELECTOR", {"raw_input": 1}, config.raw_input != "none"),
-        ("OUTPUT_SELECTOR", {"output": OUTPUT_FORMATS.index("packed")}, config.packed_output),
-    ):
-        wrong = [{"tensor_exponent": 48}, {"tensor_exponent": -48}]
-        wrong += [] if config.four_over_six else [{"four_over_six": 1}]
-        if there:
-            chosen = field_value("FORMAT", **formats)
-            illegal += [{"FORMAT": chosen, name: field_value(name, **fields)} for fields in wrong]
-    quiet = {"INPUT_SELECTOR": 0, "OUTPUT_SELECTOR": 0}
-    for change in illegal:
-        if change.get("N", 0) >> 16:  # more than the register holds
-            continue
-        for name, value in ({"M": 1, "N": 1, "K": 16, "FORMAT": 0, **quiet} | change).items():
-            driver.write(name, value)
-        driver.write("CONTROL", 1)
-        bench.expect(f"START with {change}", driver.events(), {"config_error"})
-        bench.expect(f"busy after {change}", driver.read("STATUS") & 3, 0)
-        bench.clear_events()
-        bench.expect("events cleared", driver.events(), set())
-    # What a selector that is not used cannot do is nobody's business.
-    for name in quiet:
-        driver.write(name, field_value(name, tensor_exponent=48, four_over_six=1))
-    bench.recovers("illegal GEMMs")
-    for name, value in quiet.items():
-        driver.write(name, value)
-
-
 def _spoiled(weight: Packed, part: str, code: int, chance: random.Random) -> tuple[Packed, int]:
     """A weight with one byte changed, and the row that it is in."""
     rows, columns = weight.shape
@@ -463,8 +407,9 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "packets of GEMMs that have ended": _late_packets,
     "reset and ABORT in the middle": _interrupted,
     "NaN and illegal scales": _poison,
-    "registers": _registers,
+    "registers": registers,
     "byte strobes": byte_strobes,
+    "register accesses in flight": accesses_in_flight,
     "limits": limits,
     "events and interrupts": events_and_interrupts,
     "events that are cleared as they come": no_event_is_lost,

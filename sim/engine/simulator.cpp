@@ -264,6 +264,62 @@ int fgmp_read(Engine* e, uint32_t address, uint32_t* value, int late) {
     return response;
 }
 
+// Writes and reads that do not wait for answers: each of the five channels goes on by itself, and pauses in a cycle with
+// its probability (addresses, data, answers of writes; addresses, answers of reads). Returns 0, or -1 if answers are
+// missing after many cycles.
+int fgmp_overlapped(Engine* e, size_t writes, const uint32_t* addresses, const uint32_t* values, uint32_t* answers,
+                    size_t reads, const uint32_t* asked, uint32_t* data, uint32_t* responses, const double* pauses) {
+    Vunit* top = e->top;
+    uint32_t pause[5];
+    for (int i = 0; i < 5; i++) pause[i] = static_cast<uint32_t>(pauses[i] * 65536);
+    size_t address = 0, value = 0, answer = 0, question = 0, reply = 0;
+    bool offered[3] = {}, waiting[2] = {};
+    uint32_t held[3] = {};
+    for (size_t i = 0; i < 100 * (writes + reads + 10) && (answer < writes || reply < reads); i++) {
+        // Valid never falls before ready was seen.
+        top->s_axi_awvalid = offered[0] = address < writes && (offered[0] || !e->chance(pause[0]));
+        top->s_axi_wvalid = offered[1] = value < writes && (offered[1] || !e->chance(pause[1]));
+        top->s_axi_arvalid = offered[2] = question < reads && (offered[2] || !e->chance(pause[3]));
+        top->s_axi_bready = !e->chance(pause[2]);
+        top->s_axi_rready = !e->chance(pause[4]);
+        top->s_axi_awaddr = offered[0] ? addresses[address] : 0x3FFFC;
+        top->s_axi_wdata = offered[1] ? values[value] : 0xDEADBEEF;
+        top->s_axi_wstrb = 15;
+        top->s_axi_araddr = offered[2] ? asked[question] : 0x3FFFC;
+        top->aclk = 0;
+        top->eval();
+        if (waiting[0] && (!top->s_axi_bvalid || top->s_axi_bresp != held[0])) e->faults++;
+        if (waiting[1] && (!top->s_axi_rvalid || top->s_axi_rresp != held[1] || top->s_axi_rdata != held[2])) e->faults++;
+        waiting[0] = top->s_axi_bvalid && !top->s_axi_bready;
+        waiting[1] = top->s_axi_rvalid && !top->s_axi_rready;
+        held[0] = top->s_axi_bresp;
+        held[1] = top->s_axi_rresp;
+        held[2] = top->s_axi_rdata;
+        if (top->s_axi_bvalid && (answer >= address || answer >= value)) e->faults++;  // an answer before its question
+        if (top->s_axi_rvalid && reply >= question) e->faults++;
+        if (top->s_axi_bvalid && top->s_axi_bready && answer < writes) answers[answer++] = top->s_axi_bresp;
+        if (top->s_axi_rvalid && top->s_axi_rready && reply < reads) {
+            data[reply] = top->s_axi_rdata;
+            responses[reply++] = top->s_axi_rresp;
+        }
+        bool taken[3] = {offered[0] && top->s_axi_awready, offered[1] && top->s_axi_wready, offered[2] && top->s_axi_arready};
+        tick(e);
+        address += taken[0];
+        value += taken[1];
+        question += taken[2];
+        for (int n = 0; n < 3; n++) offered[n] = offered[n] && !taken[n];
+    }
+    top->s_axi_awvalid = top->s_axi_wvalid = top->s_axi_arvalid = 0;
+    top->s_axi_bready = top->s_axi_rready = 1;
+    for (int i = 0; i < 4; i++) {
+        top->aclk = 0;
+        top->eval();
+        if (top->s_axi_bvalid || top->s_axi_rvalid) e->faults++;  // one answer a question
+        tick(e);
+    }
+    return answer == writes && reply == reads ? 0 : -1;
+}
+
 // With `full` every beat says that all of its bytes count, as DMAs without TKEEP do.
 void fgmp_send(Engine* e, int stream, const uint8_t* data, size_t size, int last, int full) {
     for (size_t position = 0; position < size || (position == 0 && last); position += kBytes) {

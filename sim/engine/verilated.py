@@ -1,6 +1,7 @@
 """The engine compiled by Verilator into a library with a C++ loop around it: a fast stand-in for the real thing."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ class VerilatedEngine:
         response = self._answered(self._c.fgmp_read(self._handle, address, ctypes.byref(value), delay), address)
         return value.value, response
 
+    def overlapped(
+        self, writes: Sequence[tuple[int, int]], reads: Sequence[int], pauses: Sequence[float]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Writes (address, value) and reads that do not wait for answers; all responses, and values with responses.
+
+        `pauses` are the probabilities that a channel pauses in a cycle: write addresses, data, write responses, read
+        addresses, read data. Raises SimulationError where answers are missing.
+        """
+        words = [(ctypes.c_uint32 * len(values))(*values) for values in (*zip(*writes, strict=True), reads)]
+        answers = (ctypes.c_uint32 * len(writes))()
+        data, responses = ((ctypes.c_uint32 * len(reads))() for _ in range(2))
+        each = (ctypes.c_double * 5)(*pauses)
+        sent = (len(writes), words[0], words[1], answers, len(reads), words[2], data, responses, each)
+        if self._c.fgmp_overlapped(self._handle, *sent):
+            raise SimulationError(f"{len(writes)} writes and {len(reads)} reads: answers are missing")
+        return [*answers], [*zip(data, responses, strict=True)]
+
     def send(self, stream: str, data: bytes, *, last: bool = True, full: bool = False) -> None:
         """Queue a packet, or with `last` false the beginning of one; with `full` TKEEP is all ones in every beat."""
         self._c.fgmp_send(self._handle, self._streams.index(stream), data, len(data), int(last), int(full))
@@ -158,6 +176,7 @@ def _declare(library: Any) -> Any:
         ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),
         ("write", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)),
         ("read", ctypes.c_int, (handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32), ctypes.c_int)),
+        ("overlapped", ctypes.c_int, (handle, size, *[ctypes.c_void_p] * 3, size, *[ctypes.c_void_p] * 4)),
         ("send", None, (handle, ctypes.c_int, ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int)),
         ("wait", None, (handle, ctypes.c_uint64)),
         ("interrupt", ctypes.c_int, (handle,)),

@@ -1,5 +1,6 @@
 """Units to Verilog: one diffable file per design, plain module names, a JSON sidecar and a port table."""
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -109,6 +110,7 @@ def build_preset(name: str, changes: Sequence[str] = (), module: str | None = No
     return build(config, variant_name(name, different) if module is None else module)
 
 
+@functools.lru_cache(maxsize=32)  # an engine takes ten seconds, and designs do not change
 def build(config: Config, name: str, *, faults: bool = False, separator: str = "_") -> Design:
     """Generate a unit as module `name`; with `faults` its `fault_select` input plants faults (for benches only).
 

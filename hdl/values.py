@@ -1,7 +1,7 @@
 """Which values each parameter of a unit may have: what lint, random campaigns and the verification plan go through."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 
 from ..errors import InputError
@@ -60,10 +60,15 @@ def random_config(config: Config, chance: random.Random, values: Values = VALUES
             return found
 
 
-def covering(config: Config, seed: int, values: Values = VALUES, *, tries: int = 300) -> list[Config]:
-    """Configurations of a kind in which every value of every parameter occurs: few, and quick to simulate."""
+def covering(
+    config: Config, seed: int, values: Values = VALUES, *, beside: Iterable[Config] = (), tries: int = 300
+) -> list[Config]:
+    """Configurations of a kind in which every value of every parameter occurs: few, and quick to simulate.
+
+    What occurs in those `beside` them, which somebody else simulates, need not occur again.
+    """
     chance = random.Random(seed)
-    missing = set(legal_values(config, values))
+    missing = set(legal_values(config, values)).difference(*map(values_that_matter, beside))
     found: list[Config] = []
     while missing:
         candidates = [random_config(config, chance, values) for _ in range(tries)]

@@ -254,7 +254,7 @@ def _mutants(args: argparse.Namespace) -> int:
             f"equivalent, {len(result['survived'])} survived: {result['score']:.1%}")  # fmt: skip
     if args.json:
         print(json.dumps(found, indent=2))
-    return 1 if any(result["survived"] for result in found) else 0
+    return 1 if any(len(result["survived"]) > len(result["reasons"]) for result in found) else 0
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -361,9 +361,10 @@ COMMANDS = {
         _rate,
     ),
     "mutants": (
-        "plant faults in a unit's netlist, one at a time, and see whether the regression notices each",
-        "Every mutant is one gate, bit or connection changed by yosys. What is not noticed is proven equivalent, or "
-        "listed: a test is missing. May be stopped and continued. Exit code 1 if any survives.\n"
+        "plant faults in a unit's netlist or source, one at a time, and see whether the regression notices each",
+        "Every mutant is one gate, bit or connection changed by yosys, or one operator, operand, bit, condition or "
+        "assignment of the source. What is not noticed is proven equivalent, or listed: a test is missing, or the "
+        "reason is given. May be stopped and continued. Exit code 1 if one survives without a reason.\n"
         "\n  fgmp mutants lane-1k --workers 2"
         "\n  fgmp mutants selector --count 100 --seed 3"
         "\n  fgmp mutants engine-4 --in source --count 500",

@@ -211,6 +211,8 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
     x = torch.zeros(len(offsets), BLOCK_SIZE)
     x[:, 0] = 6 * 2.0 ** torch.randint(0, 4, (len(offsets),), generator=generator)
     x[:, 5] = offsets
+    # And the largest score: 365 is 352 in FP8 and, under the scale 72, 432 in FP4.
+    x = torch.cat((x, torch.tensor([432.0] + [365.0] * (BLOCK_SIZE - 1))[None]))
     _, channel = _drawn(design, len(x), 0)
     settings = SiteSettings(0, channel_codes=None if channel is None else channel[:, None])
     plain = select(x.to(getattr(torch, config.input_format)), settings)
@@ -220,7 +222,11 @@ def _threshold_sets(design: Design, generator: torch.Generator) -> Iterator[Bloc
             significand = (score >> exponent) + step
             if 0 <= significand < 256:
                 yield BlockSet(x, SiteSettings(0, Threshold(significand, exponent)))
-    for threshold in (Threshold(0, 0), Threshold(0, 63), Threshold(1, 63), Threshold(255, 63), Threshold(255, 45)):
+    # Out of reach by a single bit, whichever.
+    reach = max(int(plain.score.max()).bit_length() - 1, 0)
+    beyond = [Threshold(1, exponent) for exponent in range(reach, 64)]
+    beyond += [Threshold(1 << bit, 63) for bit in range(1, 8)]
+    for threshold in (Threshold(0, 0), Threshold(0, 63), Threshold(255, 63), Threshold(255, 45), *beyond):
         yield BlockSet(x, SiteSettings(0, threshold))
 
 

@@ -44,6 +44,7 @@ from .conftest import ROOT, build_preset
 ENGINE = pytest.mark.xdist_group("engine")
 SMALL = pytest.mark.xdist_group("engine-4")
 _QUICK = ["every kind of input and output", "registers"]
+SHORT = [*_QUICK, "random stalls on all streams", "GEMMs back to back", "NaN and illegal scales", "limits"]
 ODD = EngineConfig(
     lanes=32,
     rows=8,
@@ -93,9 +94,7 @@ def test_engine(name, big):
 def test_other_parameters(cache):
     """32 lanes, so two blocks a row; bfloat16 in; channel codes and four over six; no registers in the dot product."""
     unit = bench(build(ODD, "odd_engine"), cache)
-    assert_right(
-        run_scenarios(unit, [*_QUICK, "random stalls on all streams", "GEMMs back to back", "NaN and illegal scales"])
-    )
+    assert_right(run_scenarios(unit, SHORT))
     # A static pattern with its last entries where few models reach.
     generator = torch.Generator().manual_seed(1)
     columns = 17_000

@@ -23,23 +23,26 @@ from fgmp.synth.asic.mapping import Target
 from fgmp.synth.liberty.cells import StandardCells
 
 from .conftest import ROOT, build_preset
+from .test_engine import ODD
+from .test_engine import SHORT as SHORT_SCENARIOS
+from .test_rate import STREAMS
 
 LIBRARY = ROOT / "tests" / "data" / "five_cells.lib"
 
 SHORT = {**VALUES, "k_max": (16, 32, 1328, 1344, 42_784)}
 KINDS = {"lane": LaneConfig(), "selector": SelectorConfig(), "engine": EngineConfig()}
-SCENARIOS = (
-    "every kind of input and output", "registers", "random stalls on all streams", "GEMMs back to back",
-    "NaN and illegal scales", "limits",
-)  # fmt: skip
+
+
+# Engines that all of these scenarios are run on elsewhere: tests/test_engine.py, tests/test_rate.py, and below.
+BESIDE = {"engine": [*(PRESETS[name][1] for name in ("engine", "engine-4", "engine-8")), ODD, *STREAMS.values()]}
+
+
+def chosen(kind, values):
+    return covering(KINDS[kind], 1, values, beside=BESIDE.get(kind, ()))
 
 
 def units(values):
-    return {
-        f"{kind}-{index}": config
-        for kind, preset in KINDS.items()
-        for index, config in enumerate(covering(preset, 1, values))
-    }
+    return {f"{kind}-{index}": config for kind in KINDS for index, config in enumerate(chosen(kind, values))}
 
 
 def pytest_generate_tests(metafunc):
@@ -51,10 +54,10 @@ def pytest_generate_tests(metafunc):
 def test_each_value_occurs():
     for kind, preset in KINDS.items():
         for values in (VALUES, SHORT):
-            chosen = covering(preset, 1, values)
-            seen = set().union(*map(values_that_matter, chosen))
+            found = chosen(kind, values)
+            seen = set().union(*map(values_that_matter, [*found, *BESIDE.get(kind, ())]))
             assert seen >= set(legal_values(preset, values)), kind
-            assert len(chosen) <= 22, kind
+            assert len(found) <= 22, kind
     # A depth of selectors is none where there is no selector, nor does N end anywhere if results leave as numbers.
     bare = EngineConfig(raw_input="none", packed_output=False)
     assert {name for name, _ in values_that_matter(bare)} == set(asdict(bare)) - {"selector_pipeline", "n_max"}
@@ -77,7 +80,7 @@ def test_computes_what_golden_does(unit, cache):
     design = build(unit, "unit")
     if isinstance(unit, EngineConfig):
         engine = VerilatedEngine(build_library(design, cache=cache), seed=1)
-        results = run_scenarios(Bench(engine, EngineDriver(engine, unit), 1), SCENARIOS)
+        results = run_scenarios(Bench(engine, EngineDriver(engine, unit), 1), SHORT_SCENARIOS)
     else:
         campaigns = campaigns_of(design, count=64, share=61, model=False)
         results = VerilatedUnit(design, cache=cache).run(campaigns)

@@ -17,6 +17,7 @@ from fgmp.sim import random_units, regression
 from fgmp.sim.engine import regression as engine_regression
 from fgmp.sim.mutants import run
 from fgmp.sim.mutants.plant import in_netlist, in_source
+from fgmp.sim.mutants.reasons import _REASONS, reason
 from fgmp.sim.mutants.run import run_mutants
 from fgmp.sim.mutants.source import rewritten
 from fgmp.sim.random_units import run_random_units
@@ -76,6 +77,17 @@ def elaborate(a, b, c, out):
                  "joined(", "binary('unit.py:10: a & b', '&', a, b)"):  # fmt: skip
         assert f"__fgmp_choices__.{call}" in tree
     assert "assert a + b" in tree
+
+
+def test_reasons_are_of_places_that_there_are():
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hdl").glob("*.py")}
+    for file, change in _REASONS:
+        assert file in files
+        tree = ast.unparse(rewritten((ROOT / file).read_text(), file))
+        text = change.rsplit(" -> ", 1)[0]
+        assert re.search(rf"'{file}:\d+: {re.escape(text)}'", tree), change
+    assert reason("hdl/rows.py:7: part[-1] & enable -> left").startswith("isolation")
+    assert reason("hdl/rows.py:7: part[-1] & enable -> right") is None
 
 
 def test_the_regression_notices_mutants_of_the_source(tmp_path):

@@ -73,6 +73,12 @@ RUNS = {
         Run("proofs", ["fgmp prove --workers 2 --json"], 6),
         Run("mutants-lane", ["fgmp mutants lane-1k --workers 2 -o {out}/mutants --json"], 5),
         Run("mutants-selector", ["fgmp mutants selector-four-over-six --workers 2 -o {out}/mutants --json"], 10),
+        Run("mutants-lane-source", ["fgmp mutants lane-1k --in source --workers 2 -o {out}/mutants --json"], 5),
+        Run(
+            "mutants-selector-source",
+            ["fgmp mutants selector-four-over-six --in source --workers 2 -o {out}/mutants --json"],
+            10,
+        ),
         Run(
             "area",
             [
@@ -176,6 +182,8 @@ CLAIMS = (
     ),
     Claim("mutants-lane", "planted faults noticed, lane", "", "mutants-lane", _score),
     Claim("mutants-selector", "planted faults noticed, selector", "", "mutants-selector", _score),
+    Claim("mutants-lane-source", "the same in the source, lane", "", "mutants-lane-source", _score),
+    Claim("mutants-selector-source", "the same in the source, selector", "", "mutants-selector-source", _score),
 )  # fmt: skip
 
 

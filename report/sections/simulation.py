@@ -111,9 +111,11 @@ def mutants_section(result: Mapping[str, Any]) -> Section:
         ("survived", f"{len(result['survived']):,}"),
         ("score", f"{result['score']:.1%}"),
     ]
-    rows = [[str(line)] for line in result["survived"]]
-    parts = [Table(["mutation"], rows, "Survivors")] if rows else []
-    return Section(f"Mutants of {result['unit']}", "", facts, parts, not rows)
+    reasons = result.get("reasons", {})
+    rows = [[str(line), str(reasons.get(line, ""))] for line in result["survived"]]
+    parts = [Table(["mutation", "why no test is missing"], rows, "Survivors", left=2)] if rows else []
+    title = f"Mutants of {result['unit']}, in its {result.get('place', 'netlist')}"
+    return Section(title, "", facts, parts, len(rows) == len(reasons))
 
 
 def coverage_section(result: Mapping[str, Any]) -> Section:

@@ -149,9 +149,13 @@ def charged_stalls(bench: Bench) -> None:
         bench.expect(f"{operand_name} stall: results", result.data == result_bytes(gemm, config), True)
         counters = result.counters
         more = {name: counters[f"stall_{name}"] - waited[name] for name in names}
-        lost = counters["span"] - free["span"]
-        bench.expect(f"{operand_name} stall: time is lost", lost > free["span"] // 8, True)
-        lost = max(lost, counters["cycles"] - free["cycles"])
+        # In few and long rows of results it is hardly the GEMM, and in one tile of activations hardly the span.
+        longer = [counters[name] - free[name] for name in ("span", "cycles")]
+        slower = any(
+            more_cycles > free[name] // 8 for name, more_cycles in zip(("span", "cycles"), longer, strict=True)
+        )
+        bench.expect(f"{operand_name} stall: time is lost", slower, True)
+        lost = max(longer)
         charged = more[operand_name] > _MOST_CHARGED * lost and max(more, key=lambda n: more[n]) == operand_name
         bench.expect(f"{operand_name} stall: of {lost} cycles {more}: charged to it", charged, True)
         bench.expect(f"{operand_name} stall: products", counters["products"], free["products"])

@@ -16,6 +16,7 @@ from ..regression import no_bench
 from ..runner import SimulationError
 from .judge import SURVIVED, Judge, judged
 from .plant import Mutant, in_netlist, in_source
+from .reasons import reason
 
 __all__ = ["PLACES", "run_mutants"]
 
@@ -41,7 +42,9 @@ def run_mutants(
 
     The `place` is "netlist", where yosys changes gates, or "source", where the description is changed.
 
-    What is known is read from and written to a file in the folder `out`. Raises InputError for a unit without a bench.
+    What is known is read from and written to a file in the folder `out`. The result's `score` is the share noticed of
+    those not proven equivalent; `reasons` says of some survivors why no test is missing. Raises InputError for a unit
+    without a bench.
     """
     name = preset.replace("-", "_")
     design = build_preset(preset, changes, name)  # Verilator shortens very long names
@@ -68,8 +71,9 @@ def run_mutants(
                 _keep(file, mutants, verdicts)
     left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]
     killed = sum(v not in (_UNPROVEN, _EQUIVALENT) for v in verdicts.values())
+    reasons = {m.line: why for m in left if place == "source" and (why := reason(m.line)) is not None}
     for mutant in left:
-        say(f"survived: {mutant.line}")
+        say(f"survived: {mutant.line}{f' ({reasons[mutant.line]})' if mutant.line in reasons else ''}")
     return {
         "schema": "fgmp-mutants/1",
         "unit": design.name,
@@ -78,6 +82,7 @@ def run_mutants(
         "killed": killed,
         "equivalent": len(mutants) - killed - len(left),
         "survived": [m.line for m in left],
+        "reasons": reasons,
         "score": killed / max(killed + len(left), 1),
         "file": str(file),
     }

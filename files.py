@@ -81,8 +81,9 @@ def whole_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     Folders are made as needed. If the block raises, or the disk is full, every file stays as it was and no new folder
     is left; OSError then names the file that was meant. A link stays one; pipes and devices are written to directly.
     """
-    targets = [_resolved(path) for path in paths]
-    plain = [not target.exists() or target.is_file() for target in targets]
+    # What /dev/stdout leads to has no name if it is a pipe.
+    plain = [not path.exists() or path.is_file() for path in paths]
+    targets = [_resolved(path) if simple else path for path, simple in zip(paths, plain, strict=True)]
     partials = [partial_name(target) if simple else target for target, simple in zip(targets, plain, strict=True)]
     meant = dict(zip(map(str, partials), map(str, paths), strict=True))
     with _folders([t.parent for t, simple in zip(targets, plain, strict=True) if simple]), _naming(meant):

@@ -5,12 +5,14 @@ import random
 import subprocess
 
 import pytest
+import yaml
 
 from fgmp.__main__ import main
 from fgmp.formats import SELECTOR_MODES
 from fgmp.golden.packing import pack
+from fgmp.hdl.config import EngineConfig
 from fgmp.hdl.design import build_preset
-from fgmp.hdl.engine.registers import EVENTS, OUTPUT_FORMATS
+from fgmp.hdl.engine.registers import EVENTS, OUTPUT_FORMATS, OUTPUT_SITE, REGISTERS
 from fgmp.sim.engine.gemm import Gemm
 from fgmp.sim.engine.random_gemms import random_gemm
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
@@ -165,3 +167,49 @@ def test_another_engine(driver, simulated, offset, code):
     simulator, _ = simulated
     wrong = Bus(READ(lambda _, at: simulator.read(at) ^ (at == offset)), WRITE(lambda *_: None), None)
     assert driver.fgmp_open(ctypes.byref(Engine()), wrong) == code
+
+
+@pytest.fixture(scope="module")
+def linux(tmp_path_factory):
+    """The program that says which engine is behind a device, and its folder."""
+    folder = tmp_path_factory.mktemp("linux")
+    assert main(["driver", "--linux", "-o", str(folder)]) == 0
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-DFGMP_UIO_MAIN"]
+    for name in ("fgmp_uio", "fgmp_driver"):
+        subprocess.run(["c++", "-x", "c", *flags, "-c", f"{name}.c", "-o", f"{name}.o"], cwd=folder, check=True)
+    subprocess.run(["c++", "fgmp_uio.o", "fgmp_driver.o", "-o", "fgmp_uio"], cwd=folder, check=True)
+    return folder
+
+
+def says(linux, path):
+    done = subprocess.run([linux / "fgmp_uio", path], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_engine_behind_a_uio_device(linux, simulated):
+    """A file of the registers' size stands for the device: it is mapped in the same way."""
+    simulator, config = simulated
+    device = linux / "uio0"
+    words = {item.offset: simulator.read(item.offset) for item in REGISTERS if item.access == "ro"}
+    content = bytearray(0x40000)
+    for offset, word in words.items():
+        content[offset : offset + 4] = word.to_bytes(4, "little")
+    device.write_bytes(content)
+    what = f"{config.lanes} lanes, {config.rows} rows, {config.slots} slots, K up to {config.k_max}"
+    assert says(linux, device) == (0, f"fgmp engine: {what}, N of packed results up to {config.n_max}\n")
+    content[0] ^= 1
+    device.write_bytes(content)
+    assert says(linux, device) == (1, f"{device}: no fgmp engine\n")
+    code, text = says(linux, linux / "nowhere")
+    assert (code, text.count("\n")) == (1, 1)
+    assert "No such file" in text
+
+
+def test_the_device_tree_binding_names_what_engines_have(linux):
+    """Windows, and a DMA for each stream: dt-schema has accepted the file, which is not among the suite's tools."""
+    binding = yaml.safe_load((linux / "fgmp,engine.yaml").read_text().split("---\n", 1)[1])
+    names = [[one["const"] for one in choice["items"]] for choice in binding["properties"]["dma-names"]["oneOf"]]
+    presets = [EngineConfig(lanes=16, weight_streams=count) for count in (1, 2, 4)]
+    assert names == [[s.replace("_", "-") for s in (*config.operand_streams, "results")] for config in presets]
+    assert binding["properties"]["dmas"] == {"minItems": 3, "maxItems": 6}
+    assert f"reg = <0xa0000000 {OUTPUT_SITE + 0x20000:#x}>" in binding["examples"][0]

@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -29,3 +31,12 @@ def test_files_are_whole_and_links_and_pipes_stay(tmp_path):
 
 def test_no_files_are_written_without_complaint():
     write_files({})
+
+
+def test_what_has_no_name_is_written_to(tmp_path):
+    """A pipe at the end of /dev/stdout."""
+    command = [sys.executable, "-m", "fgmp", "registers", "--format", "svd", "-o", "/dev/stdout"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"<?xml")
+    assert list(tmp_path.iterdir()) == []

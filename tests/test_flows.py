@@ -344,6 +344,27 @@ def test_exported_projects_hold_the_design_and_its_constraints(tmp_path, capsys,
     assert ("set_false_path" in sdc) == bool(steady)
     tcl = (tmp_path / "p" / "vivado" / "build.tcl").read_text()
     assert re.findall(r"\$root (\S+)\]", tcl) == [f"src/{s.name}" for s in sources]
+    assert (tmp_path / "p" / "vivado" / "package.tcl").is_file() == (name == "engine-4")
+
+
+def test_the_packaging_script_is_tcl_that_reads_every_source(tmp_path):
+    """Vivado is not at hand: an interpreter of Tcl notes what would be called, and with what."""
+    tkinter = pytest.importorskip("tkinter", reason="tkinter is optional: it is part of Python, which may lack it")
+    assert main(["export", "engine-4", "-o", str(tmp_path), "--tools", "vivado"]) == 0
+    tcl = tkinter.Tcl()
+    script = tmp_path / "vivado" / "package.tcl"
+    names = re.findall(r"^(?:set \w+ \[)?((?:ipx::)?\w+)", script.read_text(), re.MULTILINE)
+    tcl.eval("namespace eval ipx {}; set calls {}")
+    for called in {*names, "current_fileset"} - {"set", "file"}:
+        tcl.eval(f"proc {called} args {{ global calls; lappend calls [list {called} {{*}}$args]; return {called} }}")
+    tcl.eval(f"source {{{script}}}")
+    calls = [tcl.splitlist(call) for call in tcl.splitlist(tcl.eval("set calls"))]
+    added = [Path(call[-1]) for call in calls if call[0] == "add_files"]
+    assert sorted(path.name for path in added) == ["engine_4.v", "fgmp_ram_1r1w.v"]
+    assert all(path.is_file() for path in added)
+    order = [call[0] for call in calls]
+    assert order.index("add_files") < order.index("ipx::package_project") < order.index("ipx::save_core")
+    assert ("set_property", "top", "engine_4", "current_fileset") in calls
 
 
 def test_memories_of_an_engine_are_listed():

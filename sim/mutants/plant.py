@@ -12,7 +12,7 @@ from pathlib import Path
 from ...formal.netlist import FLATTEN
 from ...hdl.config import EngineConfig
 from ...hdl.design import Design, Port, build_preset
-from ...hdl.wrappers import WRAPPERS
+from ...hdl.wrappers import RAM_MODULE, WRAPPERS
 from ...hdl.yosys import run_yosys
 from .choices import SELECT, SELECT_BITS
 
@@ -86,7 +86,8 @@ def in_source(preset: str, changes: Sequence[str], name: str, count: int, seed: 
             (work / "top.v").write_text(top.replace(f"{name}_core core (\n", f"{name}_core core (\n{_PASSED}", 1))
             (work / "wrappers.v").write_text("\n".join(WRAPPERS.values()))
             reads += ["read_verilog top.v wrappers.v"]
-        script = [*reads, f"hierarchy -check -top {name}", *FLATTEN.split("; "), "opt_merge", "opt_clean"]
+        script = [*reads, f"hierarchy -check -top {name}", f"setattr -mod -set keep_hierarchy 1 *{RAM_MODULE}*"]
+        script += [*FLATTEN.split("; "), "opt_merge", "opt_clean"]
         # As in what is generated: reset defines the state.
         script += ["setattr -unset init w:*", "write_verilog -noattr mutated.v", ""]
         (work / "flatten.ys").write_text("\n".join(script))

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ... import __version__
 from ...errors import InputError
 from ...files import write_files
+from ...hdl.config import EngineConfig
 from ...hdl.design import Design
 from ...hdl.wrappers import RAM_MODULE as _RAM
 from .constraints import constraints
@@ -72,6 +74,8 @@ def export(
         files["openroad/config.mk"] = _openroad(name, platform, sources, utilization)
     if "vivado" in tools:
         files |= {f"vivado/{name}.xdc": limits.xdc(), "vivado/build.tcl": _vivado(name, part, sources)}
+        if isinstance(design.config, EngineConfig):
+            files["vivado/package.tcl"] = _vivado_ip(name, part, sources)
     files["README.md"] = _readme(name, tools, used, period)
     write_files({out / path: content.encode() for path, content in files.items()})
     return [out / path for path in files]
@@ -122,11 +126,36 @@ write_checkpoint -force [file join $here {name}.dcp]
 """
 
 
+def _vivado_ip(name: str, part: str, sources: list[str]) -> str:
+    """The packager finds the AXI buses by their ports' names, and the clock's by the attribute in the Verilog."""
+    reads = "\n".join(f"add_files -norecurse [file join $root {path}]" for path in sources)
+    return f"""\
+# vivado -mode batch -source package.tcl: {name} for the IP catalog, in the folder ip beside this file.
+set here [file normalize [file dirname [info script]]]
+set root [file dirname $here]
+create_project -in_memory -part {part}
+{reads}
+set_property top {name} [current_fileset]
+update_compile_order -fileset sources_1
+ipx::package_project -root_dir [file join $here ip] -vendor fgmp -library fgmp -taxonomy /UserIP -import_files -force
+set core [ipx::current_core]
+set_property name {name} $core
+set_property version {__version__} $core
+set_property display_name "FGMP matrix engine ({name})" $core
+set_property description "Matrix products of NVFP4 and FP8 blocks" $core
+ipx::infer_bus_interface irq xilinx.com:signal:interrupt_rtl:1.0 $core
+ipx::create_xgui_files $core
+ipx::update_checksums $core
+ipx::check_integrity $core
+ipx::save_core $core
+"""
+
+
 def _readme(name: str, tools: tuple[str, ...], used: list[Memory], period: float) -> str:
     commands = {
         "librelane": "librelane librelane/config.json",
         "openroad": "make -C $ORFS/flow DESIGN_CONFIG=$PWD/openroad/config.mk    # ORFS: OpenROAD-flow-scripts",
-        "vivado": "cd vivado && vivado -mode batch -source build.tcl",
+        "vivado": "cd vivado && vivado -mode batch -source build.tcl    # package.tcl: an engine for the IP catalog",
     }
     lines = [f"# {name}", "", f"Clock period {period:g} ns, in `{name}.sdc`. Run one of:", "", "```"]
     lines += [commands[tool] for tool in tools]

@@ -27,7 +27,7 @@ prove: $(READY)
 
 # Faults planted in a lane, a selector and an engine, a thousand each; hours, may be stopped and continued.
 mutants: $(READY)
-	@.venv/bin/fgmp mutants --workers 2
+	@.venv/bin/fgmp mutants --workers 2; netlist=$$?; .venv/bin/fgmp mutants --in source --workers 2 && exit $$netlist
 
 # Every reader of files under changed files, coverage-guided where atheris is installed. SECONDS each, default half an hour.
 SECONDS ?= 1800

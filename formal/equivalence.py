@@ -60,7 +60,8 @@ select gold; write_rtlil -selected gold.il
         """Whether the yosys commands `change` leave the unit as it is, as far as so many `seconds` of solving show.
 
         False where they do not suffice, or where it is equal only in states that are never reached. Memories are
-        outside: what goes into them must agree, and what comes out is anything.
+        outside: what goes into them must agree, and what comes out is anything. A clock gate passes its clock on, and
+        a value that is undefined counts as 0.
         """
         lines = self._both(change)
         return lines is not None and _Sweep(time.monotonic() + seconds).prove(lines)

@@ -1,7 +1,9 @@
 """The driver in C on the simulated engine: GEMMs of every kind, bit for bit; what an engine cannot do is refused."""
 
 import ctypes
+import errno
 import random
+import socket
 import subprocess
 
 import pytest
@@ -12,7 +14,7 @@ from fgmp.formats import SELECTOR_MODES
 from fgmp.golden.packing import pack
 from fgmp.hdl.config import EngineConfig
 from fgmp.hdl.design import build_preset
-from fgmp.hdl.engine.registers import EVENTS, OUTPUT_FORMATS, OUTPUT_SITE, REGISTERS
+from fgmp.hdl.engine.registers import EVENTS, OUTPUT_FORMATS, OUTPUT_SITE, REGISTERS, register
 from fgmp.sim.engine.gemm import Gemm
 from fgmp.sim.engine.random_gemms import random_gemm
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
@@ -34,6 +36,10 @@ class Engine(ctypes.Structure):
         for name in ("lanes", "rows", "slots", "k_max", "n_max", "weight_streams", "accumulator_bits", "raw_input",
                      "packed_output", "channel_codes", "four_over_six")
     ]  # fmt: skip
+
+
+class Uio(ctypes.Structure):
+    _fields_ = [("file", ctypes.c_int), ("registers", ctypes.POINTER(ctypes.c_uint32))]
 
 
 class Site(ctypes.Structure):
@@ -203,6 +209,27 @@ def test_the_engine_behind_a_uio_device(linux, simulated):
     code, text = says(linux, linux / "nowhere")
     assert (code, text.count("\n")) == (1, 1)
     assert "No such file" in text
+
+
+def test_waiting_for_the_interrupt(linux):
+    """A socket stands for the device: the other end sees the interrupt enabled, and answers how many there were."""
+    command = ["c++", "-x", "c", "-std=c99", "-fPIC", "-shared", "fgmp_uio.c", "-o", "uio.so"]
+    subprocess.run(command, cwd=linux, check=True)
+    library = ctypes.CDLL(str(linux / "uio.so"), use_errno=True)
+    registers = (ctypes.c_uint32 * (0x40000 // 4))()
+    ours, kernels = socket.socketpair()
+    with ours, kernels:
+        device = Uio(ours.fileno(), registers)
+        assert library.fgmp_uio_wait(ctypes.byref(device), 10) == 0
+        assert kernels.recv(100) == (1).to_bytes(4, "little")
+        kernels.send((7).to_bytes(4, "little"))
+        assert library.fgmp_uio_wait(ctypes.byref(device), 1000) == 1
+        word = registers[register("INTERRUPT_ENABLE").offset // 4]
+        enabled = [name for bit, (name, _) in enumerate(EVENTS) if word >> bit & 1]
+        assert enabled == ["done", "start_rejected", "config_error"]
+    device.file = -1
+    assert library.fgmp_uio_wait(ctypes.byref(device), 10) == -1
+    assert ctypes.get_errno() == errno.EBADF
 
 
 def test_the_device_tree_binding_names_what_engines_have(linux):

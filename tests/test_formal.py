@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -80,6 +81,45 @@ def test_a_change_that_changes_nothing_is_proven():
     with Equivalence(build_preset("selector-flat")) as unit:
         assert unit.holds("wreduce; peepopt; opt_share", 60)
         assert not unit.holds("no_such_command", 60)
+
+
+REGISTERED = """
+module unit(input clk, input go, input [3:0] a, output reg [3:0] kept, output [3:0] seen, output [7:0] read);
+  reg [3:0] before, {never};
+  always @(posedge clk) begin
+    before <= a;
+    if (go) kept <= before + {added};
+  end
+  assign seen = before {operator} kept;
+  fgmp_ram_1r1w ram(.clk(clk), .write_enable({enable}), .write_data({{a, before}}), .read_data(read));
+endmodule
+module fgmp_ram_1r1w(input clk, input write_enable, input [7:0] write_data, output reg [7:0] read_data);
+  reg [7:0] word;
+  always @(posedge clk) if (write_enable) word <= write_data;
+  always @(posedge clk) read_data <= word;
+endmodule
+"""
+
+
+@pytest.mark.parametrize(
+    ("same", "change"),
+    [
+        (True, ""),
+        (True, "wreduce; opt_expr; opt_share"),
+        (False, "setparam -set CLK_POLARITY 0 t:$dff"),
+        (False, "select -set r w:before %ci1 t:$dff %i; delete @r"),
+        (False, "connect -set kept 4'd0"),
+        (False, "connect -port ram write_enable 1'b1"),
+        (False, "connect -port ram write_data 8'd0"),
+        (False, "connect -set seen 4'd0"),
+        (False, "no_such_command"),
+    ],
+)
+def test_what_registers_and_memories_take_is_compared(same, change):
+    verilog = REGISTERED.format(never="unread", added=3, operator="^", enable="go & a[0]")
+    design = replace(build_preset("decoder-e2m1"), name="unit", verilog=verilog)
+    with Equivalence(design) as unit:
+        assert unit.holds(change, 20) == same
 
 
 def test_outputs_that_a_mutation_names_with_colons_are_symbols():

@@ -1,4 +1,4 @@
-"""The engine's driver in C: freestanding, two files and the generated register map; and what Linux needs beside it."""
+"""The engine's driver in C: freestanding, two files and the register map; and the Linux parts that go with it."""
 
 from pathlib import Path
 

@@ -40,9 +40,11 @@ fgmp_bus fgmp_uio_bus(fgmp_uio *device) {
 
 int fgmp_uio_wait(fgmp_uio *device, int milliseconds) {
     const int32_t enable = 1;
+    const uint32_t over = FGMP_EVENTS_DONE_MASK | FGMP_EVENTS_START_REJECTED_MASK | FGMP_EVENTS_CONFIG_ERROR_MASK;
     int32_t count;
     struct pollfd events = {device->file, POLLIN, 0};
     int ready;
+    put(device, FGMP_INTERRUPT_ENABLE, over);
     if (write(device->file, &enable, sizeof enable) != (ssize_t)sizeof enable) return -1;
     ready = poll(&events, 1, milliseconds);
     if (ready > 0 && read(device->file, &count, sizeof count) != (ssize_t)sizeof count) return -1;

@@ -19,8 +19,9 @@ void fgmp_uio_close(fgmp_uio *device);
 /* What fgmp_open takes; `device` must stay where it is. */
 fgmp_bus fgmp_uio_bus(fgmp_uio *device);
 
-/* Enable the interrupt and sleep until it comes, at most so many milliseconds (-1: forever). 1 if it came, 0 if time
- * ran out, -1 with errno set. Clear the events afterwards (fgmp_wait does): the interrupt is a level. */
+/* Let the end of a GEMM raise the interrupt, and sleep until it does, at most so many milliseconds (-1: forever). 1 if
+ * it came, 0 if time ran out, -1 with errno set. Then ask fgmp_wait, which clears the events: the interrupt is a level.
+ * One that came before, and was polled for, may still count: ask again if fgmp_wait says FGMP_TIMEOUT. */
 int fgmp_uio_wait(fgmp_uio *device, int milliseconds);
 
 #endif

@@ -6,7 +6,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-from ...errors import InputError
 from ...hdl.config import EngineConfig
 from ...hdl.design import Design
 from ...processes import end_with_parent
@@ -65,7 +64,9 @@ class Judge:
             try:
                 bench = Bench(engine, EngineDriver(engine, self._config), 1)
                 run_scenarios(bench, [name], tally=_StrictTally)
-            except (_Noticed, SimulationError, InputError, ValueError, IndexError):
+            except (OSError, MemoryError):
+                raise  # the machine's, not the mutant's
+            except Exception:
                 return name
         return SURVIVED
 
@@ -94,7 +95,10 @@ def judged(design: Design, numbers: Sequence[int], cache: Path, workers: int) ->
         waiting = [number for number in waiting if number not in done]
         # One of those that were being judged ended its worker, and with it all: each is judged alone.
         for number in waiting[:workers]:
-            yield from [*_in_workers(design, [number], cache, 1)] or [(number, "the simulator ended")]
+            alone = [*_in_workers(design, [number], cache, 1)]
+            if not alone and not [*_in_workers(design, [0], cache, 1)]:
+                raise SimulationError(f"{design.name}: the simulator ends without a mutant")
+            yield from alone or [(number, "the simulator ended")]
         waiting = waiting[workers:]
 
 

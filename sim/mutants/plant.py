@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from ...hdl.config import EngineConfig
 from ...hdl.design import Design, Port, build_preset
 from ...hdl.wrappers import RAM_MODULE, WRAPPERS
 from ...hdl.yosys import run_yosys
+from ...processes import exhausted, run_tool
 from .choices import SELECT, SELECT_BITS
 
 __all__ = ["Mutant", "Planted", "in_netlist", "in_source"]
@@ -75,10 +75,12 @@ def in_source(preset: str, changes: Sequence[str], name: str, count: int, seed: 
             "seed": seed,
             "folder": folder,
         }
-        command = [sys.executable, "-m", f"{__package__}.elaborate", json.dumps(request)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Without the working directory on its path, where a file may be called like a module.
+        command = [sys.executable, "-P", "-m", f"{__package__}.elaborate", json.dumps(request)]
+        done = run_tool(command, cwd=work)
         if done.returncode:
-            raise RuntimeError(f"{name}: its description cannot be rewritten\n{done.stderr[-2000:]}")
+            exhausted(done.stdout, folder)
+            raise RuntimeError(f"{name}: its description cannot be rewritten\n{done.stdout[-2000:]}")
         lines = json.loads((work / "mutants.json").read_text())
         reads = ["read_rtlil unit.il"]
         if isinstance(design.config, EngineConfig):

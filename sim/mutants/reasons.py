@@ -1,8 +1,10 @@
-"""Why survivors among the source's mutants are none of the regression's gaps, where no proof says so.
+"""Why survivors among the source's mutants are not gaps in the regression, where no proof says so.
 
 Each is a change that differs in registers and not in results, for a reason that takes more than one cycle, or knowledge
 of which values occur. They were looked at one by one.
 """
+
+from pathlib import Path
 
 __all__ = ["reason"]
 
@@ -12,47 +14,145 @@ _NAN = "no NaN comes here: scales are legal and elements were saturated"
 _UNUSED_STICKY = "what lies below a magnitude of 0, or beside one at its limit, decides no rounding"
 
 _REASONS = {
-    ("hdl/operands.py", "~sign & significand.any() -> left"): _ZERO,
-    ("hdl/operands.py", "sign & significand.any() -> left"): _ZERO,
-    ("hdl/dot.py", "(one | three) & Mux(w.signs[i], a.narrow_positives[i], a.narrow_negatives[i]) -> right"): _ZERO,
-    ("hdl/dot.py", "w.nonzeros[i] & Mux(w.signs[i], positives[i], negatives[i]) -> right"): _ZERO,
-    ("hdl/operands.py", "code[:3].any() & ~three & ~fp8 -> left"): _ISOLATION,
-    ("hdl/operands.py", "three & ~fp8 -> left"): _ISOLATION,
-    ("hdl/dot.py", "~(a.fp8 & w.fp8) & ~fp4 -> left"): _ISOLATION,
-    ("hdl/dot.py", "~a.fp8 & (w.fp8 if self._split else 1) -> left"): _ISOLATION,
-    ("hdl/dot.py", "used & ~(narrow & before & self.w_still) -> |"): _ISOLATION,
-    ("hdl/dot.py", "used & ~(narrow & before & self.w_still) -> right"): _ISOLATION,
-    ("hdl/dot.py", "s.fp4 | s.mixed -> &"): _ISOLATION,
-    ("hdl/dot.py", "s.fp4 | s.mixed -> left"): _ISOLATION,
-    ("hdl/dot.py", "s.fp4 | s.mixed -> right"): _ISOLATION,
-    ("hdl/rows.py", "part[-1] & enable -> left"): _ISOLATION,
-    ("hdl/pipeline.py", "reduce(and_, conditions) -> without the last"): _ISOLATION,
+    (
+        "hdl/operands.py",
+        '"positives": Cat(~sign & significand.any() for sign, significand in pairs),',
+        "~sign & significand.any() -> left",
+    ): _ZERO,
+    (
+        "hdl/operands.py",
+        '"negatives": Cat(sign & significand.any() for sign, significand in pairs),',
+        "sign & significand.any() -> left",
+    ): _ZERO,
+    (
+        "hdl/dot.py",
+        "sign = (one | three) & Mux(w.signs[i], a.narrow_positives[i], a.narrow_negatives[i])",
+        "(one | three) & Mux(w.signs[i], a.narrow_positives[i], a.narrow_negatives[i]) -> right",
+    ): _ZERO,
+    (
+        "hdl/dot.py",
+        "sign = w.nonzeros[i] & Mux(w.signs[i], positives[i], negatives[i])",
+        "w.nonzeros[i] & Mux(w.signs[i], positives[i], negatives[i]) -> right",
+    ): _ZERO,
+    ("hdl/dot.py", 'mixed=wire(m, "mixed", ~(a.fp8 & w.fp8) & ~fp4),', "~(a.fp8 & w.fp8) & ~fp4 -> left"): _ISOLATION,
+    (
+        "hdl/dot.py",
+        "moving = used & ~(narrow & before & self.w_still)",
+        "used & ~(narrow & before & self.w_still) -> |",
+    ): _ISOLATION,
+    (
+        "hdl/dot.py",
+        "moving = used & ~(narrow & before & self.w_still)",
+        "used & ~(narrow & before & self.w_still) -> right",
+    ): _ISOLATION,
+    ("hdl/dot.py", "plain = ~(s.fp4 | s.mixed)", "s.fp4 | s.mixed -> &"): _ISOLATION,
+    ("hdl/dot.py", "plain = ~(s.fp4 | s.mixed)", "s.fp4 | s.mixed -> left"): _ISOLATION,
+    ("hdl/dot.py", "plain = ~(s.fp4 | s.mixed)", "s.fp4 | s.mixed -> right"): _ISOLATION,
+    (
+        "hdl/rows.py",
+        'carry = wire(self._m, f"{self._name}_carry_on", part[-1] & enable)',
+        "part[-1] & enable -> left",
+    ): _ISOLATION,
+    (
+        "hdl/pipeline.py",
+        "with self._m.If(reduce(and_, conditions)):",
+        "reduce(and_, conditions) -> without the last",
+    ): _ISOLATION,
     (
         "hdl/rounding.py",
+        'sticky = self._faults.pick("sticky bit dropped", normalized[: -fmt.mantissa_bits - 2].any(), 0)',
         "normalized[:-fmt.mantissa_bits - 2].any() -> without the lowest",
     ): "the lowest bit is set only by a sum whose top bit is: the one largest negative sum, whose lowest is not",
-    ("hdl/lane.py", "valid & advance -> left"): "a flag that rises while its cause waits, not when it is taken",
-    ("hdl/lane.py", "emit & advance -> left"): "a flag that rises while its cause waits, not when it is taken",
-    ("hdl/fixed.py", "biased.any() -> without the lowest"): "an exponent so small that the magnitude is 0",
-    ("hdl/fixed.py", "kept >= _LIMIT -> >"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "kept >= _LIMIT -> >= 917503"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "kept >= _LIMIT -> >= 917505"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "~zero & ~saturated -> |"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "~zero & ~saturated -> left"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "significand.any() -> all"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "significand.any() -> without the lowest"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "significand.any() -> without the highest"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "Mux(far, significand.any(), below) -> second"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "~zero & ~saturated & Mux(far, significand.any(), below) -> right"): _UNUSED_STICKY,
-    ("hdl/fixed.py", "self.magnitude >= boundary -> >= 933887"): "an odd number of units, which a magnitude that is "
-    "normalized to beyond 448 is not",
-    ("hdl/decoder.py", "code[:E4M3.bits - 1] -> one bit higher"): _NAN,
-    ("hdl/decoder.py", "code[:E4M3.bits - 1] == E4M3.nan_codes.start -> == 128"): _NAN,
-    ("hdl/decoder.py", "Mux(nan, 0, Cat(mantissa, normal)) -> second"): _NAN,
+    (
+        "hdl/lane.py",
+        "taken = valid & advance",
+        "valid & advance -> left",
+    ): "a flag that rises while its cause waits, not when it is taken",
+    (
+        "hdl/lane.py",
+        "(self.format_error, (taken & dot.illegal) | (emit & advance & rounder.exponent_error)),",
+        "emit & advance -> left",
+    ): "a flag that rises while its cause waits, not when it is taken",
+    (
+        "hdl/fixed.py",
+        "normal = biased.any()",
+        "biased.any() -> without the lowest",
+    ): "an exponent so small that the magnitude is 0",
+    (
+        "hdl/fixed.py",
+        'saturated = wire(m, f"{name}_saturated", (distance < 0) | infinite | (~far & (kept >= _LIMIT)))',
+        "kept >= _LIMIT -> >",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        'saturated = wire(m, f"{name}_saturated", (distance < 0) | infinite | (~far & (kept >= _LIMIT)))',
+        "kept >= _LIMIT -> >= 917503",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        'saturated = wire(m, f"{name}_saturated", (distance < 0) | infinite | (~far & (kept >= _LIMIT)))',
+        "kept >= _LIMIT -> >= 917505",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "~zero & ~saturated -> |",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "~zero & ~saturated -> left",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "significand.any() -> all",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "significand.any() -> without the lowest",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "significand.any() -> without the highest",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "Mux(far, significand.any(), below) -> second",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "sticky = ~zero & ~saturated & Mux(far, significand.any(), below)",
+        "~zero & ~saturated & Mux(far, significand.any(), below) -> right",
+    ): _UNUSED_STICKY,
+    (
+        "hdl/fixed.py",
+        "return self.magnitude >= boundary",
+        "self.magnitude >= boundary -> >= 933887",
+    ): "an odd number of units, which a magnitude that is normalized to beyond 448 is not",
+    (
+        "hdl/decoder.py",
+        "nan = code[: E4M3.bits - 1] == E4M3.nan_codes.start",
+        "code[:E4M3.bits - 1] -> one bit higher",
+    ): _NAN,
+    (
+        "hdl/decoder.py",
+        "nan = code[: E4M3.bits - 1] == E4M3.nan_codes.start",
+        "code[:E4M3.bits - 1] == E4M3.nan_codes.start -> == 128",
+    ): _NAN,
+    (
+        "hdl/decoder.py",
+        "significand = Mux(nan, 0, Cat(mantissa, normal))",
+        "Mux(nan, 0, Cat(mantissa, normal)) -> second",
+    ): _NAN,
 }
 
 
 def reason(line: str) -> str | None:
-    """Why the mutant FILE:LINE: CHANGE survives, where that was found out. For selectors and lanes."""
-    file, _, change = line.split(":", 2)
-    return _REASONS.get((file, change.strip()))
+    """Why the mutant FILE:LINE: CHANGE survives, where that was found out, in `lane-1k` or `selector-four-over-six`."""
+    file, number, change = line.split(":", 2)
+    source = (Path(__file__).parents[2] / file).read_text().splitlines()[int(number) - 1].strip()
+    return _REASONS.get((file, source, change.strip()))

@@ -1,17 +1,19 @@
 """`fgmp mutants`: plants mutants in a unit, runs the regression on each, and proves what it does not notice equivalent.
 
-What was found is kept in a file, so that a run that was stopped continues.
+What was found is kept in a file, so that a run that was stopped continues. It counts while nothing of it has changed:
+the unit, the regression, the proofs.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...cache import digest
 from ...files import write_json
 from ...formal.equivalence import Equivalence
 from ...hdl.config import EngineConfig, LaneConfig, SelectorConfig
-from ...hdl.design import build_preset
+from ...hdl.design import Design, build_preset
 from ..regression import no_bench
 from ..runner import SimulationError
 from .judge import SURVIVED, Judge, judged
@@ -24,6 +26,7 @@ PLACES = ("netlist", "source")
 
 _UNPROVEN, _EQUIVALENT = "survived, not proven equivalent", "equivalent"
 _PROOF_SECONDS = 60
+_CODE = (".py", ".cpp")
 
 
 def run_mutants(
@@ -53,14 +56,15 @@ def run_mutants(
     planted = in_source(preset, changes, name, count, seed) if place == "source" else in_netlist(design, count, seed)
     faulty, mutants = planted.faulty, planted.mutants
     file = out / f"{'-'.join([name, *changes, *([place] if place == 'source' else [])])}-{count}-{seed}.json"
-    verdicts = _known(file, mutants)
+    mark = _mark(faulty, mutants)
+    verdicts = _known(file, mark)
     # Builds it once, and sees that it passes while no mutant is chosen.
     if (noticed := Judge(faulty, out / "simulators")(0)) != SURVIVED:
         raise SimulationError(f"{design.name}: differs without a mutant: {noticed}")
     waiting = [m.number for m in mutants if str(m.number) not in verdicts]
     for number, verdict in judged(faulty, waiting, out / "simulators", workers):
         verdicts[str(number)] = verdict
-        _keep(file, mutants, verdicts)
+        _keep(file, mark, verdicts)
         on_mutants(1)
     survivors = [m for m in mutants if verdicts[str(m.number)] == SURVIVED]
     if survivors:
@@ -68,10 +72,11 @@ def run_mutants(
             for mutant in survivors:
                 same = unit.holds(mutant.change, _PROOF_SECONDS)
                 verdicts[str(mutant.number)] = _EQUIVALENT if same else _UNPROVEN
-                _keep(file, mutants, verdicts)
+                _keep(file, mark, verdicts)
     left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]
     killed = sum(v not in (_UNPROVEN, _EQUIVALENT) for v in verdicts.values())
-    reasons = {m.line: why for m in left if place == "source" and (why := reason(m.line)) is not None}
+    explained = place == "source" and not isinstance(design.config, EngineConfig)
+    reasons = {m.line: why for m in left if explained and (why := reason(m.line)) is not None}
     for mutant in left:
         say(f"survived: {mutant.line}{f' ({reasons[mutant.line]})' if mutant.line in reasons else ''}")
     return {
@@ -88,14 +93,24 @@ def run_mutants(
     }
 
 
-def _known(file: Path, mutants: Sequence[Mutant]) -> dict[str, str]:
+def _mark(faulty: Design, mutants: Sequence[Mutant]) -> dict[str, Any]:
+    """What verdicts are of: the mutants, the unit, and all that judges them."""
+    package = Path(__file__).parents[2]
+    sources = sorted(
+        p for name in ("formal", "golden", "sim") for p in (package / name).rglob("*") if p.suffix in _CODE
+    )
+    parts = [faulty.verilog, *(path.read_text() for path in sources)]
+    return {"mutants": [m.line for m in mutants], "judged_by": digest(parts)}
+
+
+def _known(file: Path, mark: Mapping[str, Any]) -> dict[str, str]:
     try:
         data = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    same = data.get("mutants") == [m.line for m in mutants]
+    same = isinstance(data, dict) and all(data.get(name) == value for name, value in mark.items())
     return dict(data["verdicts"]) if same else {}
 
 
-def _keep(file: Path, mutants: Sequence[Mutant], verdicts: dict[str, str]) -> None:
-    write_json(file, {"mutants": [m.line for m in mutants], "verdicts": verdicts})
+def _keep(file: Path, mark: Mapping[str, Any], verdicts: Mapping[str, str]) -> None:
+    write_json(file, {**mark, "verdicts": verdicts})

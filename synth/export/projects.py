@@ -76,7 +76,7 @@ def export(
         files |= {f"vivado/{name}.xdc": limits.xdc(), "vivado/build.tcl": _vivado(name, part, sources)}
         if isinstance(design.config, EngineConfig):
             files["vivado/package.tcl"] = _vivado_ip(name, part, sources)
-    files["README.md"] = _readme(name, tools, used, period)
+    files["README.md"] = _readme(name, tools, used, period, engine=isinstance(design.config, EngineConfig))
     write_files({out / path: content.encode() for path, content in files.items()})
     return [out / path for path in files]
 
@@ -140,7 +140,7 @@ update_compile_order -fileset sources_1
 ipx::package_project -root_dir [file join $here ip] -vendor fgmp -library fgmp -taxonomy /UserIP -import_files -force
 set core [ipx::current_core]
 set_property name {name} $core
-set_property version {__version__} $core
+set_property version {".".join(__version__.split(".")[:2])} $core
 set_property display_name "FGMP matrix engine ({name})" $core
 set_property description "Matrix products of NVFP4 and FP8 blocks" $core
 ipx::infer_bus_interface irq xilinx.com:signal:interrupt_rtl:1.0 $core
@@ -151,14 +151,16 @@ ipx::save_core $core
 """
 
 
-def _readme(name: str, tools: tuple[str, ...], used: list[Memory], period: float) -> str:
+def _readme(name: str, tools: tuple[str, ...], used: list[Memory], period: float, *, engine: bool) -> str:
     commands = {
         "librelane": "librelane librelane/config.json",
         "openroad": "make -C $ORFS/flow DESIGN_CONFIG=$PWD/openroad/config.mk    # ORFS: OpenROAD-flow-scripts",
-        "vivado": "cd vivado && vivado -mode batch -source build.tcl    # package.tcl: an engine for the IP catalog",
+        "vivado": "cd vivado && vivado -mode batch -source build.tcl",
     }
     lines = [f"# {name}", "", f"Clock period {period:g} ns, in `{name}.sdc`. Run one of:", "", "```"]
     lines += [commands[tool] for tool in tools]
+    if "vivado" in tools and engine:
+        lines += ["cd vivado && vivado -mode batch -source package.tcl    # an IP for the catalog"]
     lines += ["```", ""]
     if used:
         bits = sum(m.width * m.depth for m in used)

@@ -90,7 +90,7 @@ def test_reasons_are_of_places_that_there_are():
         found = [number for number, line in enumerate(text.splitlines(), 1) if line.strip() == source]
         assert len(found) == 1, source
         place = f"'{file}:{found[0]}: {change.rsplit(' -> ', 1)[0]}'"
-        assert ast.unparse(rewritten(text, file)).count(place) == 1, change
+        assert place in ast.unparse(rewritten(text, file)), change
         assert reason(f"{file}:{found[0]}: {change}")
         assert reason(f"{file}:1: {change}") is None
 

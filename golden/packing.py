@@ -83,8 +83,10 @@ def unpack(packed: Packed, name: str = "tensor") -> MixedTensor:
     fp8 = bits[:, :blocks]
     fp4_blocks = int((~fp8).sum())
     _, scales_size, payload_size = packed_sizes(packed.shape, fp4_blocks)
-    _expect_size(name, "scales", packed.scales, scales_size)
-    _expect_size(name, "payload", packed.payload, payload_size)
+    for part, tensor, size in (("scales", packed.scales, scales_size), ("payload", packed.payload, payload_size)):
+        _expect_size(name, part, tensor, size)
+        if tensor.dim() != 1:
+            raise InputError(f"{name}: {part} has shape {tuple(tensor.shape)}, expected one dimension")
     illegal = (packed.scales < MIN_BLOCK_SCALE_CODE) | (packed.scales > MAX_BLOCK_SCALE_CODE)
     if illegal.any():
         where = int(illegal.nonzero()[0])

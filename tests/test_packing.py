@@ -1,5 +1,6 @@
 """The packed form: sizes, round trips, and files that were tampered with."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -160,3 +161,12 @@ def test_missing_tensor_is_refused(file):
 def test_missing_file():
     with pytest.raises(InputError, match="not found"):
         load_packed(Path("/nonexistent.safetensors"))
+
+
+@pytest.mark.parametrize("part", ["scales", "payload"])
+def test_parts_of_another_shape_are_refused(part):
+    """As many bytes, in two dimensions: found by fuzzing."""
+    packed = pack(mixed(3, 64))
+    bent = dataclasses.replace(packed, **{part: getattr(packed, part)[:, None]})
+    with pytest.raises(InputError, match=rf"tensor: {part} has shape \(\d+, 1\), expected one dimension"):
+        unpack(bent)

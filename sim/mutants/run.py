@@ -96,9 +96,8 @@ def run_mutants(
 def _mark(faulty: Design, mutants: Sequence[Mutant]) -> dict[str, Any]:
     """What verdicts are of: the mutants, the unit, and all that judges them."""
     package = Path(__file__).parents[2]
-    sources = sorted(
-        p for name in ("formal", "golden", "sim") for p in (package / name).rglob("*") if p.suffix in _CODE
-    )
+    files = (path for name in ("formal", "golden", "sim") for path in sorted((package / name).rglob("*")))
+    sources = (path for path in files if path.suffix in _CODE and path.name != "reasons.py")
     parts = [faulty.verilog, *(path.read_text() for path in sources)]
     return {"mutants": [m.line for m in mutants], "judged_by": digest(parts)}
 

@@ -29,6 +29,11 @@ class Field:
     text: str
     signed: bool = False
 
+    @property
+    def mask(self) -> int:
+        """Its bits within the register."""
+        return (1 << self.bits) - 1 << self.low
+
 
 @dataclass(frozen=True)
 class Register:
@@ -43,7 +48,7 @@ class Register:
     @property
     def mask(self) -> int:
         """The bits that it has; the others read 0."""
-        return sum((1 << field.bits) - 1 << field.low for field in self.fields)
+        return sum(field.mask for field in self.fields)
 
 
 EVENTS = (
@@ -239,7 +244,7 @@ def c_header() -> str:
             name = f"FGMP_{item.name}_{field.name.upper()}"
             lines += [
                 f"#define {name}_SHIFT {field.low}u",
-                f"#define {name}_MASK {(1 << field.bits) - 1 << field.low:#010x}u",
+                f"#define {name}_MASK {field.mask:#010x}u",
             ]
     return "\n".join([*lines, "", "#endif", ""])
 

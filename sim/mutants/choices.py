@@ -23,7 +23,9 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 _OTHERS = {"+": "-", "-": "+", "*": "+", "&": "|", "|": "&", "^": "|", "<": "<=", "<=": "<", ">": ">=", ">=": ">",
            "==": "!=", "!=": "=="}  # fmt: skip
-_REDUCERS = {operator.or_: ("|", operator.and_), operator.and_: ("&", operator.or_), operator.add: ("+", operator.sub)}
+_REDUCERS: dict[Any, Callable[[Any, Any], Any]] = {
+    operator.or_: operator.and_, operator.and_: operator.or_, operator.add: operator.sub,
+}  # fmt: skip
 
 
 class Choices:
@@ -164,11 +166,11 @@ def joined(place: str, function: Any, items: Any, *first: Any) -> Any:
     good = reduce(function, listed, *first)
     if function not in _REDUCERS or not isinstance(good, Value) or len(listed) < 2:
         return good
-    wrong = [("without the first", reduce(function, listed[1:], *first)),
+    other = _REDUCERS[function]
+    wrong = [(other.__name__, reduce(other, listed, *first)),
+             ("without the first", reduce(function, listed[1:], *first)),
              ("without the last", reduce(function, listed[:-1], *first))]  # fmt: skip
-    return _choices.among(
-        place, good, [(_REDUCERS[function][1].__name__, reduce(_REDUCERS[function][1], listed, *first)), *wrong]
-    )
+    return _choices.among(place, good, wrong)
 
 
 def clocked(place: str, target: Any, value: Any) -> Any:

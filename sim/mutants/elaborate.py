@@ -7,6 +7,7 @@ import functools
 import json
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,18 @@ def _convert(unit: Any, name: str, found: choices.Choices, *, separator: str = "
     return text
 
 
-def _elaborate(preset: str, changes: list[str], name: str, found: choices.Choices) -> dict[str, str]:
-    """The files of a unit: RTLIL, and of an engine the Verilog of its top."""
+def _only_listed(unit: Any, name: str, found: choices.Choices, *, reset: bool = True) -> str:
+    """Describes `unit` and its parts, which is when `found` counts what there is to choose, and converts nothing."""
+    from amaranth.hdl import Fragment
+
+    Fragment.get(unit, None)
+    return ""
+
+
+def _elaborate(
+    preset: str, changes: list[str], name: str, found: choices.Choices, convert: Callable[..., str]
+) -> dict[str, str]:
+    """The files of a unit: RTLIL, as `convert` writes it, and of an engine the Verilog of its top."""
     from ...hdl import design
     from ...hdl.config import EngineConfig, changed
     from ...hdl.config import preset as preset_called
@@ -45,13 +56,13 @@ def _elaborate(preset: str, changes: list[str], name: str, found: choices.Choice
         files = {}
 
         def core_only(unit: Any, name: str) -> str:
-            files["unit.il"] = _convert(unit, name, found)
+            files["unit.il"] = convert(unit, name, found)
             return ""
 
         files["top.v"] = engine_verilog(config, name, emit=core_only)[0]
         return files
     kind = design._UNITS[type(config)]
-    return {"unit.il": _convert(kind(config), name, found, reset=design._clock(config)[1] is not None)}
+    return {"unit.il": convert(kind(config), name, found, reset=design._clock(config)[1] is not None)}
 
 
 def main() -> None:
@@ -60,11 +71,11 @@ def main() -> None:
     sys.meta_path.insert(0, Finder())
     unit = request["preset"], request["changes"], request["name"]
     every = choices.Choices([])
-    _elaborate(*unit, every)
+    _elaborate(*unit, every, _only_listed)
     numbers = range(1, len(every.lines) + 1)
     wanted = sorted(random.Random(request["seed"]).sample(numbers, min(request["count"], len(numbers))))
     folder = Path(request["folder"])
-    for file, text in _elaborate(*unit, choices.Choices(wanted)).items():
+    for file, text in _elaborate(*unit, choices.Choices(wanted), _convert).items():
         (folder / file).write_text(text)
     (folder / "mutants.json").write_text(json.dumps([every.lines[number - 1] for number in wanted]))
 

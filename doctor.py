@@ -74,13 +74,16 @@ _TOOLS = (
 
 def findings() -> Iterator[Finding]:
     """All of them, cheap ones first. Imports torch, if it is there, to ask for GPUs."""
+    from .sim.waves.recording import FST_HEADERS, has_header
+
     version = sys.version_info[:2]
     found = platform.python_version() if (3, 11) <= version < (3, 15) else None
     yield Finding("Python", "everything", found, True, "install Python 3.11 to 3.14")
     for name, command, purpose, needed, fix in _TOOLS:
         yield Finding(name, purpose, _said(command), needed, fix)
-    for header, package in (("lz4.h", "liblz4-dev"), ("zlib.h", "zlib1g-dev")):
-        yield Finding(header, "--waves", _header(header), False, f"apt install {package}")
+    for header, package in FST_HEADERS.items():
+        found = "there" if has_header(header) else None
+        yield Finding(header, "--waves FILE.fst", found, False, f"apt install {package}")
     for names, needed in ((_PACKAGES, True), (_OPTIONAL_PACKAGES, False)):
         for name, purpose, extra in names:
             yield Finding(name, purpose, _version(name), needed, f"pip install 'fgmp[{extra}]'")
@@ -102,14 +105,6 @@ def _said(command: tuple[str, ...]) -> str | None:
         return None
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[0].strip() if lines else command[0]
-
-
-def _header(name: str) -> str | None:
-    if shutil.which("c++") is None:
-        return None
-    text = f"#include <{name}>"
-    done = subprocess.run(["c++", "-E", "-x", "c++", "-"], input=text, capture_output=True, text=True, check=False)
-    return "there" if done.returncode == 0 else None
 
 
 def _version(distribution: str) -> str | None:

@@ -1,7 +1,8 @@
-"""`fgmp simulate`, `rate`, `mutants` and `replay`."""
+"""`fgmp simulate`, `waves`, `rate`, `mutants`, `coverage` and `replay`."""
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -32,17 +33,22 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-model", action="store_true", help="leave out rows captured from the shipped model")
     parser.add_argument("--simulator", default="verilator", help="verilator (default) or icarus")
     parser.add_argument("--bench", default="fast", help="fast (default): a C++ loop; cocotb: of lanes and selectors, "
-                        "always with icarus and --waves")  # fmt: skip
+                        "always with icarus")  # fmt: skip
     add_changes(parser, "such as pipeline=2 sharing=merged")
     parser.add_argument("--campaign", type=float, metavar="HOURS", help="instead: units with random parameters, one "
                         "after the other, for so long; PRESETs say of which kinds (default: all)")  # fmt: skip
-    parser.add_argument("--waves", type=Path, metavar="FILE", help="record waveforms as FST (one preset only)")
+    parser.add_argument("--only", nargs="+", action="collect", default=[], metavar="NAME", help="campaigns of a lane "
+                        "or selector, scenarios of an engine, as the command prints them (of one preset)")  # fmt: skip
+    parser.add_argument("--waves", type=Path, metavar="FILE", help="record one preset: waveforms as .fst or .vcd, "
+                        "with a view for GTKWave and Surfer beside them, or activities as .saif")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def _simulate(args: argparse.Namespace) -> int:
     from ..errors import InputError
-    from ..files import check_file
+    from ..files import check_file, check_folder
+    from .waves.recording import check_headers, trace_format
+    from .waves.viewers import view_folder
 
     if args.model is not None:
         if args.presets:
@@ -59,10 +65,12 @@ def _simulate(args: argparse.Namespace) -> int:
         return _simulate_random(args)
     if args.k is not None and not any(preset.startswith("lane") for preset in presets):
         raise InputError(f"k: {args.k} given for {', '.join(presets)}, expected a lane (others work block by block)")
-    if args.waves is not None and len(presets) != 1:
-        raise InputError(f"waves: {len(presets)} presets given, expected one")
-    if args.waves is not None and args.waves.suffix != ".fst":
-        raise InputError(f"waves: {args.waves}, expected a file name that ends with .fst, the format that is written")
+    for option, given in (("waves", args.waves is not None), ("only", bool(args.only))):
+        if given and len(presets) != 1:
+            raise InputError(f"{option}: {len(presets)} presets given, expected one")
+    if args.waves is not None:
+        check_headers(trace_format(args.waves))
+        check_folder(view_folder(args.waves))
     check_file(args.waves)
     summary = {preset: _simulate_preset(args, preset) for preset in presets}
     compared = sum(s["compared"] for s in summary.values())
@@ -86,10 +94,11 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     from .engine.simulation_report import engine_lines
     from .regression import regress
     from .runner import summarize
+    from .waves.viewers import opening_lines
 
     engine = isinstance(preset_config(preset), EngineConfig)
-    if engine and (args.waves is not None or args.simulator != "verilator"):
-        raise InputError(f"preset {preset}: an engine runs in verilator and without waveforms")
+    if engine and args.simulator != "verilator":
+        raise InputError(f"preset {preset}: an engine runs in verilator")
     with tqdm(desc=preset, unit="campaign", disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def announce(name: str, total: int) -> None:
@@ -100,7 +109,15 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
             bar.update()
 
         if engine:
-            summary = regress_engine(preset, args.set, seed=args.seed, announce=announce, on_scenario=done)
+            summary = regress_engine(
+                preset,
+                args.set,
+                seed=args.seed,
+                only=args.only,
+                waves_to=args.waves,
+                announce=announce,
+                on_scenario=done,
+            )
         else:
             results = regress(
                 preset,
@@ -111,6 +128,7 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
                 model=not args.no_model,
                 simulator=args.simulator,
                 bench=args.bench,
+                only=args.only,
                 waves_to=args.waves,
                 announce=announce,
                 on_campaign=done,
@@ -118,6 +136,8 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
             summary = summarize(results)
     if args.json:
         return summary
+    if args.waves is not None:
+        print("\n".join([f"{preset}  waves in {args.waves}", *opening_lines(args.waves, preset.replace("-", "_"))]))
     if engine:
         print("\n".join(engine_lines(preset, summary)))
         return summary
@@ -126,6 +146,32 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
         if result.first:
             print(result.first)
     return summary
+
+
+def _add_waves(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", help="a unit, as for fgmp verilog")
+    add_changes(parser, "such as pipeline=2 sharing=merged")
+    parser.add_argument("--scope", metavar="PATH", help="of the unit in your waveforms, such as tb.dut (default: as in "
+                        "those of fgmp simulate)")  # fmt: skip
+    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default out/waves/UNIT")
+
+
+def _waves(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..files import check_folder, write_files
+    from ..hdl.design import build_preset
+    from .waves.viewers import view_files
+
+    if args.scope is not None and not re.fullmatch(r"\w+(\.\w+)*", args.scope):
+        raise InputError(f"scope: {args.scope!r}, expected names of instances with points between them")
+    design = build_preset(args.preset, args.set)
+    out = args.out or Path("out/waves") / design.name
+    check_folder(out)
+    files = view_files(design, args.scope)
+    write_files({out / name: text.encode() for name, text in files.items()})
+    print(f"{out}: compile {design.name}_view.sv with the unit; then, in that folder:")
+    print(f"  gtkwave WAVES {design.name}.gtkw\n  surfer WAVES --command-file {design.name}.sucl")
+    return 0
 
 
 def _simulate_random(args: argparse.Namespace) -> int:
@@ -334,6 +380,14 @@ def _coverage(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
+    "waves": (
+        "write a unit's view for GTKWave and Surfer: blocks by element, codes and registers by name",
+        "For waveforms of your own simulator; fgmp simulate --waves writes the same beside those that it records.\n"
+        "\n  fgmp waves engine-4 --scope tb.dut -o view"
+        "\n  fgmp simulate lane --waves lane.fst",
+        _add_waves,
+        _waves,
+    ),
     "coverage": (
         "say what a unit's regression covers: functional bins, lines, branches, toggles",
         "Runs the regression in a build that counts. What never happened is listed, or waived with a reason "
@@ -376,7 +430,7 @@ COMMANDS = {
         "Compares every result bit for bit with the golden model. Exit code 1 if any differs.\n"
         "\n  fgmp simulate lane selector"
         "\n  fgmp simulate engine-4 --set rows=16"
-        "\n  fgmp simulate lane --waves lane.fst"
+        "\n  fgmp simulate engine-4 --only limits --waves engine.vcd"
         "\n  fgmp simulate --campaign 8 --seed 1"
         "\n  fgmp simulate --model OUT --tokens 32",
         _add_simulate,

@@ -26,7 +26,7 @@ from ..hdl.design import Design, build_preset
 from .campaign import named
 from .engine.checks import Bench
 from .engine.driver import EngineDriver
-from .engine.scenarios import SCENARIOS, run_scenarios
+from .engine.scenarios import SCENARIOS, check_scenario, run_scenarios
 from .engine.verilated import VerilatedEngine, build_library
 from .regression import campaigns_of
 from .runner import SimulationError
@@ -72,8 +72,7 @@ class EngineUnderTest:
         Fails the test with the first difference. Raises InputError for a scenario that there is not.
         """
         for name in scenarios:
-            if name not in SCENARIOS:
-                raise InputError(f"scenario: {name!r}, expected one of {', '.join(SCENARIOS)}")
+            check_scenario(name)
         with _failing():
             engine = VerilatedEngine(self._library, seed=seed)
             bench = Bench(engine, EngineDriver(engine, self.config), seed)

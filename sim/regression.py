@@ -11,12 +11,14 @@ from ..quantizer.config import FGMPConfig
 from ..quantizer.model.default_text import read_corpus
 from ..quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
 from ..quantizer.study import Study
-from .campaign import Campaign
+from .campaign import Campaign, named
 from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
 from .lane_campaigns import lane_campaigns, pair_campaigns
+from .library import recorded
 from .runner import CACHE, CampaignResult, Simulator, check_tools
 from .selector_campaigns import selector_campaigns
 from .verilated_unit import VerilatedUnit
+from .waves.recording import trace_format
 
 __all__ = ["BENCHES", "campaigns_of", "captured_layers", "make_bench", "no_bench", "regress"]
 
@@ -69,6 +71,7 @@ def regress(
     model: bool = True,
     simulator: str = "verilator",
     bench: str = "fast",
+    only: Sequence[str] = (),
     waves_to: Path | None = None,
     cache_folder: Path = CACHE,
     announce: Callable[[str, int], None] | None = None,
@@ -76,29 +79,38 @@ def regress(
 ) -> list[CampaignResult]:
     """Generate `preset` with `changes`, build it and run its campaigns; differences are counted, the rest raises.
 
-    The `bench` is "fast" (a C++ loop) or "cocotb", which runs wherever the fast one cannot: Icarus, waveforms.
+    The `bench` is "fast" (a C++ loop) or "cocotb", which runs where the fast one cannot, in Icarus. `only` names the
+    campaigns to run. The fast one records in `waves_to`: waveforms with the unit's view, or activities, by its suffix.
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
     check_tools(simulator)
     design = build_preset(preset, changes, preset.replace("-", "_"))  # Verilator shortens very long names
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
+    if only:
+        campaigns = named(campaigns, *only)
     if announce:
         announce(preset, len(campaigns))
-    unit = make_bench(design, simulator=simulator, bench=bench, waves=waves_to is not None, cache=cache_folder)
-    if isinstance(unit, VerilatedUnit):
-        return unit.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign)
-    return unit.run(campaigns, seed=seed, only_count=True, waves_to=waves_to, on_campaign=on_campaign)
+    if waves_to is not None:
+        if (bench, simulator) != ("fast", "verilator"):
+            raise InputError(
+                f"waves: asked for with bench {bench} in {simulator}, expected the fast bench in verilator"
+            )
+        traced = VerilatedUnit(design, trace=trace_format(waves_to), cache=cache_folder)
+        with recorded(design, waves_to) as partial:
+            return traced.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign, trace_to=partial)
+    unit = make_bench(design, simulator=simulator, bench=bench, cache=cache_folder)
+    return unit.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign)
 
 
 def make_bench(
-    design: Design, *, simulator: str = "verilator", bench: str = "fast", waves: bool = False, cache: Path = CACHE
+    design: Design, *, simulator: str = "verilator", bench: str = "fast", cache: Path = CACHE
 ) -> Simulator | VerilatedUnit:
     """A compiled unit and what drives it: the C++ loop where it can, else cocotb, or cocotb where asked for."""
     if bench not in BENCHES:
         raise InputError(f"bench: {bench!r}, expected one of {', '.join(BENCHES)}")
-    if bench == "fast" and simulator == "verilator" and not waves:
+    if bench == "fast" and simulator == "verilator":
         return VerilatedUnit(design, cache=cache)
-    return Simulator(design, simulator=simulator, waves=waves, cache=cache)
+    return Simulator(design, simulator=simulator, cache=cache)
 
 
 def no_bench(name: str) -> InputError:

@@ -22,7 +22,6 @@ from cocotb_tools.runner import get_runner
 from ..cache import SIMULATORS as CACHE
 from ..cache import cached_folder
 from ..errors import DifferenceError, InputError
-from ..files import whole_file
 from ..hdl.design import Design
 from ..processes import exhausted, run_tool
 from .campaign import Campaign, write_campaign
@@ -109,33 +108,26 @@ class Simulator:
         design: Design,
         *,
         simulator: str = "verilator",
-        waves: bool = False,
         random_state: bool = False,
         watched: Sequence[tuple[str, str]] = (),
         cache: Path = CACHE,
     ):
         """Compile `design`, or find it compiled in `cache`.
 
-        `waves` records an FST file in every run; `random_state` starts every register with a random value (Verilator).
-        Benches see the ports and, with Verilator, the signals that are `watched`, as (module, name); with `waves` and
-        with Icarus they see all.
+        `random_state` starts every register with a random value (Verilator). Benches see the ports and, with Verilator,
+        the signals that are `watched`, as (module, name); with Icarus they see all.
         Raises InputError for a missing tool, with the line that installs it.
         """
         check_tools(simulator)
         if random_state and simulator != "verilator":
             raise InputError(f"simulator: {simulator!r}, expected verilator where the initial state is random")
-        if waves and simulator != "verilator":
-            raise InputError(f"simulator: {simulator!r}, expected verilator where waveforms are recorded")
         self.design = design
         self._simulator = simulator
-        self._waves = waves
         self._random_state = random_state
         seen = [(design.name, port.name) for port in design.ports] + [*watched]
         self._configuration = verilator_configuration(design, seen)
         with tools(simulator) as tool_version:
-            if waves and simulator == "verilator":
-                _check_fst_headers()
-            versions = [simulator, tool_version, version("cocotb"), waves]
+            versions = [simulator, tool_version, version("cocotb")]
             content = [design.verilog, versions, self._build_arguments(), self._configuration]
             build: Callable[[Path], None] = self._build
             if simulator == "verilator":
@@ -149,14 +141,13 @@ class Simulator:
         fault: int = 0,
         seed: int = 1,
         only_count: bool = False,
-        waves_to: Path | None = None,
         on_campaign: Callable[[str], None] | None = None,
     ) -> list[CampaignResult]:
         """Run all campaigns; raises SimulationError, with the first difference decoded, if any result differs.
 
         With `only_count`, differences are counted and not raised; a bench that fails otherwise always raises.
-        `fault` selects a planted fault, `seed` the random state, `waves_to` takes the FST file, and `on_campaign` is
-        told the name of each campaign that is done.
+        `fault` selects a planted fault, `seed` the random state, and `on_campaign` is told the name of each campaign
+        that is done.
         """
         with tempfile.TemporaryDirectory(prefix="fgmp-run-") as folder:
             work = Path(folder)
@@ -167,14 +158,8 @@ class Simulator:
             # Random initial values (2) from a seed; without it Verilator starts with zeros.
             plusargs = [f"+verilator+rand+reset+{2 if self._random_state else 0}", f"+verilator+seed+{seed}"]
             with _watch(work / "progress", on_campaign), tools(self._simulator):
-                try:
-                    extra = plusargs if self._simulator == "verilator" else []
-                    self._simulate(work, environment, extra, "fgmp.sim.bench", lambda: self._only_differences(work))
-                finally:  # a failed run is when waveforms are wanted
-                    if waves_to is not None:
-                        for wave in work.glob("*.fst"):
-                            with whole_file(waves_to) as partial:
-                                shutil.copyfile(wave, partial)
+                extra = plusargs if self._simulator == "verilator" else []
+                self._simulate(work, environment, extra, "fgmp.sim.bench", lambda: self._only_differences(work))
             entries = json.loads((work / "summary.json").read_text())
         results = [CampaignResult(**entry) for entry in entries]
         return checked(self.design, results, campaigns, only_count)
@@ -187,10 +172,8 @@ class Simulator:
         if any(port.name == "fault_select" for port in self.design.ports):  # what a fault replaces may be unused
             arguments += ["-Wno-UNUSEDSIGNAL"]
         # cocotb would make every signal public, which doubles the time to compile. Ports are enough.
-        if not self._waves:
-            arguments += ["--no-public-flat-rw"]
-        arguments += ["--x-initial", "unique" if self._random_state else "fast"]
-        return arguments + (["--trace-fst"] if self._waves else [])
+        arguments += ["--no-public-flat-rw"]
+        return [*arguments, "--x-initial", "unique" if self._random_state else "fast"]
 
     def _build(self, folder: Path) -> None:
         source = folder / f"{self.design.name}.v"
@@ -204,7 +187,6 @@ class Simulator:
                 hdl_toplevel=self.design.name,
                 build_dir=folder,
                 build_args=self._build_arguments(),
-                waves=self._waves,
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
@@ -235,7 +217,6 @@ class Simulator:
                 results_xml=str(results),
                 extra_env=environment,
                 plusargs=plusargs,
-                waves=self._waves,
                 timescale=("1ns", "1ns"),
                 log_file=log,
             )
@@ -302,16 +283,6 @@ def check_tools(simulator: str) -> None:
         raise InputError(f"simulator: {simulator!r}, expected one of {', '.join(SIMULATORS)}")
     with tools(simulator):
         pass
-
-
-def _check_fst_headers() -> None:
-    """Raise InputError if the C++ compiler lacks what Verilator's FST writer includes."""
-    for header, package in (("lz4.h", "liblz4-dev"), ("zlib.h", "zlib1g-dev")):
-        command = ["c++", "-E", "-x", "c++", "-"]
-        if subprocess.run(
-            command, input=f"#include <{header}>", capture_output=True, text=True, check=False
-        ).returncode:
-            raise InputError(f"{header}: not found, FST waveforms need it; install it with: apt install {package}")
 
 
 @contextmanager

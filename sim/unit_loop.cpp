@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "Vunit.h"
+#include "trace.h"
 #include "verilated.h"
 #if VM_COVERAGE
 #include "verilated_cov.h"
@@ -25,6 +26,7 @@ constexpr int kPatience = 2000; // cycles without any movement before the loop g
 struct Unit {
     VerilatedContext context;
     Vunit* top;
+    Trace trace;
     uint64_t random = 1;
     uint32_t stall[2] = {};  // probabilities in 1 / 65536: source, sink
     uint64_t cycles = 0;
@@ -74,6 +76,12 @@ void noise(Unit* u, Port payload) {
     data[payload.bytes - 1] &= payload.top;
 }
 
+void half(Unit* u, int level) {
+    u->top->clk = level;
+    u->top->eval();
+    u->trace.dump();
+}
+
 // One clock cycle; whether a stream moved.
 bool tick(Unit* u) {
     Vunit* top = u->top;
@@ -91,8 +99,7 @@ bool tick(Unit* u) {
         u->taking = !reluctant && !u->chance(u->stall[1]);
     }
     top->o_ready = u->taking;
-    top->clk = 0;
-    top->eval();
+    half(u, 0);
     bool moved = false;
     if (u->offered && top->i_ready) {
         u->next += in.bytes;
@@ -112,8 +119,7 @@ bool tick(Unit* u) {
         if (u->waiting) u->fault = kValidFell;
         u->waiting = false;
     }
-    top->clk = 1;
-    top->eval();
+    half(u, 1);
     u->cycles++;
     return moved;
 }
@@ -142,7 +148,11 @@ Unit* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     return u;
 }
 
+// From now on what happens goes into a file.
+void fgmp_trace(Unit* u, const char* path) { u->trace.open(u->top, u->context, path); }
+
 void fgmp_destroy(Unit* u) {
+    u->trace.close();
     u->top->final();
     delete u->top;
     delete u;
@@ -163,7 +173,7 @@ void fgmp_begin(Unit* u, uint64_t seed, double source, double sink) {
     top->i_valid = 1;
     top->o_ready = 0;
     top->rst = 1;
-    for (int level = 0; level < 2; level++) top->clk = level, top->eval();
+    for (int level = 0; level < 2; level++) half(u, level);
     top->rst = 0;
     top->i_valid = 0;
 }

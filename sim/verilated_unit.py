@@ -35,18 +35,19 @@ class VerilatedUnit:
         random_state: bool = False,
         coverage: bool = False,
         lint: bool = True,
+        trace: str | None = None,
         cache: Path = CACHE,
     ):
         """Compile `design`, or find it compiled in `cache`; `random_state` starts registers with random values.
 
         With `coverage` each run counts lines and toggles, for `write_coverage`. With `lint`, a warning of Verilator's
-        is an error.
+        is an error. `trace` ("fst", "vcd", "saif") lets `run` write such a file.
 
         Raises InputError for a missing tool, with the line that installs it.
         """
         ports = "".join(f"PORT({port.name}, {port.width})\n" for port in design.ports)
         headers = {"ports.h": ports}
-        how: dict[str, Any] = {"random_state": random_state, "coverage": coverage, "lint": lint}
+        how: dict[str, Any] = {"random_state": random_state, "coverage": coverage, "lint": lint, "trace": trace}
         library = compile_library(design, _LOOP, headers=headers, cache=cache, **how)
         self.design = design
         self._random_state = random_state
@@ -62,15 +63,16 @@ class VerilatedUnit:
         only_count: bool = False,
         on_campaign: Callable[[str], None] | None = None,
         coverage_to: Path | None = None,
+        trace_to: Path | None = None,
     ) -> list[CampaignResult]:
         """Run all campaigns; raises SimulationError, with the first difference decoded, if any result differs.
 
         With `only_count`, differences are counted and not raised; a breach of the handshake always raises. `fault`
         selects a planted fault, `seed` the random state, and `on_campaign` is told the name of each that is done. What
-        was covered goes into the file `coverage_to`, if the unit was compiled for it.
+        was covered goes into the file `coverage_to`, what happened into `trace_to`, if the unit was compiled for it.
         """
         results = []
-        for result in self._each(campaigns, fault, seed, coverage_to):
+        for result in self._each(campaigns, fault, seed, coverage_to, trace_to):
             results.append(result)
             if on_campaign:
                 on_campaign(result.name)
@@ -88,10 +90,17 @@ class VerilatedUnit:
         return None
 
     def _each(
-        self, campaigns: Sequence[Campaign], fault: int, seed: int, coverage_to: Path | None = None
+        self,
+        campaigns: Sequence[Campaign],
+        fault: int,
+        seed: int,
+        coverage_to: Path | None = None,
+        trace_to: Path | None = None,
     ) -> Iterator[CampaignResult]:
         unit = self._c.fgmp_create(seed, int(self._random_state), fault)
         try:
+            if trace_to is not None:
+                self._c.fgmp_trace(unit, str(trace_to).encode())
             for campaign in campaigns:
                 yield self._campaign(unit, campaign)
             if coverage_to is not None:
@@ -141,6 +150,7 @@ def _declare(library: Any) -> Any:
         ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
         ("coverage", None, (handle, ctypes.c_char_p)),
+        ("trace", None, (handle, ctypes.c_char_p)),
         ("begin", None, (handle, ctypes.c_uint64, ctypes.c_double, ctypes.c_double)),
         ("set", None, (handle, ctypes.c_int, ctypes.c_uint32)),
         ("get", ctypes.c_uint32, (handle, ctypes.c_int)),

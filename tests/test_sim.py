@@ -311,24 +311,6 @@ def test_unknown_simulator():
         Simulator(build_preset("lane"), simulator="vcs")
 
 
-def has_fst_headers():
-    try:
-        runner._check_fst_headers()
-    except InputError:
-        return False
-    return True
-
-
-@pytest.mark.optional
-@pytest.mark.skipif(not has_fst_headers(), reason="FST needs apt install liblz4-dev zlib1g-dev")
-def test_waveforms_on_request(cache, tmp_path):
-    wave = tmp_path / "wave.fst"
-    design = build_preset("lane-1k")
-    simulator = Simulator(design, waves=True, cache=cache)
-    simulator.run(named(pair_campaigns(design, share=64), NARROW), waves_to=wave)
-    assert wave.stat().st_size > 1000
-
-
 @pytest.mark.optional
 def test_icarus_agrees(cache, machine):
     machine("iverilog", "apt install iverilog")

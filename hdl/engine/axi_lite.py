@@ -13,7 +13,7 @@ from .registers import INPUT_SITE, OUTPUT_SITE, REGISTERS, Register, register
 __all__ = ["RegisterFile", "register_signature"]
 
 _WINDOW_BITS = 16
-_OKAY, _SLVERR = 0, 2
+OKAY, SLVERR = 0, 2
 _HIDDEN = ("INTERRUPT_ENABLE",)
 """Registers that nothing outside the register file looks at."""
 
@@ -78,7 +78,7 @@ class RegisterFile(wiring.Component):
                 m.d.comb += [read_known.eq(1), read_data.eq(value)]
         m.d.comb += self.irq.eq((values["EVENTS"] & values["INTERRUPT_ENABLE"]).any())
         with m.If(write):
-            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(known, _OKAY, _SLVERR))]
+            m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(known, OKAY, SLVERR))]
         with m.Elif(axi.bready):
             m.d.sync += axi.bvalid.eq(0)
         m.d.comb += axi.arready.eq(awake & ~axi.rvalid)
@@ -86,7 +86,7 @@ class RegisterFile(wiring.Component):
             m.d.sync += [
                 axi.rvalid.eq(1),
                 axi.rdata.eq(Mux(axi.araddr[:2].any(), 0, read_data)),
-                axi.rresp.eq(Mux(read_known & ~axi.araddr[:2].any(), _OKAY, _SLVERR)),
+                axi.rresp.eq(Mux(read_known & ~axi.araddr[:2].any(), OKAY, SLVERR)),
             ]
         with m.Elif(axi.rready):
             m.d.sync += axi.rvalid.eq(0)

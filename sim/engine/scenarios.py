@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ...errors import InputError
 from ...formats import ceil_div
 from ...golden.packing import Packed, pack
 from ..runner import CampaignResult, SimulationError
@@ -21,7 +22,7 @@ from .observations import aborted_pairs, charged_stalls, events_and_interrupts, 
 from .random_gemms import corner_sizes, random_gemm, random_mixed
 from .wire import operand_streams, result_bytes
 
-__all__ = ["SCENARIOS", "run_scenarios"]
+__all__ = ["SCENARIOS", "check_scenario", "run_scenarios"]
 
 _STALLS = (0.0, 0.0, 0.1, 0.5, 0.9)
 
@@ -416,6 +417,12 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "stalls are charged to who stalls": charged_stalls,
     "ABORT of two GEMMs": aborted_pairs,
 }
+
+
+def check_scenario(name: str) -> None:
+    """Raise InputError for a scenario that there is not."""
+    if name not in SCENARIOS:
+        raise InputError(f"scenario: {name!r}, expected one of {', '.join(SCENARIOS)}")
 
 
 def run_scenarios(bench: Bench, names: Iterable[str], *, tally: type[Tally] = Tally) -> list[CampaignResult]:

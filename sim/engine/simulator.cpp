@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "Vunit.h"
+#include "trace.h"
 #include "verilated.h"
 #if VM_COVERAGE
 #include "verilated_cov.h"
@@ -36,6 +37,7 @@ constexpr int kSources = FGMP_WEIGHT_STREAMS + 1;  // weights first
 struct Engine {
     VerilatedContext context;
     Vunit* top;
+    Trace trace;
     std::vector<Source> sources;
     std::vector<uint8_t> received;
     std::vector<uint64_t> packets;  // bytes received when each TLAST came
@@ -108,6 +110,7 @@ void tick(Engine* e) {
     top->m_axis_results_tready = ready;
     top->aclk = 0;
     top->eval();
+    e->trace.dump();
     for (Source& source : e->sources)
         if (source.offered && *source.ready) source.queue.pop_front(), source.offered = false;
     if (top->m_axis_results_tvalid) {
@@ -130,6 +133,7 @@ void tick(Engine* e) {
     }
     top->aclk = 1;
     top->eval();
+    e->trace.dump();
     e->cycles++;
     e->interrupt_cycles += top->irq;
 }
@@ -164,7 +168,13 @@ Engine* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     return e;
 }
 
+// From now on what happens goes into a file.
+void fgmp_trace(Engine* e, const char* path) { e->trace.open(e->top, e->context, path); }
+
+void fgmp_trace_end(Engine* e) { e->trace.close(); }
+
 void fgmp_destroy(Engine* e) {
+    e->trace.close();
     e->top->final();
     delete e->top;
     delete e;

@@ -23,16 +23,18 @@ def build_library(
     random_state: bool = False,
     coverage: bool = False,
     lint: bool = True,
+    trace: str | None = None,
     cache: Path = CACHE,
 ) -> Path:
     """Compile the engine and the loop, or find them compiled in `cache`; returns the library's path.
 
     `random_state` lets registers and memories start with random values; such a library runs slower. With `coverage` it
-    counts lines and toggles, for `write_coverage`. With `lint`, a warning of Verilator's is an error.
+    counts lines and toggles, for `write_coverage`. With `lint`, a warning of Verilator's is an error. `trace` ("fst",
+    "vcd", "saif") lets `record` write such a file.
     """
     assert isinstance(design.config, EngineConfig)
     flags = [f"-DFGMP_WEIGHT_STREAMS={design.config.weight_streams}"]
-    how: dict[str, Any] = {"random_state": random_state, "coverage": coverage, "lint": lint}
+    how: dict[str, Any] = {"random_state": random_state, "coverage": coverage, "lint": lint, "trace": trace}
     return compile_library(design, _LOOP, flags=flags, cache=cache, **how)
 
 
@@ -58,6 +60,14 @@ class VerilatedEngine:
     def write_coverage(self, path: Path) -> None:
         """Write what was covered so far, if the library was built for it, in Verilator's format."""
         self._c.fgmp_coverage(self._handle, str(path).encode())
+
+    def record(self, path: Path) -> None:
+        """Write what happens from now on into a file, if the library was built with `trace`."""
+        self._c.fgmp_trace(self._handle, str(path).encode())
+
+    def stop_recording(self) -> None:
+        """Complete the file, where there is one."""
+        self._c.fgmp_trace_end(self._handle)
 
     def reset(self, cycles: int = 1) -> None:
         """Reset, and forget what streams hold on this side."""
@@ -170,6 +180,8 @@ def _declare(library: Any) -> Any:
         ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
         ("coverage", None, (handle, ctypes.c_char_p)),
+        ("trace", None, (handle, ctypes.c_char_p)),
+        ("trace_end", None, (handle,)),
         ("reset", None, (handle, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("trim", None, (handle, ctypes.c_int, size)),

@@ -17,54 +17,36 @@ from fgmp.hdl.design import build_preset
 from fgmp.synth.asic.activities import stimuli
 from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.mapping import Target
-from fgmp.synth.asic.netlist import CONSTANT_1
-from fgmp.synth.asic.netlist_verilog import instance_name, netlist_verilog
+from fgmp.synth.asic.netlist_verilog import netlist_verilog
+from fgmp.synth.asic.saif import saif
 from fgmp.synth.liberty.find import read_liberty
 
 PERIOD = 10.0
 WORDS = 4
 
 
-def script(unit, meter, folder, wire_load):
-    netlist = unit.netlist
-    toggles, high = meter.activity()
-    lines = [
-        "read_liberty library.lib", "read_verilog netlist.v", f"link_design {unit.design.name}",
-        f"create_clock -name clk -period {PERIOD} [get_ports clk]",
-        "set_input_delay -clock clk 0 [all_inputs -no_clocks]", "set_output_delay -clock clk 0 [all_outputs]",
-        "set_input_transition 0 [all_inputs]",
-    ]  # fmt: skip
-    if wire_load:
-        lines.append(f"set_wire_load_model -name {wire_load.name}")
-    for port in netlist.inputs:
-        bits = netlist.ports[port]
-        for i, net in enumerate(bits):
-            if net > CONSTANT_1 and net != netlist.clock:
-                name = f"{{{port}[{i}]}}" if len(bits) > 1 else port
-                lines.append(activity("-input_ports", f"[get_ports {name}]", toggles[net], high[net]))
-    for instance in netlist.instances:
-        name = instance_name(instance)
-        for pin, net in instance.nets.items():
-            if pin in instance.cell.outputs:
-                lines.append(activity("-pins", f"[get_pins {name}/{pin}]", toggles[net], high[net]))
-            elif net <= CONSTANT_1:
-                lines.append(activity("-pins", f"[get_pins {name}/{pin}]", 0.0, float(net)))
-    lines += [
-        'puts "path [get_property [lindex [find_timing_paths -path_delay max] 0] slack]"',
-        "lassign [sta::design_power [sta::cmd_scene]] internal switching leakage total",
-        'puts "power $internal $switching $leakage $total"',
-    ]
-    return "\n".join(lines) + "\n"
+def script(name, wire_load):
+    wires = f"set_wire_load_model -name {wire_load.name}" if wire_load else ""
+    return f"""\
+read_liberty library.lib
+read_verilog netlist.v
+link_design {name}
+create_clock -name clk -period {PERIOD} [get_ports clk]
+set_input_delay -clock clk 0 [all_inputs -no_clocks]
+set_output_delay -clock clk 0 [all_outputs]
+set_input_transition 0 [all_inputs]
+{wires}
+read_saif -scope {name} activity.saif
+puts "path [get_property [lindex [find_timing_paths -path_delay max] 0] slack]"
+lassign [sta::design_power [sta::cmd_scene]] internal switching leakage total
+puts "power $internal $switching $leakage $total"
+"""
 
 
 def slim(module):
     """The parts of a module from which a netlist can be read again."""
     cells = {name: {"type": cell["type"], "connections": cell["connections"]} for name, cell in module["cells"].items()}
     return {"ports": module["ports"], "cells": cells, "netnames": {}}
-
-
-def activity(kind, what, toggles, high):
-    return f"set_power_activity {kind} {what} -density {toggles / PERIOD:.9g} -duty {high:.9g}"
 
 
 def compare(name, library, sta, record):
@@ -77,7 +59,8 @@ def compare(name, library, sta, record):
         work = Path(folder)
         (work / "library.lib").write_text(library.cells.without(frozenset()))
         (work / "netlist.v").write_text(netlist_verilog(unit.netlist, unit.design.name))
-        (work / "script.tcl").write_text(script(unit, meter, work, target.wire_load))
+        (work / "activity.saif").write_text(saif(unit.netlist, unit.design.name, meter, PERIOD))
+        (work / "script.tcl").write_text(script(unit.design.name, target.wire_load))
         command = [str(sta), "-no_init", "-no_splash", "-exit", "script.tcl"]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -81,6 +81,7 @@ def _registers(args: argparse.Namespace) -> int:
 def _add_driver(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", default=Path("out"), help="folder (default: out)")
     parser.add_argument("--linux", action="store_true", help="also access by UIO and a device-tree binding")
+    parser.add_argument("--litex", action="store_true", help="also a LiteX peripheral, and GEMMs by its DMAs")
 
 
 def _driver(args: argparse.Namespace) -> int:
@@ -88,7 +89,7 @@ def _driver(args: argparse.Namespace) -> int:
     from .driver import write_driver
 
     check_folder(args.out)
-    for path in write_driver(args.out, linux=args.linux):
+    for path in write_driver(args.out, linux=args.linux, litex=args.litex):
         print(path)
     return 0
 
@@ -98,7 +99,8 @@ COMMANDS = {
         "write the engine's driver in C: freestanding, two files and the register map",
         "Writes DIR/fgmp_driver.h, fgmp_driver.c and fgmp_engine.h. One for all engines.\n"
         "\n  fgmp driver -o sw"
-        "\n  fgmp driver --linux -o sw",
+        "\n  fgmp driver --linux -o sw"
+        "\n  fgmp driver --litex -o sw",
         _add_driver,
         _driver,
     ),

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     asic.add_argument("--no-energy", action="store_true", help="leave out the gate simulation")
     asic.add_argument("--words", type=int, default=8, metavar="N", help="simulate 64 N streams, default 8")
     asic.add_argument("--seed", type=int, default=0, help="of the random activity, default 0")
+    asic.add_argument("--activities", type=Path, metavar="DIR", help="also write each unit's netlist, constraints and "
+                      "activities as SAIF, for power tools of others")  # fmt: skip
     asic.add_argument("-o", "--out", type=Path, metavar="FILE", help="also write the JSON to a file")
     asic.set_defaults(flow=_asic)
 
@@ -76,6 +79,16 @@ def _check_units(args: argparse.Namespace) -> None:
 
     for name in args.units or args.default_units:
         changed(preset(name), args.set)
+
+
+def _check_no_engine(args: argparse.Namespace) -> None:
+    """Raise InputError for an engine, of which nothing is simulated as a whole."""
+    from ..errors import InputError
+    from ..hdl.config import EngineConfig, preset
+
+    for name in args.units or args.default_units:
+        if isinstance(preset(name), EngineConfig):
+            raise InputError(f"activities: {name}, expected parts of an engine, such as engine-lane and selector")
 
 
 def _designs(args: argparse.Namespace) -> list[Any]:
@@ -134,9 +147,11 @@ def _generic(args: argparse.Namespace) -> int:
 def _asic(args: argparse.Namespace) -> int:
     from ..cache import SYNTHESIS as CACHE
     from ..errors import InputError
-    from ..files import check_file
+    from ..files import check_file, check_folder
     from .asic.asic_report import asic_table
-    from .asic.flow import characterize
+    from .asic.flow import Implementation, characterize
+    from .asic.power import PowerMeter
+    from .asic.saif import write_activities
 
     if not 1 <= args.words <= 1024:
         raise InputError(f"words: {args.words}, expected 1 to 1024")
@@ -144,9 +159,18 @@ def _asic(args: argparse.Namespace) -> int:
         raise InputError(f"seed: {args.seed}, expected 0 to 2147483647")
     check_workers(args.workers)
     check_file(args.out)
+    if args.activities is not None:
+        if args.no_energy:
+            raise InputError("--activities: given with --no-energy, which simulates none; expected one of them")
+        check_folder(args.activities)
+        _check_no_engine(args)
     _check_units(args)
     library, target = library_target(args)
     quiet = not sys.stderr.isatty() or args.workers != 1
+
+    def write(unit: Implementation, meters: Mapping[str, PowerMeter]) -> None:
+        if args.activities is not None:
+            write_activities(args.activities / unit.design.name, unit, meters)
 
     def work(design: Any) -> Any:
         step = stepper(quiet, design.name)
@@ -159,7 +183,10 @@ def _asic(args: argparse.Namespace) -> int:
             cache=args.cache or CACHE,
             energy=not args.no_energy,
             on_step=step,
+            on_metered=write,
         )
+        if args.activities is not None and result["energy"] is None:
+            raise InputError(f"activities: {library.path} has no delays or no power for {design.name}, expected both")
         step("")
         return result
 

@@ -1,4 +1,4 @@
-"""The engine's driver in C: freestanding, two files and the register map; and the Linux parts that go with it."""
+"""The engine's driver in C: freestanding, two files and the register map; and what Linux and LiteX need of it."""
 
 from pathlib import Path
 
@@ -9,15 +9,17 @@ __all__ = ["write_driver"]
 
 _FREESTANDING = ("fgmp_driver.h", "fgmp_driver.c")
 _LINUX = ("fgmp_uio.h", "fgmp_uio.c", "fgmp,engine.yaml")
+_LITEX = ("fgmp_litex.py", "fgmp_litex.h", "fgmp_litex.c")
 
 
-def write_driver(out: Path, *, linux: bool = False) -> list[Path]:
+def write_driver(out: Path, *, linux: bool = False, litex: bool = False) -> list[Path]:
     """Write fgmp_engine.h, fgmp_driver.h and fgmp_driver.c to the folder `out`; returns the paths.
 
-    With `linux` also access by UIO and the device-tree binding.
+    With `linux` also access by UIO and the device-tree binding; with `litex` a LiteX peripheral and GEMMs by its DMAs.
     """
     here = Path(__file__).parent
-    texts = {name: (here / name).read_text() for name in (*_FREESTANDING, *(_LINUX if linux else ()))}
+    names = (*_FREESTANDING, *(_LINUX if linux else ()), *(_LITEX if litex else ()))
+    texts = {name: (here / name).read_text() for name in names}
     texts["fgmp_engine.h"] = c_header()
     write_files({out / name: text.encode() for name, text in texts.items()})
     return [out / name for name in sorted(texts)]

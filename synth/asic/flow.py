@@ -145,8 +145,12 @@ def characterize(
     cache: Path = CACHE,
     energy: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
+    on_metered: Callable[[Implementation, Mapping[str, PowerMeter]], object] = lambda unit, meters: None,
 ) -> dict[str, Any]:
-    """Everything about one unit, as JSON data of the schema in docs/silicon.md."""
+    """Everything about one unit, as JSON data of the schema in docs/silicon.md.
+
+    `on_step` is told what begins, `on_metered` gets the netlist and what each activity did in it, if any was simulated.
+    """
     on_step("mapping")
     unit = implement(design, target, cache)
     caveats = list(CAVEATS)
@@ -159,12 +163,13 @@ def characterize(
     elif isinstance(design.config, EngineConfig):
         caveats.append("energy is measured unit by unit: engine-lane, selector")
     elif energy:
-        measured = []
+        measured, meters = [], {}
         on_step("stimulus")
         for name, stimulus in stimuli(design, words=words, seed=seed).items():
             on_step(f"energy, {name}")
-            result = measure_energy(unit, stimulus, name)
-            measured.append(_energy_json(name, stimulus, result, unit.timing.period))
+            meters[name] = simulate(unit, stimulus, name)[""]
+            measured.append(_energy_json(name, stimulus, meters[name].energy(), unit.timing.period))
+        on_metered(unit, meters)
     return {
         "schema": SCHEMA,
         "unit": design.name,

@@ -263,6 +263,13 @@ class PowerMeter:
         """Per net: mean toggles of a cycle, and the share of cycles in which it is high."""
         return self._toggles / self._cycles, self._high / self._cycles
 
+    def clock_pulses(self) -> dict[int, float]:
+        """Pulses of a cycle, by net: one at the clock's root, fewer behind clock gates."""
+        if self._netlist.clock is None:
+            return {}
+        gated = zip(self._gates, (self._pulse_counts / self._cycles).tolist(), strict=True)
+        return {self._netlist.clock: 1.0, **dict(gated)}
+
     @property
     def cycles(self) -> int:
         """How many cycles were counted, all streams together."""

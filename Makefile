@@ -1,7 +1,9 @@
 # Everything runs in .venv, which setup.sh makes and fills the first time. Settings: PYTHON, TORCH_INDEX_URL.
 READY := .venv/ready
 
-.PHONY: demo test test-optional lint-matrix verify prove mutants fuzz docs claims synth-check format clean
+LEAST := .venv-lowest/ready
+
+.PHONY: demo test test-optional test-lowest lint-matrix verify prove mutants fuzz docs claims synth-check format clean
 
 demo: $(READY)
 	@.venv/bin/fgmp demo
@@ -12,6 +14,14 @@ test: $(READY)
 # The tests about tools that are optional: Icarus Verilog, FST waveforms, Chromium.
 test-optional: $(READY)
 	@.venv/bin/python -m pytest -q -m optional
+
+# Formats, selector, views and gates of all units, models and reports with the least versions that pyproject.toml admits
+# (Python 3.11), in a virtual environment of their own. What those say of the newer packages below them does not count.
+test-lowest: $(LEAST)
+	@.venv-lowest/bin/python -m pytest -n 2 --dist loadgroup -q -W ignore::DeprecationWarning tests/test_formats.py \
+	    tests/test_codec.py tests/test_blocks.py tests/test_packing.py tests/test_selector.py tests/test_layers.py \
+	    tests/test_model.py tests/test_readers.py tests/test_report.py tests/test_gemm_lane.py tests/test_waves.py \
+	    tests/test_saif.py
 
 # Every preset with every legal value of every parameter through Verilator's lint: a quarter of an hour.
 lint-matrix: $(READY)
@@ -49,7 +59,14 @@ format: $(READY)
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-lowest out
 
 $(READY): setup.sh pyproject.toml constraints.txt
 	@./setup.sh $(READY)
+
+$(LEAST): $(READY) .ci/lowest.py
+	@mkdir -p out && .venv/bin/python .ci/lowest.py > out/lowest.txt
+	@.venv/bin/python -m venv --clear .venv-lowest
+	@.venv-lowest/bin/python -m pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) "$$(grep '^torch==' constraints.txt)"
+	@.venv-lowest/bin/python -m pip install --quiet -c out/lowest.txt -e '.[all]' pytest pytest-xdist hypothesis ml_dtypes gfloat pyyaml
+	@touch $(LEAST)

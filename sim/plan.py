@@ -14,7 +14,7 @@ from ..hdl.engine.registers import COUNTERS, EVENTS, REGISTERS
 __all__ = ["Row", "markdown", "plan"]
 
 _VALUES = "test_every_value.py::test_computes_what_golden_does"
-_GATES = "test_every_value.py::test_gates_of_a_part_compute_what_golden_does"
+_PART = "test_every_value.py::test_a_part_computes_what_golden_does"
 _SIZES = "scenario: corners of the tiles"
 _LIMITS = "scenario: limits"
 _REGISTERS = "scenario: registers"
@@ -41,25 +41,25 @@ _PRESETS: dict[str, tuple[str, ...]] = {
     "lane-flat": ("test_sim.py::test_other_lanes",),
     "lane-merged": ("test_sim.py::test_pipeline_depths_without_a_preset", _VALUES),
     "lane-fp8": ("test_sim.py::test_pipeline_depths_without_a_preset", _VALUES),
-    "dot-fp8": (_GATES, "test_synth.py::test_every_output_of_a_unit_is_compared"),
-    "dot-mixed": (_GATES,),
+    "dot-fp8": (_PART, "test_synth.py::test_every_output_of_a_unit_is_compared"),
+    "dot-mixed": (_PART,),
     "selector": ("test_sim.py::test_selector_regression",),
     "selector-bf16": ("test_sim.py::test_other_selectors",),
     "selector-channel": ("test_sim.py::test_other_selectors",),
     "selector-four-over-six": ("test_sim.py::test_other_selectors",),
     "selector-flat": ("test_sim.py::test_other_selectors",),
-    "decoder-e4m3": (_GATES,),
-    "decoder-e2m1": (_GATES,),
+    "decoder-e4m3": (_PART,),
+    "decoder-e2m1": (_PART,),
     "engine": ("test_engine.py::test_engine",),
     "engine-channel": ("test_engine.py::test_other_parameters", _VALUES),
     "engine-8": ("test_every_value.py::test_the_engine_for_fpgas",),
     "engine-4": ("test_engine.py::test_small_engine",),
-    "engine-lane": (_GATES,),
-    "engine-lane-merged": (_GATES,),
-    "engine-lane-fp8": (_GATES,),
-    "accumulators": (_GATES, "test_order.py::test_accumulators_hold_what_was_written"),
-    "activation-decoder": (_GATES,),
-    "row-order": (_GATES, "test_order.py::test_rows_come_by_precision"),
+    "engine-lane": (_PART,),
+    "engine-lane-merged": (_PART,),
+    "engine-lane-fp8": (_PART,),
+    "accumulators": (_PART, "test_order.py::test_accumulators_hold_what_was_written"),
+    "activation-decoder": (_PART,),
+    "row-order": (_PART, "test_order.py::test_rows_come_by_precision"),
 }
 
 _PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -153,7 +153,7 @@ _STATEMENTS = (
     ("rounding", "ties to even, once, near the smallest and the largest sums",
      ("campaign: rounding ties and exponents", "campaign: ties near full scale", "proof: round-float32",
       "proof: round-bfloat16")),
-    ("decoders", "the value of every code", ("proof: decode-e4m3", "proof: decode-e2m1", _GATES)),
+    ("decoders", "the value of every code", ("proof: decode-e4m3", "proof: decode-e2m1", _PART)),
     ("selector", "scale, codes and decision for every block",
      ("proof: block-scale-float32", "proof: fp4-codes-float32", "proof: fp8-codes-float32", "proof: decision-float32")),
     ("block scales", "all legal pairs; every illegal code is flagged",

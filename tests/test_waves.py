@@ -172,7 +172,7 @@ def test_an_engines_view_holds_blocks_and_sums(engine_recording):
 
 
 LARGE = {"engine", "engine-channel"}
-"""Of 64 lanes, half a minute each: they differ from engine-4 and engine-8 in numbers and parts that no view shows."""
+"""Half a minute each: they differ from engine-4 and engine-8 in numbers, and in parts that no view shows."""
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - LARGE))
@@ -272,6 +272,7 @@ def test_activities_count_every_toggle(cache, tmp_path):
     assert "view" not in text
 
 
+@pytest.mark.optional
 def test_fst(cache, tmp_path):
     if not (has_header("lz4.h") and has_header("zlib.h")):
         pytest.skip("FST needs apt install liblz4-dev zlib1g-dev")

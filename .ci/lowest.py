@@ -1,0 +1,31 @@
+"""Prints the least versions that pyproject.toml admits for the extra `all`, as constraints for pip; torch as tested."""
+
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+
+
+def least(extra: str, extras: dict[str, list[str]]) -> dict[str, str]:
+    """The lower bound of every package that an extra asks for, through other extras too."""
+    found: dict[str, str] = {}
+    for text in extras[extra]:
+        requirement = Requirement(text)
+        if requirement.name == "fgmp":
+            for other in requirement.extras:
+                found |= least(other, extras)
+        else:
+            found[requirement.name] = next(s.version for s in requirement.specifier if s.operator == ">=")
+    return found
+
+
+if __name__ == "__main__":
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = least("all", project["optional-dependencies"])
+    del bounds[
+        "torch"
+    ]  # other spellings than the one of constraints.txt may bring a GPU's libraries, gigabytes of them
+    print("\n".join(f"{name}=={version}" for name, version in sorted(bounds.items())))
+    print((ROOT / "constraints.txt").read_text(), end="")

@@ -2,7 +2,16 @@
 
 import itertools
 
-from ...hdl.engine.registers import INPUT_SITE, OUTPUT_FORMATS, OUTPUT_SITE, REGISTERS, register
+from ...formats import BLOCK_SIZE
+from ...hdl.engine.registers import (
+    IDENTIFICATION,
+    INPUT_SITE,
+    MAP_VERSION,
+    OUTPUT_FORMATS,
+    OUTPUT_SITE,
+    REGISTERS,
+    register,
+)
 from .checks import Bench
 from .gemm import field_value
 
@@ -64,8 +73,13 @@ def byte_strobes(bench: Bench) -> None:
 
 
 def registers(bench: Bench) -> None:
-    """Read-only registers stay, unknown addresses answer SLVERR, illegal GEMMs are refused."""
-    engine, driver = bench.engine, bench.driver
+    """Registers say what was built, read-only ones stay, unknown addresses answer SLVERR, illegal GEMMs are refused."""
+    engine, driver, config = bench.engine, bench.driver, bench.config
+    # The driver has compared SHAPE and FEATURES.
+    constant = {"ID": IDENTIFICATION, "VERSION": field_value("VERSION", map=MAP_VERSION)}
+    constant["LIMITS"] = field_value("LIMITS", k_max=config.k_max, n_max_blocks=config.n_max // BLOCK_SIZE)
+    for name, value in constant.items():
+        bench.expect(name, driver.read(name), value)
     for name in (item.name for item in REGISTERS if item.access == "ro"):
         before = driver.read(name)
         bench.expect(f"write to {name}", engine.write(register(name).offset, ~before), 0)

@@ -27,7 +27,7 @@ def limits(bench: Bench) -> None:
 
 def _sizes(bench: Bench) -> None:
     config, chance = bench.config, bench.chance
-    for outputs in (4095, 4096, 4097, _LARGEST_N):
+    for outputs in (4095, 4096, 4097, 1 << 15, _LARGEST_N):  # also that of the highest bit alone
         bench.gemm("wide", random_gemm((2, outputs, 1), chance, config, kind=(False, "float32")))
     if config.packed_output:
         for outputs in {config.n_max - 1, config.n_max} & set(range(1, _LARGEST_N + 1)):

@@ -74,9 +74,13 @@ def _back_to_back(bench: Bench) -> None:
         sent = driver.start(first)
         again = driver.start(second)  # waits: its registers were written while the first GEMM runs
         bench.expect("waiting", driver.read("STATUS") & 3, 3)
-        driver.write("CONTROL", 1)
-        bench.expect("third START", driver.events(), {"start_rejected"})
-        bench.clear_events()
+        # Of other GEMMs, a legal one and one that is not: what waits keeps its registers.
+        for columns, event in ((16, "start_rejected"), (0, "config_error")):
+            for name, value in {"M": 1, "N": 1, "K": columns, "FORMAT": 0}.items():
+                driver.write(name, value)
+            driver.write("CONTROL", 1)
+            bench.expect("third START", driver.events(), {event})
+            bench.clear_events()
         for gemm, counts in ((first, sent), (second, again)):
             try:
                 result = driver.finish(

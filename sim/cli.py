@@ -53,8 +53,9 @@ def _simulate(args: argparse.Namespace) -> int:
     if args.model is not None:
         if args.presets:
             raise InputError(f"--model: given with {', '.join(args.presets)}, expected one of them")
-        if args.set or args.campaign is not None:
-            raise InputError("--model: given with --set or --campaign, which are of presets; expected one of them")
+        if args.set or args.campaign is not None or args.only or args.waves is not None:
+            raise InputError("--model: given with --set, --campaign, --only or --waves, which are of presets; expected "
+                             "one of them")  # fmt: skip
         return _simulate_model(args)
     presets = args.presets or ["lane", "selector"]
     if not 1 <= args.count <= 1_000_000:
@@ -180,6 +181,8 @@ def _simulate_random(args: argparse.Namespace) -> int:
 
     if args.set:
         raise InputError(f"--set: {args.set[0]} given with --campaign, which sets all parameters; expected one of them")
+    if args.only or args.waves is not None:
+        raise InputError("--campaign: given with --only or --waves, which are of one preset; expected one of them")
     if not args.campaign > 0:
         raise InputError(f"campaign: {args.campaign}, expected hours, more than 0")
     say = (lambda line: None) if args.json else (lambda line: print(line, flush=True))

@@ -158,7 +158,7 @@ def test_units_without_a_bench(capsys):
     assert "count: 0, expected 1 to 1000000" in capsys.readouterr().err
     for more in (["--set", "rows=16"], ["--campaign", "1"]):
         assert main(["simulate", "--model", "nowhere", *more]) == 2
-        assert "--model: given with --set or --campaign" in capsys.readouterr().err
+        assert "--model: given with --set, --campaign" in capsys.readouterr().err
     assert main(["mutants", "--count", "0"]) == 2
     assert "count: 0, expected at least 1" in capsys.readouterr().err
 

@@ -152,8 +152,14 @@ def test_gemms_from_memory_to_memory(system):
 def test_what_goes_wrong_leaves_the_dmas_at_rest(system):
     library, engine, config = system
     gemm = random_gemm((3, 5, 40), random.Random(4), config, kind=(False, "float32"))
-    assert run(system, gemm, polls=1)[0] == TIMEOUT
-    assert library.fgmp_abort(ctypes.byref(engine), 1000) == OK
+    big = random_gemm((16, 40, 400), random.Random(4), config, kind=(False, "float32"))
+    patience = (1, 2, 3, 5, 8, 13, 21, 34)  # at any moment: operands are on their way, results too
+    for polls in patience:
+        status, *_ = run(system, big, polls=polls)
+        assert status == TIMEOUT or (status == OK and polls == max(patience))
+        assert library.fgmp_abort(ctypes.byref(engine), 1000) == OK
+        status, events, results, _ = run(system, gemm)
+        assert (status, events, results) == (OK, DONE, result_bytes(gemm, config))
     buffer = Buffer(MEMORY, 16)
     illegal = c_gemm(gemm)
     illegal.exponent = 95

@@ -23,7 +23,7 @@ from litex.soc.integration.soc_core import SoCMini
 from litex.soc.interconnect import axi, stream, wishbone
 from litex.soc.interconnect.csr import CSRStorage
 from litex.soc.interconnect.csr_eventmanager import EventManager, EventSourceLevel
-from migen import Case, ClockSignal, If, Instance, ResetSignal, Signal
+from migen import Case, ClockSignal, If, Instance, ResetInserter, ResetSignal, Signal
 
 __all__ = ["FGMPEngine"]
 
@@ -78,7 +78,7 @@ class FGMPEngine(LiteXModule):
         """From memory to a stream of the engine: DMA, width, and how many bytes the last beat has."""
         master = wishbone.Interface(data_width=soc.bus.data_width)
         reader = WishboneDMAReader(master, endianness=_AS_IT_IS, with_csr=True)
-        widen = stream.Converter(soc.bus.data_width, 8 * _BYTES)
+        widen = ResetInserter()(stream.Converter(soc.bus.data_width, 8 * _BYTES))
         tail = CSRStorage(
             5, name=f"{name}_tail", reset=_BYTES, description=f"bytes in the last beat of {name}, 1 to 16"
         )
@@ -88,7 +88,11 @@ class FGMPEngine(LiteXModule):
         soc.bus.add_master(f"engine_{name}", master)
         keep, full = Signal(_BYTES), (1 << _BYTES) - 1
         self.comb += [
-            reader.source.connect(widen.sink),
+            # What a DMA that is stopped has fetched is dropped: the next packet must not begin with it.
+            reader.source.connect(widen.sink, omit={"valid", "ready"}),
+            widen.sink.valid.eq(reader.source.valid & reader.enable),
+            reader.source.ready.eq(widen.sink.ready | ~reader.enable),
+            widen.reset.eq(~reader.enable),
             keep.eq(full),
             If(widen.source.last, Case(tail.storage, {i: keep.eq((1 << i) - 1) for i in range(1, _BYTES + 1)})),
         ]

@@ -84,6 +84,8 @@ def regress(
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
     check_tools(simulator)
+    if waves_to is not None and (bench, simulator) != ("fast", "verilator"):
+        raise InputError(f"waves: asked for with bench {bench} in {simulator}, expected the fast bench in verilator")
     design = build_preset(preset, changes, preset.replace("-", "_"))  # Verilator shortens very long names
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
     if only:
@@ -91,10 +93,6 @@ def regress(
     if announce:
         announce(preset, len(campaigns))
     if waves_to is not None:
-        if (bench, simulator) != ("fast", "verilator"):
-            raise InputError(
-                f"waves: asked for with bench {bench} in {simulator}, expected the fast bench in verilator"
-            )
         traced = VerilatedUnit(design, trace=trace_format(waves_to), cache=cache_folder)
         with recorded(design, waves_to) as partial:
             return traced.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign, trace_to=partial)

@@ -98,8 +98,8 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     from .waves.viewers import opening_lines
 
     engine = isinstance(preset_config(preset), EngineConfig)
-    if engine and args.simulator != "verilator":
-        raise InputError(f"preset {preset}: an engine runs in verilator")
+    if engine and (args.simulator, args.bench) != ("verilator", "fast"):
+        raise InputError(f"preset {preset}: an engine runs in verilator, with the fast bench")
     with tqdm(desc=preset, unit="campaign", disable=not sys.stderr.isatty(), leave=False) as bar:
 
         def announce(name: str, total: int) -> None:
@@ -138,7 +138,7 @@ def _simulate_preset(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     if args.json:
         return summary
     if args.waves is not None:
-        print("\n".join([f"{preset}  waves in {args.waves}", *opening_lines(args.waves, preset.replace("-", "_"))]))
+        print("\n".join([f"{preset}  recorded in {args.waves}", *opening_lines(args.waves, preset.replace("-", "_"))]))
     if engine:
         print("\n".join(engine_lines(preset, summary)))
         return summary
@@ -163,7 +163,9 @@ def _waves(args: argparse.Namespace) -> int:
     from ..hdl.design import build_preset
     from .waves.viewers import view_files
 
-    if args.scope is not None and not re.fullmatch(r"\w+(\.\w+)*", args.scope):
+    if args.scope is not None and not re.fullmatch(
+        r"[A-Za-z_]\w*(\[\d+\])?(\.[A-Za-z_]\w*(\[\d+\])?)*", args.scope, re.A
+    ):
         raise InputError(f"scope: {args.scope!r}, expected names of instances with points between them")
     design = build_preset(args.preset, args.set)
     out = args.out or Path("out/waves") / design.name

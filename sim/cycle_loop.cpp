@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "Vunit.h"
-#include "trace.h"
 #include "verilated.h"
 
 extern "C" {

@@ -35,8 +35,13 @@ class VerilatedPart:
     def run(self, inputs: Mapping[str, Bits]) -> dict[str, Bits]:
         """Outputs before each rise of the clock, bool (cycles, width) each, for as many cycles of inputs.
 
-        Registers begin with zeros. Inputs that are not given are 0.
+        Registers begin with zeros. Inputs that are not given are 0. Raises ValueError for a port or a width that there
+        is not.
         """
+        widths = {port.name: port.width for port in self._inputs}
+        for name, bits in inputs.items():
+            if bits.shape[1] != widths.get(name):
+                raise ValueError(f"{name}: {bits.shape[1]} bits, expected {widths.get(name, 'no such input')}")
         cycles = max(map(len, inputs.values()))
         given = [inputs.get(port.name, np.zeros((cycles, port.width), np.bool_)) for port in self._inputs]
         packed = [np.packbits(bits, axis=1, bitorder="little") for bits in given]

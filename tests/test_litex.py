@@ -1,5 +1,6 @@
 """The engine in a LiteX SoC: the C driver runs GEMMs from the SoC's memory to its memory, bit for bit."""
 
+import contextlib
 import ctypes
 import importlib.util
 import random
@@ -22,7 +23,7 @@ pytest.importorskip("litex")
 
 ACCESSES = "void csr_write_simple(unsigned long, unsigned long);\nunsigned long csr_read_simple(unsigned long);\n"
 MEMORY, SIZE = 0x4000_0000, 0x10000
-WORD = 4
+WORD, BAD_BUFFER = 4, -7
 
 
 class Buffer(ctypes.Structure):
@@ -77,7 +78,8 @@ def system(request, tmp_path_factory):
     for name, text in design.sources.items():
         (folder / name).write_text(text)
     assert main(["driver", "--litex", "-o", str(folder)]) == 0
-    elaborate(folder, folder / "engine_in_soc.v")
+    with contextlib.chdir(folder):  # memories are initialized from files beside the Verilog
+        elaborate(folder, folder / "engine_in_soc.v")
     strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-fPIC", "-I."]
     for name in ("fgmp_litex", "fgmp_driver"):
         subprocess.run(["c++", "-x", "c", *strict, "-c", f"{name}.c", "-o", f"{name}.o"], cwd=folder, check=True)
@@ -171,6 +173,33 @@ def test_what_goes_wrong_leaves_the_dmas_at_rest(system):
     assert (status, events, results) == (OK, DONE, result_bytes(gemm, config))
 
 
+def test_what_was_before_does_not_count(system):
+    """An event that nobody cleared, such as the end of a GEMM after the last poll, would end the next one at once."""
+    library, _, config = system
+    base = 0x9000_0000
+    library.csr_write_simple(0, base + register("M").offset)
+    library.csr_write_simple(1, base + register("CONTROL").offset)
+    assert library.csr_read_simple(base + register("EVENTS").offset) != 0
+    gemm = random_gemm((3, 5, 40), random.Random(4), config, kind=(False, "float32"))
+    status, events, results, _ = run(system, gemm)
+    assert (status, events, results) == (OK, DONE, result_bytes(gemm, config))
+    assert library.csr_read_simple(base + register("EVENTS").offset) == 0
+
+
+def test_buffers_that_dmas_would_run_out_of(system):
+    library, engine, config = system
+    gemm = c_gemm(random_gemm((3, 5, 40), random.Random(4), config, kind=(False, "float32")))
+    good, empty, odd = Buffer(MEMORY, 16), Buffer(MEMORY, 0), Buffer(MEMORY, 24)
+    for weights, activations, results in (
+        (empty, good, good),
+        (good, empty, good),
+        (good, good, empty),
+        (good, good, odd),
+    ):
+        packets = (Buffer * 4)(*[weights] * 4)
+        assert library.fgmp_litex_run(engine, gemm, packets, activations, results, 10, None) == BAD_BUFFER
+
+
 def test_the_interrupt_arrives(system):
     """It is the level that the SoC's event manager gets: high while an event that is enabled is set."""
     library = system[0]
@@ -192,3 +221,5 @@ def test_the_peripheral_elaborates_by_itself(tmp_path):
     done = subprocess.run([sys.executable, "fgmp_litex.py", "engine_4.v"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "out/litex/soc.v\n"), done.stderr
     assert "engine_4" in (tmp_path / "out" / "litex" / "soc.v").read_text()
+    done = subprocess.run([sys.executable, "fgmp_litex.py", "x.v"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "usage: fgmp_litex.py VERILOG, the file of an engine\n")

@@ -68,13 +68,17 @@ int fgmp_litex_run(const fgmp_engine *engine, const fgmp_gemm *gemm, const fgmp_
     size_t i;
     int status;
     if (engine->weight_streams != sizeof senders / sizeof *senders) return FGMP_NOT_BUILT_IN;
+    if (!activations.bytes || !results.bytes || results.bytes % BEAT) return FGMP_BAD_BUFFER;
+    for (i = 0; i < sizeof senders / sizeof *senders && i < gemm->n; i++)
+        if (!weights[i].bytes) return FGMP_BAD_BUFFER; /* a DMA without a length has no end */
     stop_all();
+    put(NULL, FGMP_EVENTS, ~(uint32_t)0); /* what a GEMM before left, which would end this one at once */
     engine_results_dma_base_write(results.address);
     engine_results_dma_length_write(results.bytes);
     engine_results_dma_enable_write(1);
     status = fgmp_start(engine, gemm);
     if (status == FGMP_OK) { /* a GEMM that was refused must be sent nothing */
-        for (i = 0; i < sizeof senders / sizeof *senders; i++) senders[i].send(weights[i]);
+        for (i = 0; i < sizeof senders / sizeof *senders && i < gemm->n; i++) senders[i].send(weights[i]);
         send_activations(activations);
         status = fgmp_wait(engine, polls, events);
         /* The last words are on their way when the engine has ended. */

@@ -36,6 +36,11 @@ class FGMPEngine(LiteXModule):
     """`soc` gets the registers at `origin`, and a DMA master for each stream that the Verilog has."""
 
     def __init__(self, soc: Any, verilog: str, origin: int = 0x9000_0000) -> None:
+        names = re.findall(r"^  input \[127:0\] s_axis_(\w+)_tdata", Path(verilog).read_text(), re.MULTILINE)
+        if not names:
+            raise ValueError(f"{verilog}: no streams, expected the Verilog of an engine")
+        if soc.bus.data_width != 32:
+            raise ValueError(f"bus of {soc.bus.data_width} bits, expected 32: the registers are 32 bits wide")
         self.bus = control = axi.AXILiteInterface(data_width=32, address_width=32)
         soc.bus.add_slave("engine_registers", control, SoCRegion(origin=origin, size=0x40000, cached=False))
         soc.add_constant("FGMP_WORD_BYTES", soc.bus.data_width // 8)
@@ -65,7 +70,7 @@ class FGMPEngine(LiteXModule):
             "o_s_axi_rvalid": control.r.valid,
             "i_s_axi_rready": control.r.ready,
         }
-        for name in re.findall(r"^  input \[127:0\] s_axis_(\w+)_tdata", Path(verilog).read_text(), re.MULTILINE):
+        for name in names:
             ports |= self._sender(soc, name)
         ports |= self._receiver(soc)
         self.specials += Instance(Path(verilog).stem, **ports)
@@ -122,6 +127,9 @@ class FGMPEngine(LiteXModule):
 
 def main() -> int:
     """Elaborate a SoC with the engine and nothing else."""
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        print(f"usage: {sys.argv[0]} VERILOG, the file of an engine", file=sys.stderr)
+        return 2
     platform = SimPlatform("SIM", [("sys_clk", 0, Pins(1))])
     soc = SoCMini(platform, clk_freq=int(50e6))
     soc.crg = CRG(platform.request("sys_clk"))

@@ -96,6 +96,7 @@ def _script(name: str, target: Target, activities: Sequence[str]) -> str:
         "read_liberty $::env(LIBERTY)",
         f"read_verilog {name}.v",
         f"link_design {name}",
+        "set_cmd_units -time ns",  # which is not that of every library
         f"read_sdc {name}.sdc",
         "set_input_transition 0 [all_inputs]",
         *wires,

@@ -155,7 +155,7 @@ def test_what_goes_wrong_leaves_the_dmas_at_rest(system):
     library, engine, config = system
     gemm = random_gemm((3, 5, 40), random.Random(4), config, kind=(False, "float32"))
     big = random_gemm((16, 40, 400), random.Random(4), config, kind=(False, "float32"))
-    patience = (1, 2, 3, 5, 8, 13, 21, 34)  # at any moment: operands are on their way, results too
+    patience = (1, 3, 8, 34)  # at any moment: operands are on their way, results too
     for polls in patience:
         status, *_ = run(system, big, polls=polls)
         assert status == TIMEOUT or (status == OK and polls == max(patience))
@@ -165,9 +165,12 @@ def test_what_goes_wrong_leaves_the_dmas_at_rest(system):
     buffer = Buffer(MEMORY, 16)
     illegal = c_gemm(gemm)
     illegal.exponent = 95
-    assert library.fgmp_litex_run(engine, illegal, (Buffer * 4)(buffer), buffer, buffer, 10, None) == REJECTED
+    assert library.fgmp_litex_run(engine, illegal, (Buffer * 4)(*[buffer] * 4), buffer, buffer, 10, None) == REJECTED
     engine.weight_streams += 1
-    assert library.fgmp_litex_run(engine, c_gemm(gemm), (Buffer * 4)(buffer), buffer, buffer, 10, None) == NOT_BUILT_IN
+    assert (
+        library.fgmp_litex_run(engine, c_gemm(gemm), (Buffer * 4)(*[buffer] * 4), buffer, buffer, 10, None)
+        == NOT_BUILT_IN
+    )
     engine.weight_streams -= 1
     status, events, results, _ = run(system, gemm)
     assert (status, events, results) == (OK, DONE, result_bytes(gemm, config))

@@ -24,8 +24,7 @@ def least(extra: str, extras: dict[str, list[str]]) -> dict[str, str]:
 if __name__ == "__main__":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = least("all", project["optional-dependencies"])
-    del bounds[
-        "torch"
-    ]  # other spellings than the one of constraints.txt may bring a GPU's libraries, gigabytes of them
+    # Another spelling than that of constraints.txt may bring gigabytes of a GPU's libraries.
+    del bounds["torch"]
     print("\n".join(f"{name}=={version}" for name, version in sorted(bounds.items())))
     print((ROOT / "constraints.txt").read_text(), end="")

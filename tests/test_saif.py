@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 
-import numpy as np
 import pytest
 
 from fgmp.__main__ import main
@@ -12,17 +11,15 @@ from fgmp.errors import InputError
 from fgmp.hdl.design import build
 from fgmp.hdl.unit_config import EngineLaneConfig
 from fgmp.synth.asic.flow import Implementation, implement, simulate
-from fgmp.synth.asic.gates import GateSimulator
 from fgmp.synth.asic.mapping import Mapped, Target
 from fgmp.synth.asic.netlist import add_buffers, read_netlist
 from fgmp.synth.asic.netlist_verilog import instance_name, netlist_verilog
-from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.saif import activity_file, saif, write_activities
 from fgmp.synth.asic.timing import analyse
 from fgmp.synth.liberty.find import read_liberty
 
 from .conftest import build_preset
-from .test_synth import LIBRARY, RECORDED, cells, five_cells, recorded_stimulus, without
+from .test_synth import LIBRARY, RECORDED, cells, metered_by_hand, recorded_stimulus, without
 
 LINE = re.compile(r"\(([\w\\\[\]]+) \(T0 (\d+)\) \(T1 (\d+)\) \(TX 0\) \(TC (\d+)\) \(IG 0\)\)")
 
@@ -46,18 +43,7 @@ def read_saif(text):
 
 
 def test_counts_by_hand():
-    netlist = five_cells()
-    meter = PowerMeter(netlist, analyse(netlist, None), 1.0)
-    simulator = GateSimulator(netlist, 1)
-    ones = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
-    #            q n y z q2: 0 1 1 1 1    0 1 1 1 1    1 0 0 0 1    1 0 1 1 0    0 1 1 1 1
-    for step, (a, b) in enumerate([(0, 1), (0, 1), (0, 1), (1, 1), (1, 1), (0, 0), (0, 1)]):
-        nets = simulator.settle({3: ones * np.uint64(a), 4: ones * np.uint64(b)})
-        if step == 2:
-            meter.start(nets)
-        elif step > 2:
-            meter.count(nets)
-        simulator.clock()
+    netlist, meter = metered_by_hand()
     duration, found = read_saif(saif(netlist, "top", meter, 2.5))
     assert duration == 4 * 64 * 2500  # 64 streams, one after the other, in ps
     cycle = 64 * 2500

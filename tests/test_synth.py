@@ -123,7 +123,8 @@ def test_what_drives_a_clock_gate_belongs_to_its_registers():
     assert parts == {"first": 6.0, "second": 6.0 + 3.0 + 2.0 + 2.0, "n": 1.0}
 
 
-def test_energy_by_hand():
+def metered_by_hand():
+    """The five cells, and a meter of four cycles of them."""
     netlist = five_cells()
     meter = PowerMeter(netlist, analyse(netlist, None), 1.0)
     simulator = GateSimulator(netlist, 1)
@@ -137,6 +138,11 @@ def test_energy_by_hand():
             meter.count(nets)
         simulator.clock()
     meter.sample_leakage(simulator.nets)
+    return netlist, meter
+
+
+def test_energy_by_hand():
+    _, meter = metered_by_hand()
     energy = meter.energy()
     # Toggles in the four cycles: in 2, in2 2, q 2, n 2, y 2 (once with A, once with B), z 2, q2 2.
     assert energy.cycles == 4 * 64

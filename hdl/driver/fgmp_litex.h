@@ -18,10 +18,9 @@ fgmp_bus fgmp_litex_bus(void);
 
 /* Run a GEMM: `weights` is a packet for each of the engine's weight streams, in the layout of docs/engine.md; `results`
  * is room for whole beats of 16 bytes. Write the operands back from the CPU's caches before, and invalidate the results
- * in them afterwards. It polls at most `polls` times for the GEMM's end, and as often for the
- * last words of its results. `events` gets the events that were set: the results are right if FGMP_DONE was the only
- * one. FGMP_OK, or why not; the DMAs are at rest then. After FGMP_TIMEOUT the GEMM is still there: call fgmp_abort before
- * the next one. */
+ * in them afterwards. It polls at most `polls` times for the GEMM's end, and as often for the last words of its results.
+ * `events` gets the events that were set: the results are right if DONE was the only one. FGMP_OK, or why not; the DMAs
+ * are at rest then. After FGMP_TIMEOUT the GEMM is still there: call fgmp_abort before the next one. */
 int fgmp_litex_run(const fgmp_engine *engine, const fgmp_gemm *gemm, const fgmp_buffer *weights,
                    fgmp_buffer activations, fgmp_buffer results, uint32_t polls, uint32_t *events);
 

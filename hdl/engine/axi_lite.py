@@ -10,7 +10,7 @@ from ..pipeline import wire
 from .interfaces import ADDRESS_BITS, AxiLite, SiteWrite
 from .registers import INPUT_SITE, OUTPUT_SITE, REGISTERS, Register, register
 
-__all__ = ["RegisterFile", "register_signature"]
+__all__ = ["OKAY", "SLVERR", "RegisterFile", "register_signature"]
 
 _WINDOW_BITS = 16
 OKAY, SLVERR = 0, 2

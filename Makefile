@@ -3,13 +3,17 @@ READY := .venv/ready
 
 LEAST := .venv-lowest/ready
 
-.PHONY: demo test test-optional test-lowest lint-matrix verify prove mutants fuzz docs claims synth-check format clean
+.PHONY: demo test test-long test-optional test-lowest lint-matrix verify prove mutants fuzz docs claims synth-check format clean
 
 demo: $(READY)
 	@.venv/bin/fgmp demo
 
 test: $(READY)
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q -m "not long"
+
+# What takes longest: whole programs from their first line to their last, large engines, tests of the benches themselves.
+test-long: $(READY)
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q -m long
 
 # The tests about tools that are optional: Icarus Verilog, FST waveforms, Chromium.
 test-optional: $(READY)
@@ -27,8 +31,9 @@ test-lowest: $(LEAST)
 lint-matrix: $(READY)
 	@.venv/bin/python -m pytest -n 2 -q tests/test_parameters.py --whole-matrix
 
-# The long form of the suite's verification: every value of every parameter, linted and simulated. An hour or two.
-verify: $(READY)
+# All that finds faults in the Verilog, in its long form: the long tests, and every value of every parameter, linted and
+# simulated. An hour or two.
+verify: test-long
 	@.venv/bin/python -m pytest -n 2 --dist loadgroup -q tests/test_parameters.py tests/test_every_value.py --whole-matrix
 
 # Every proof, docs/proofs.md: ten minutes.

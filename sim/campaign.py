@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["Campaign", "Group", "named", "read_campaign", "write_campaign"]
+__all__ = ["Campaign", "Group", "check_names", "named", "read_campaign", "write_campaign"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,15 @@ class Campaign:
 def named(campaigns: Sequence[Campaign], *names: str) -> list[Campaign]:
     """The campaigns of these names, in this order. Raises InputError, listing those there are, for any other name."""
     known = {campaign.name: campaign for campaign in campaigns}
+    check_names(names, list(known))
+    return [known[name] for name in names]
+
+
+def check_names(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InputError for a campaign that there is not; names have commas in them, so each is in quotes."""
     for name in names:
         if name not in known:
-            raise InputError(f"campaign: {name!r}, expected one of {', '.join(known)}")
-    return [known[name] for name in names]
+            raise InputError(f"campaign: {name!r}, expected one of {', '.join(map(repr, known))}")
 
 
 def write_campaign(campaign: Campaign, folder: Path) -> None:

@@ -21,7 +21,17 @@ from .campaign import Campaign
 from .lane_campaigns import rows_campaign
 from .selector_campaigns import BlockSet, blocks_campaign
 
-__all__ = ["Capture", "capture", "captured_lane_campaign", "captured_selector_campaign"]
+__all__ = [
+    "LANE_PREFIX",
+    "SELECTOR_PREFIX",
+    "Capture",
+    "capture",
+    "captured_lane_campaign",
+    "captured_selector_campaign",
+]
+
+LANE_PREFIX, SELECTOR_PREFIX = "layer ", "activations of "
+"""How the names of captured campaigns begin; the linear's name follows."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def captured_lane_campaign(design: Design, layer: Capture, outputs: int) -> Camp
     a = layer.activations[torch.arange(tokens).repeat_interleave(outputs)]
     w = layer.weight[torch.arange(outputs).repeat(tokens)]
     exponent = layer.activations.exponent + layer.weight.exponent
-    return rows_campaign(design, f"layer {layer.name}", [(a, w, torch.full((tokens * outputs,), exponent))])
+    return rows_campaign(design, LANE_PREFIX + layer.name, [(a, w, torch.full((tokens * outputs,), exponent))])
 
 
 def captured_selector_campaign(design: Design, layer: Capture) -> Campaign:
@@ -114,4 +124,4 @@ def captured_selector_campaign(design: Design, layer: Capture) -> Campaign:
     }
     each["channel_codes"] = each["channel_codes"].expand(rows, columns, BLOCK_SIZE).flatten(0, 1)
     sets = [BlockSet(blocks.flatten(0, 1), replace(settings, **each))]
-    return blocks_campaign(design, f"activations of {layer.name}", sets)
+    return blocks_campaign(design, SELECTOR_PREFIX + layer.name, sets)

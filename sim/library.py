@@ -94,7 +94,7 @@ def recorded(design: Design, path: Path) -> Iterator[Path]:
         for place, text in zip(others, view.values(), strict=True):
             place.write_text(text, encoding="utf-8")
     if failed is not None:
-        raise failed
+        raise SimulationError(f"{failed}\nrecorded in {path}") from failed
 
 
 def _processor() -> str:

@@ -10,9 +10,17 @@ from ..hdl.design import Design, build_preset
 from ..quantizer.config import FGMPConfig
 from ..quantizer.model.default_text import read_corpus
 from ..quantizer.model.language_model import SHIPPED_MODEL, load_model, windows
+from ..quantizer.prepare.linears import target_linears
 from ..quantizer.study import Study
-from .campaign import Campaign, named
-from .capture import Capture, capture, captured_lane_campaign, captured_selector_campaign
+from .campaign import Campaign, check_names, named
+from .capture import (
+    LANE_PREFIX,
+    SELECTOR_PREFIX,
+    Capture,
+    capture,
+    captured_lane_campaign,
+    captured_selector_campaign,
+)
 from .lane_campaigns import lane_campaigns, pair_campaigns
 from .library import recorded
 from .runner import CACHE, CampaignResult, Simulator, check_tools
@@ -87,6 +95,8 @@ def regress(
     if waves_to is not None and (bench, simulator) != ("fast", "verilator"):
         raise InputError(f"waves: asked for with bench {bench} in {simulator}, expected the fast bench in verilator")
     design = build_preset(preset, changes, preset.replace("-", "_"))  # Verilator shortens very long names
+    if only:
+        model = _asks_for_model(design, only, model)
     campaigns = campaigns_of(design, count=count, seed=seed, k=k, share=share, model=model)
     if only:
         campaigns = named(campaigns, *only)
@@ -98,6 +108,22 @@ def regress(
             return traced.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign, trace_to=partial)
     unit = make_bench(design, simulator=simulator, bench=bench, cache=cache_folder)
     return unit.run(campaigns, seed=seed, only_count=True, on_campaign=on_campaign)
+
+
+def _asks_for_model(design: Design, names: Sequence[str], model: bool) -> bool:
+    """Whether one of the names is a model's campaign, whose making takes long. Raises InputError for unknown names.
+
+    Made small, the others tell their names at once.
+    """
+    small = campaigns_of(design, count=1, share=1 << 12, model=False)
+    known = [campaign.name for campaign in small]
+    if set(names) <= set(known):
+        return False
+    if model:
+        prefix = LANE_PREFIX if isinstance(design.config, LaneConfig) else SELECTOR_PREFIX
+        known += [prefix + linear for linear in target_linears(load_model(SHIPPED_MODEL).model, FGMPConfig().ignore)]
+    check_names(names, known)
+    return True
 
 
 def make_bench(

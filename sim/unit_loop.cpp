@@ -148,8 +148,11 @@ Unit* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     return u;
 }
 
-// From now on what happens goes into a file.
-void fgmp_trace(Unit* u, const char* path) { u->trace.open(u->top, u->context, path); }
+// From now on what happens goes into a file, while `reserve` bytes are free.
+void fgmp_trace(Unit* u, const char* path, uint64_t reserve) { u->trace.open(u->top, u->context, path, reserve); }
+
+// Returns whether all of it is there.
+int fgmp_trace_end(Unit* u) { return u->trace.close(); }
 
 void fgmp_destroy(Unit* u) {
     u->trace.close();

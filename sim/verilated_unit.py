@@ -16,6 +16,7 @@ from .campaign import Campaign, Group
 from .library import compile_library
 from .runner import CampaignResult, SimulationError, checked
 from .scoreboard import Scoreboard
+from .waves.recording import RESERVE, check_recorded
 
 __all__ = ["VerilatedUnit"]
 
@@ -100,11 +101,13 @@ class VerilatedUnit:
         unit = self._c.fgmp_create(seed, int(self._random_state), fault)
         try:
             if trace_to is not None:
-                self._c.fgmp_trace(unit, str(trace_to).encode())
+                self._c.fgmp_trace(unit, str(trace_to).encode(), RESERVE)
             for campaign in campaigns:
                 yield self._campaign(unit, campaign)
             if coverage_to is not None:
                 self._c.fgmp_coverage(unit, str(coverage_to).encode())
+            if trace_to is not None:
+                check_recorded(self._c.fgmp_trace_end(unit), trace_to)
         finally:
             self._c.fgmp_destroy(unit)
 
@@ -150,7 +153,8 @@ def _declare(library: Any) -> Any:
         ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
         ("coverage", None, (handle, ctypes.c_char_p)),
-        ("trace", None, (handle, ctypes.c_char_p)),
+        ("trace", None, (handle, ctypes.c_char_p, ctypes.c_uint64)),
+        ("trace_end", ctypes.c_int, (handle,)),
         ("begin", None, (handle, ctypes.c_uint64, ctypes.c_double, ctypes.c_double)),
         ("set", None, (handle, ctypes.c_int, ctypes.c_uint32)),
         ("get", ctypes.c_uint32, (handle, ctypes.c_int)),

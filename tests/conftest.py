@@ -92,6 +92,11 @@ def machine(monkeypatch):
     return show
 
 
+def with_long(names, *long):
+    """What `parametrize` takes; the parameters in `long` belong to the long tests."""
+    return [pytest.param(name, marks=pytest.mark.long) if name in long else name for name in names]
+
+
 @functools.cache
 def build_preset(name):
     """Built once in each process: writing the Verilog of a unit takes seconds."""

@@ -44,6 +44,7 @@ def demo(tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.long
 @DEMO
 def test_demo_prints_the_table_and_the_comparison(demo):
     _, text = demo

@@ -126,6 +126,7 @@ def memory_bits(verilog, top):
     return dict(below(top, ""))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "engine",
     [

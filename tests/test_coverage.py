@@ -155,6 +155,7 @@ def test_waivers_have_reasons_and_compile():
     assert all(len(reason) > 20 for reason in EMPTY_BINS.values())
 
 
+@pytest.mark.long
 def test_the_command(capsys):
     assert main(["coverage", "selector-flat", "--count", "60", "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)

@@ -60,6 +60,7 @@ def test_links_between_pages_lead_somewhere():
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+@pytest.mark.long
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     """`make docs`: every page is reached, every reference leads somewhere, the notebook runs."""
     pytest.importorskip("myst_nb")
@@ -77,6 +78,7 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     assert "0 differences" in (tmp_path / "site" / "claims.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.optional
 def test_a_browser_computes_on_the_configurators_page(machine, tmp_path):
     machine("chromium", "install chromium (Debian: apt install chromium)")

@@ -103,6 +103,7 @@ def c_gemm(gemm):
     return CGemm(*sizes, *kinds, site_of(gemm.settings), site_of(gemm.output_settings))
 
 
+@pytest.mark.long
 def test_gemms_of_every_kind(driver, simulated):
     simulator, config = simulated
     bus, engine = bus_of(simulator), Engine()
@@ -168,6 +169,7 @@ def test_what_an_engine_cannot_do(driver, simulated):
     assert driver.fgmp_abort(ctypes.byref(engine), 100) == OK
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("offset", "code"), [(0, NO_ENGINE), (4, OTHER_MAP)])
 def test_another_engine(driver, simulated, offset, code):
     simulator, _ = simulated

@@ -285,6 +285,7 @@ def test_a_library_without_energies_is_refused_at_once(tmp_path, capsys):
     assert capsys.readouterr().err == f"fgmp: {path}: no internal_power tables, expected them for energy\n"
 
 
+@pytest.mark.long
 def test_energy_of_the_shipped_model(tmp_path, capsys):
     """Small in every respect, but whole: a model's blocks on gates of SkyWater cells, against FP8-only gates."""
     arguments = ["energy", "--liberty", str(REAL), "--node", "130", "--samples", "2", "--no-glitches"]

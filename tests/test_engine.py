@@ -85,12 +85,14 @@ def test_small_engine(name, small):
     assert_right(run_scenarios(small, [name]))
 
 
+@pytest.mark.long
 @ENGINE
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_engine(name, big):
     assert_right(run_scenarios(big, [name]))
 
 
+@pytest.mark.long
 def test_other_parameters(cache):
     """32 lanes, so two blocks a row; bfloat16 in; channel codes and four over six; no registers in the dot product."""
     unit = bench(build(ODD, "odd_engine"), cache)
@@ -106,6 +108,7 @@ def test_other_parameters(cache):
     assert torch.equal(unit.driver.run(gemm).value, gemm.expected())
 
 
+@pytest.mark.long
 def test_order_of_rows_changes_nothing_but_time(cache):
     """Values, events and what is read are the same in either order; a row that comes again at once waits."""
     configs = [
@@ -206,6 +209,7 @@ def test_a_missing_reset_is_found(cache):
     assert any(fails(seed) for seed in range(1, 4))
 
 
+@pytest.mark.long
 @SMALL
 def test_the_checks_see_a_wrong_engine(cache):
     """Connections of the generated Verilog are cut; the comparison must notice."""
@@ -227,6 +231,7 @@ def test_the_checks_see_a_wrong_engine(cache):
         assert any(r.differences for r in results)
 
 
+@pytest.mark.long
 @SMALL
 def test_axi_models_that_are_not_ours(cache):
     assert_right([run_axi_bench(build_preset("engine-4"), "AXI", gemms=8, seed=3, cache=cache)])
@@ -242,6 +247,7 @@ def test_the_axi_bench_sees_differences_and_fp8_reads(cache):
     assert run_axi_gemms(design, "AXI", {"wrong": wrong}, cache=cache).differences == 1
 
 
+@pytest.mark.long
 @ENGINE
 def test_utilization(big):
     """The numbers that the design promises, on the standard gemm."""
@@ -255,6 +261,7 @@ def test_utilization(big):
     assert rows[0.7]["utilization"] >= 0.95
 
 
+@pytest.mark.long
 @ENGINE
 def test_a_step_lasts_as_long_as_the_page_says(small, big):
     """With one row, and weights that are all there, fetching the next weights is all that takes time."""
@@ -266,6 +273,7 @@ def test_a_step_lasts_as_long_as_the_page_says(small, big):
         assert span - 1 == 15 * max(unit.config.lanes // 2 + int(extra), int(least))
 
 
+@pytest.mark.long
 @ENGINE
 def test_weight_stream_carries_the_bytes_of_the_file(big):
     for rows, tiles in ((1, 1), (64, 1), (65, 2), (200, 4)):
@@ -273,6 +281,7 @@ def test_weight_stream_carries_the_bytes_of_the_file(big):
         assert len(weight_bytes(packed, big.config, rows)) == packed.bytes * tiles
 
 
+@pytest.mark.long
 @ENGINE
 def test_packed_results_are_the_next_layers_activations(big):
     """Two layers without the host touching a byte: the result stream of one is the activation stream of the next."""
@@ -288,6 +297,7 @@ def test_packed_results_are_the_next_layers_activations(big):
     assert torch.equal(big.driver.run(second).value, second.expected())
 
 
+@pytest.mark.long
 @ENGINE
 def test_interrupt_and_events(big):
     driver, engine = big.driver, big.engine
@@ -351,6 +361,7 @@ def quantized_model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @ENGINE
 def test_model_in_the_loop(quantized_model, cache):
     run = run_model(quantized_model, tokens=32, generate=2, cache=cache)
@@ -375,6 +386,7 @@ def test_model_in_the_loop(quantized_model, cache):
     assert decode["fp8_bytes"] > sum(n * k for n, k in (layer.shape for layer in run.layers))
 
 
+@pytest.mark.long
 @SMALL
 def test_board_example(tmp_path):
     """The self-test's LED says "pass" with the right results in ROM, "fail" with a wrong one."""
@@ -388,6 +400,7 @@ def test_board_example(tmp_path):
     assert subprocess.run([tmp_path / "build" / "Vselftest"], cwd=tmp_path, check=False).returncode == 1
 
 
+@pytest.mark.long
 @ENGINE
 def test_commands(quantized_model, capsys, monkeypatch):
     assert main(["simulate", "--model", str(SHIPPED_MODEL)]) == 2

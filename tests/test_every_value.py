@@ -25,7 +25,7 @@ from fgmp.synth.asic.gates import unpack_bits
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.liberty.cells import StandardCells
 
-from .conftest import ROOT, build_preset
+from .conftest import ROOT, build_preset, with_long
 from .test_engine import ODD
 from .test_engine import SHORT as SHORT_SCENARIOS
 from .test_rate import STREAMS
@@ -48,10 +48,16 @@ def units(values):
     return {f"{kind}-{index}": config for kind in KINDS for index, config in enumerate(chosen(kind, values))}
 
 
+def dear(found):
+    """The engines that take longest to compile: those that pack results, but for the one with the most streams."""
+    packing = [unit for unit in found if getattr(unit, "packed_output", False)]
+    return sorted(packing, key=lambda unit: unit.weight_streams)[:-1]
+
+
 def pytest_generate_tests(metafunc):
     if "unit" in metafunc.fixturenames:
         found = units(VALUES if metafunc.config.getoption("--whole-matrix") else SHORT)
-        metafunc.parametrize("unit", found.values(), ids=found)
+        metafunc.parametrize("unit", with_long(found.values(), *dear(found.values())), ids=found)
 
 
 def test_each_value_occurs():
@@ -97,6 +103,7 @@ PARTS = {
 }
 
 
+@pytest.mark.long
 def test_the_engine_for_fpgas(cache):
     """All scenarios on a preset that no other test simulates."""
     design = build_preset("engine-8")

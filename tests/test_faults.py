@@ -22,6 +22,8 @@ from fgmp.files import remove_stale, staged, whole_file, whole_files, write_file
 from fgmp.processes import exhausted, run_tool
 from fgmp.quantizer.model.language_model import SHIPPED_MODEL
 
+from .conftest import with_long
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -83,7 +85,7 @@ WRITERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", with_long(WRITERS, "train"))
 def test_a_full_disk_is_one_line_that_names_the_file_and_leaves_nothing(name, small_disk, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
@@ -223,6 +225,7 @@ def wait_for(condition, seconds=60):
     return False
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_no_compiler_outlives_us_and_the_next_run_is_right(number, code, tmp_path):

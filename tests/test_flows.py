@@ -77,6 +77,7 @@ def test_the_shift_wrapper_holds_every_port(name, tmp_path):
     lint(tmp_path, SHIFT_WRAPPER, "design.v")
 
 
+@pytest.mark.long
 def test_a_unit_that_does_not_fit_gets_one_line(tmp_path):
     design = build_preset("dot-fp8")
     with pytest.raises(
@@ -143,6 +144,7 @@ def test_sweep_runs_once_and_continues(tmp_path, capsys):
     assert "*  decoder-e2m1" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_sweep_on_a_dask_cluster(tmp_path):
     """In a process of its own: the cluster's threads and warnings stay there."""
     path = sweep_file(tmp_path)

@@ -21,11 +21,11 @@ from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
 from fgmp.sim.runner import verilator_folder
 from fgmp.synth.generic import synthesize
 
-from .conftest import build_preset
+from .conftest import build_preset, with_long
 
 ENGINES = [name for name, (_, config) in PRESETS.items() if isinstance(config, EngineConfig)]
 UNITS = pytest.mark.parametrize("name", [name for name in PRESETS if name not in ENGINES])
-ALL = pytest.mark.parametrize("name", PRESETS)
+ALL = pytest.mark.parametrize("name", with_long(PRESETS, "engine", "engine-channel"))
 
 
 @pytest.mark.parametrize(

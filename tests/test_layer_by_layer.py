@@ -338,6 +338,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_after_the_last_samples_that_came_through(tmp_path, text):
     out = tmp_path / "paged"
 
@@ -422,6 +423,7 @@ print(peak(4), peak(16))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 def test_memory_does_not_grow_with_the_model_but_for_what_is_packed(tmp_path):
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "524288"}  # what is freed is not kept for later

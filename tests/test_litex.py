@@ -138,6 +138,7 @@ def run(system, gemm, polls=20_000):
 DONE = 1 << [name for name, _ in EVENTS].index("done")
 
 
+@pytest.mark.long
 def test_gemms_from_memory_to_memory(system):
     config = system[2]
     chance = random.Random(3)
@@ -189,6 +190,7 @@ def test_what_was_before_does_not_count(system):
     assert library.csr_read_simple(base + register("EVENTS").offset) == 0
 
 
+@pytest.mark.long
 def test_buffers_that_dmas_would_run_out_of(system):
     library, engine, config = system
     gemm = c_gemm(random_gemm((3, 5, 40), random.Random(4), config, kind=(False, "float32")))

@@ -95,6 +95,7 @@ def test_reasons_are_of_places_that_there_are():
         assert reason(f"{file}:1: {change}") is None
 
 
+@pytest.mark.long
 def test_mutants_of_an_engines_source(cache):
     """Its top is Verilog that the input is written into; memories stay modules, so that proofs can leave them out."""
     planted = in_source("engine-4", ["rows=8"], "engine_4", 2, 1)
@@ -106,6 +107,7 @@ def test_mutants_of_an_engines_source(cache):
         assert unit.holds(planted.right, 60)
 
 
+@pytest.mark.long
 def test_the_regression_notices_mutants_of_the_source(tmp_path):
     """The smallest lane. Its proofs know of no register's value; what they do not prove is what they cannot."""
     result = run_mutants("lane-fp8", ["pipeline=0", "k_max=16"], place="source", count=12, seed=1, out=tmp_path)
@@ -115,6 +117,7 @@ def test_the_regression_notices_mutants_of_the_source(tmp_path):
     assert list(tmp_path.glob("lane_fp8-pipeline=0-k_max=16-source-12-1.json"))
 
 
+@pytest.mark.long
 def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "_PROOF_SECONDS", 2)
     seen = []
@@ -135,6 +138,7 @@ def test_the_regression_notices_and_a_run_continues(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "selector_flat-6-3.json").read_text())["verdicts"][killed] == "x"
 
 
+@pytest.mark.long
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     """They would go on judging what was sent to them, for hours."""
     command = [sys.executable, "-m", "fgmp", "mutants", "selector-flat", "--count", "60", "-o", str(tmp_path)]
@@ -189,6 +193,7 @@ def test_a_failure_is_reported_with_the_command_that_shows_it_again(monkeypatch)
     assert calls[3] == calls[0]
 
 
+@pytest.mark.long
 def test_a_random_unit_is_right():
     result = run_random_units(["selector"], 0, seed=2, count=20, say=lambda _: None)
     assert result["failures"] == []

@@ -20,6 +20,7 @@ from fgmp.sim.runner import verilator_folder
 from fgmp.synth.paths import combinational_paths
 
 from . import conftest
+from .conftest import with_long
 
 VALUES = {**ALL_VALUES, "k_max": (16, 1024, 42_784), "n_max": (16, 65_536)}
 
@@ -54,7 +55,7 @@ def test_the_matrix_has_every_parameter_of_every_unit():
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
         whole = metafunc.config.getoption("--whole-matrix")
-        metafunc.parametrize("variant", MATRIX if whole else PART)
+        metafunc.parametrize("variant", MATRIX if whole else with_long(PART, "engine-8 lanes=64"))
 
 
 def verilator(folder, *arguments):
@@ -183,6 +184,7 @@ def test_two_engines_and_a_lane_in_verilator(many):
     assert not re.search(r"%Error|MODDUP", said), said
 
 
+@pytest.mark.long
 def test_two_engines_and_a_lane_in_yosys(many):
     from fgmp.hdl.yosys import run_yosys
 
@@ -236,7 +238,7 @@ def test_only_ready_passes_through_a_stream_unit(config):
 ENGINES = {n: config for n, (_, config) in PRESETS.items() if isinstance(config, EngineConfig) and n != "engine"}
 
 
-@pytest.mark.parametrize("config", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize("config", with_long(ENGINES.values(), ENGINES["engine-channel"]), ids=ENGINES)
 def test_no_output_of_an_engine_depends_on_an_input_in_the_same_cycle(config):
     """With few rows and slots, which no path depends on, and in a quarter of the time."""
     assert combinational_paths(build(replace(config, rows=8, slots=2), "unit")) == {}

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from fgmp.errors import InputError
 
+pytestmark = pytest.mark.long
+
+
 def test_ours(fgmp_unit):
     unit = fgmp_unit("selector-flat", Path("ours.v"), top="ours")
     assert unit.check("every tensor exponent", "random heavy-tailed, stalls", count=40) > 500

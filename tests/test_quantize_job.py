@@ -83,6 +83,7 @@ def test_quantize_prints_what_it_made_and_leaves_nothing_else(quantized):
     }
 
 
+@pytest.mark.long
 @QUANTIZED
 def test_kill_at_random_moments_and_restart(quantized, texts, tmp_path):
     """Every restart ends in the same bytes, and no unfinished folder ever has the final name."""
@@ -149,6 +150,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.long
 @QUANTIZED
 def test_kill_in_every_phase_and_restart(quantized, texts, tmp_path, request):
     """One run, killed again and again where it had not been yet: the bytes of an undisturbed one, and nothing else."""
@@ -266,6 +268,7 @@ def test_calibration_continues_where_it_was_killed(texts, tmp_path):
     assert run(9, "another job")[1] == 4
 
 
+@pytest.mark.long
 def test_two_processes_measure_what_one_does(texts, tmp_path):
     """torchrun shards the samples; the sums are those of all, and only one process writes."""
     out = {}
@@ -420,6 +423,7 @@ def test_evaluate_formats_side_by_side_with_a_plot(texts, tmp_path, capsys):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.long
 def test_ablation_prints_every_policy_with_and_without_clipping(texts, capsys):
     base = ["evaluate", str(SHIPPED_MODEL), "--text", str(texts / "test.txt"), "--max-tokens", "200", "--window", "100"]
     base += ["--calibration", str(texts / "train.txt"), "--samples", "2", "--calibration-window", "64"]

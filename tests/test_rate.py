@@ -59,12 +59,14 @@ def two(cache):
     return bench(build(STREAMS[2], "two_streams"), cache)
 
 
+@pytest.mark.long
 @TWO
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_streams_of_weights(name, two):
     assert_right(run_scenarios(two, [name]))
 
 
+@pytest.mark.long
 @TWO
 def test_two_streams_of_weights_in_cocotb(cache):
     assert_right([run_axi_bench(build(STREAMS[2], "two_streams"), "AXI", gemms=4, seed=2, cache=cache)])
@@ -78,6 +80,7 @@ def four(cache):
     return bench(build(STREAMS[4], "four_streams"), cache)
 
 
+@pytest.mark.long
 @FOUR
 def test_four_streams_of_weights(four):
     """Few rows, so that some streams have no row in the last tile, or none at all."""
@@ -99,6 +102,7 @@ def test_streams_carry_every_row_once(outputs, columns, rows, count):
     assert sum(bool(part) for part in parts) == min(outputs, count)
 
 
+@pytest.mark.long
 @ENGINE
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
 def test_decoding_takes_as_long_as_the_stream_of_weights(rows, big):
@@ -112,6 +116,7 @@ def test_decoding_takes_as_long_as_the_stream_of_weights(rows, big):
     assert cycles[0.0] >= 1.70 * cycles[1.0]
 
 
+@pytest.mark.long
 @ENGINE
 @pytest.mark.parametrize("rows", [16, 32])
 def test_between_decoding_and_full_tiles_the_longer_of_both_counts(rows, big):
@@ -162,6 +167,7 @@ def predicted(unit, rows, outputs, columns, fraction, *, raw=False, output="floa
     return rate.cycles, result.counters["cycles"]
 
 
+@pytest.mark.long
 @ENGINE
 @pytest.mark.parametrize("output", ["float32", "bfloat16", "packed"])
 @pytest.mark.parametrize("raw", [False, True])
@@ -181,6 +187,7 @@ def test_the_model_of_the_rate_knows_short_steps_and_long_k(small):
             assert abs(said / took - 1) <= 0.01, (sizes, fraction, said, took)
 
 
+@pytest.mark.long
 @TWO
 def test_the_model_of_the_rate_knows_streams(two):
     for sizes in ((1, 256, 1024), (3, 64, 512), (16, 256, 512)):
@@ -189,6 +196,7 @@ def test_the_model_of_the_rate_knows_streams(two):
             assert abs(said / took - 1) <= (0.02 if fraction == 0.7 else 0.01), (sizes, fraction, said, took)
 
 
+@pytest.mark.long
 @FOUR
 def test_the_model_of_the_rate_knows_other_parameters(four):
     for sizes in ((1, 256, 1024), (8, 512, 300), (20, 300, 700)):

@@ -12,7 +12,7 @@ from fgmp.__main__ import main
 from fgmp.sim.replay.recording import OPERATIONS, record
 from fgmp.sim.runner import tools
 
-from .conftest import build_preset
+from .conftest import build_preset, with_long
 
 UNITS = {
     "lane-1k": ["--count", "40", "--campaign", "random rows", "NaN codes and recovery", "rounding ties and exponents"],
@@ -21,7 +21,7 @@ UNITS = {
 }
 
 
-@pytest.fixture(scope="module", params=UNITS)
+@pytest.fixture(scope="module", params=with_long(UNITS, "engine-4"))
 def replay(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("replay") / request.param
     assert main(["replay", request.param, *UNITS[request.param], "-o", str(folder)]) == 0
@@ -111,6 +111,7 @@ def cocotb_sees(folder, simulator):
     assert f"beat {beat}: expected" in said
 
 
+@pytest.mark.long
 def test_cocotb_replays_an_engine(tmp_path):
     assert main(["replay", "engine-4", "--count", "2", "-o", str(tmp_path)]) == 0
     with tools("verilator"):

@@ -13,6 +13,9 @@ from fgmp.golden.selector import select
 from fgmp.hdl.config import LaneConfig, SelectorConfig
 from fgmp.hdl.design import build
 from fgmp.hdl.faults import LANE_FAULTS, SELECTOR_FAULTS
+from fgmp.quantizer.config import FGMPConfig
+from fgmp.quantizer.model.language_model import SHIPPED_MODEL, load_model
+from fgmp.quantizer.prepare.linears import target_linears
 from fgmp.sim import bench, runner
 from fgmp.sim.campaign import named, read_campaign, write_campaign
 from fgmp.sim.capture import captured_lane_campaign
@@ -23,7 +26,7 @@ from fgmp.sim.runner import SimulationError, Simulator
 from fgmp.sim.selector_campaigns import selector_campaigns
 from fgmp.sim.verilated_unit import VerilatedUnit
 
-from .conftest import build_preset
+from .conftest import build_preset, with_long
 
 NARROW = "element pairs FP4 x FP4"
 
@@ -81,7 +84,7 @@ HANDSHAKE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("bench", [Simulator, VerilatedUnit])
+@pytest.mark.parametrize("bench", with_long([Simulator, VerilatedUnit], Simulator))
 @pytest.mark.parametrize(("message", "change"), HANDSHAKE_FAULTS.values(), ids=HANDSHAKE_FAULTS)
 def test_a_broken_handshake_is_found(message, change, bench, cache):
     """The lane in a module that breaks the rules at one port."""
@@ -92,6 +95,7 @@ def test_a_broken_handshake_is_found(message, change, bench, cache):
         bench(broken, cache=cache).run(campaigns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", ["lane-1k", "selector-four-over-six"])
 def test_both_benches_say_the_same(preset, cache):
     """What passes, and what differs where expectations are wrong: the counts and the first difference in words."""
@@ -201,6 +205,11 @@ def test_every_planted_fault_is_found(unit, number, name, faulty):
     assert "expected" in str(caught.value)
 
 
+def test_names_of_the_models_campaigns_are_known_without_running_it():
+    linears = target_linears(load_model(SHIPPED_MODEL).model, FGMPConfig().ignore)
+    assert {layer.name for layer in captured_layers()} == set(linears)
+
+
 def test_first_difference_is_decoded(cache):
     """A wrong expectation shows as campaign, field, mode, codes and values."""
     design = build_preset("lane")
@@ -230,6 +239,7 @@ def test_selector_difference_names_element_and_code(cache):
         Simulator(design, cache=cache).run([replace(campaign, results=results)])
 
 
+@pytest.mark.long
 def test_too_many_results_fail(cache):
     """The last expected result taken away: the unit yields one too many."""
     design = build_preset("lane")
@@ -245,6 +255,7 @@ def test_scale_pairs_all_show(cache):
     assert (campaign.results[: 105 * 105, :6].any(axis=1)).all()
 
 
+@pytest.mark.long
 def test_missing_results_fail(cache):
     """A campaign that expects a result that never comes ends with a message, not with a hang."""
     design = build_preset("lane")
@@ -255,11 +266,13 @@ def test_missing_results_fail(cache):
         Simulator(design, cache=cache).run([replace(campaign, groups=[group], results=longer)])
 
 
+@pytest.mark.long
 def test_no_campaign_is_a_failure(cache):
     with pytest.raises(SimulationError, match="no campaigns"):
         Simulator(build_preset("lane"), cache=cache).run([])
 
 
+@pytest.mark.long
 def test_zero_tests_are_a_failure(cache, monkeypatch):
     monkeypatch.setattr(runner, "get_results", lambda path: (0, 0))
     design = build_preset("lane")
@@ -384,6 +397,7 @@ def test_payload_fields_round_trip():
     assert decoded == {**values, "raw": 2**51 - 5}
 
 
+@pytest.mark.long
 def test_latency_is_what_the_configuration_says(cache):
     """The cycles of a campaign without stalls are inputs, latency, and the bench's one cycle for the flags."""
     for name in ("lane", "lane-flat", "selector"):

@@ -14,6 +14,8 @@ import pytest
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.long
+
 TUTORIALS = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(console|toml|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 QUICK = ("sweep", "vectors", "decoding", "verify", "start")

@@ -19,6 +19,7 @@ from fgmp.golden.random_blocks import blocks_in_precisions
 from fgmp.golden.selector import SiteSettings, Threshold, select
 from fgmp.hdl.config import PRESETS
 from fgmp.hdl.engine.registers import REGISTERS
+from fgmp.sim import regression, verilated_unit
 from fgmp.sim.engine.driver import EngineDriver
 from fgmp.sim.engine.random_gemms import random_gemm
 from fgmp.sim.engine.regression import regress_engine
@@ -149,6 +150,7 @@ def test_a_selectors_view_holds_input_and_blocks(name, cache, tmp_path):
     assert 0 < int(blocks.fp8.sum()) < 60
 
 
+@pytest.mark.long
 def test_an_engines_view_holds_blocks_and_sums(engine_recording):
     design, gemm, result, path = engine_recording
     core = "TOP.engine_4.core"
@@ -257,6 +259,7 @@ def test_surfers_letters(index, count, letters):
     assert _surfer_item(index, count) == letters
 
 
+@pytest.mark.long
 def test_activities_count_every_toggle(cache, tmp_path):
     path = tmp_path / "lane.saif"
     design = build_preset("lane-1k")
@@ -283,6 +286,7 @@ def test_fst(cache, tmp_path):
     assert (view_folder(path) / "lane_1k.gtkw").is_file()
 
 
+@pytest.mark.long
 def test_an_engines_scenarios_by_name(cache, tmp_path):
     path = tmp_path / "e.vcd"
     summary = regress_engine("engine-4", only=["TLAST on an empty beat"], waves_to=path, cache=cache)
@@ -290,8 +294,27 @@ def test_an_engines_scenarios_by_name(cache, tmp_path):
     assert not summary["differences"]
     assert path.read_text()[:200].startswith("$version")
     assert {p.name for p in view_folder(path).iterdir()} >= {"engine_4.gtkw", "engine_4.sucl", "engine_4_view.sv"}
-    with pytest.raises(InputError, match="scenario: 'none', expected one of corners of the tiles"):
+    with pytest.raises(InputError, match="scenario: 'none', expected one of 'corners of the tiles', "):
         regress_engine("engine-4", only=["none"], cache=cache)
+
+
+@pytest.mark.parametrize("suffix", ["vcd", "saif"])
+def test_a_full_disk_ends_a_recording_and_leaves_nothing(suffix, cache, tmp_path, monkeypatch):
+    """As if more had to stay free than any disk has: Verilator's own writers abort or hang on a full one."""
+    monkeypatch.setattr(verilated_unit, "RESERVE", 1 << 62)
+    with pytest.raises(OSError, match="No space left on device, recordings leave 256 MiB of it free") as caught:
+        regress("lane-1k", count=1, model=False, only=["idle"], waves_to=tmp_path / f"x.{suffix}", cache_folder=cache)
+    assert caught.value.filename == str(tmp_path / f"x.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nothing", "layer model.layers.9.mlp.up_proj"])
+def test_a_campaign_that_there_is_not(name, monkeypatch):
+    monkeypatch.setattr(regression, "captured_layers", lambda: pytest.fail("the model was captured for a wrong name"))
+    with pytest.raises(
+        InputError, match=f"campaign: '{re.escape(name)}', expected one of 'block scales, all 105 x 105', "
+    ):
+        regress("lane-1k", only=[name])
 
 
 def record_and_raise(design, path, error):
@@ -303,7 +326,7 @@ def record_and_raise(design, path, error):
 def test_a_failure_leaves_its_recording(tmp_path):
     path = tmp_path / "x.vcd"
     design = build_preset("lane-1k")
-    with pytest.raises(SimulationError, match="stuck"):
+    with pytest.raises(SimulationError, match=r"stuck\nrecorded in .*x\.vcd"):
         record_and_raise(design, path, SimulationError("stuck"))
     assert path.read_text() == "changes"
     assert (tmp_path / "x.view" / "lane_1k.gtkw").is_file()

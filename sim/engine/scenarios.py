@@ -426,7 +426,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
 def check_scenario(name: str) -> None:
     """Raise InputError for a scenario that there is not."""
     if name not in SCENARIOS:
-        raise InputError(f"scenario: {name!r}, expected one of {', '.join(SCENARIOS)}")
+        raise InputError(f"scenario: {name!r}, expected one of {', '.join(map(repr, SCENARIOS))}")
 
 
 def run_scenarios(bench: Bench, names: Iterable[str], *, tally: type[Tally] = Tally) -> list[CampaignResult]:

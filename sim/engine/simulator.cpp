@@ -168,10 +168,11 @@ Engine* fgmp_create(uint64_t seed, int random_state, uint32_t fault) {
     return e;
 }
 
-// From now on what happens goes into a file.
-void fgmp_trace(Engine* e, const char* path) { e->trace.open(e->top, e->context, path); }
+// From now on what happens goes into a file, while `reserve` bytes are free.
+void fgmp_trace(Engine* e, const char* path, uint64_t reserve) { e->trace.open(e->top, e->context, path, reserve); }
 
-void fgmp_trace_end(Engine* e) { e->trace.close(); }
+// Returns whether all of it is there.
+int fgmp_trace_end(Engine* e) { return e->trace.close(); }
 
 void fgmp_destroy(Engine* e) {
     e->trace.close();

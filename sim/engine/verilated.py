@@ -11,6 +11,7 @@ from ...hdl.design import Design
 from ...hdl.engine.config import weight_stream_names
 from ..library import compile_library
 from ..runner import SimulationError
+from ..waves.recording import RESERVE, check_recorded
 
 __all__ = ["VerilatedEngine", "build_library"]
 
@@ -46,6 +47,7 @@ class VerilatedEngine:
         self._c = _declare(ctypes.CDLL(str(library)))
         self._handle = self._c.fgmp_create(seed, int(random_state), fault)
         self._streams = (*weight_stream_names(self._c.fgmp_weight_streams()), "activations", "results")
+        self._recording: Path | None = None
         self.reset()
 
     def close(self) -> None:
@@ -63,11 +65,14 @@ class VerilatedEngine:
 
     def record(self, path: Path) -> None:
         """Write what happens from now on into a file, if the library was built with `trace`."""
-        self._c.fgmp_trace(self._handle, str(path).encode())
+        self._recording = path
+        self._c.fgmp_trace(self._handle, str(path).encode(), RESERVE)
 
     def stop_recording(self) -> None:
-        """Complete the file, where there is one."""
-        self._c.fgmp_trace_end(self._handle)
+        """Complete the file, where there is one. Raises OSError if the disk was full before."""
+        if self._recording is not None:
+            check_recorded(self._c.fgmp_trace_end(self._handle), self._recording)
+            self._recording = None
 
     def reset(self, cycles: int = 1) -> None:
         """Reset, and forget what streams hold on this side."""
@@ -180,8 +185,8 @@ def _declare(library: Any) -> Any:
         ("create", handle, (ctypes.c_uint64, ctypes.c_int, ctypes.c_uint32)),
         ("destroy", None, (handle,)),
         ("coverage", None, (handle, ctypes.c_char_p)),
-        ("trace", None, (handle, ctypes.c_char_p)),
-        ("trace_end", None, (handle,)),
+        ("trace", None, (handle, ctypes.c_char_p, ctypes.c_uint64)),
+        ("trace_end", ctypes.c_int, (handle,)),
         ("reset", None, (handle, ctypes.c_int)),
         ("discard", None, (handle,)),
         ("trim", None, (handle, ctypes.c_int, size)),

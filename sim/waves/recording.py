@@ -1,18 +1,23 @@
 """What a simulation can be recorded as, and what the compiler needs for it."""
 
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from ...errors import InputError
 
-__all__ = ["FST_HEADERS", "TRACES", "check_headers", "has_header", "trace_format"]
+__all__ = ["FST_HEADERS", "RESERVE", "TRACES", "check_headers", "check_recorded", "has_header", "trace_format"]
 
 TRACES = ("fst", "vcd", "saif")
 """Waveforms, compressed or as text, or how often every signal toggled."""
 
 FST_HEADERS = {"lz4.h": "liblz4-dev", "zlib.h": "zlib1g-dev"}
 """What Verilator's FST writer includes, and the Debian packages that bring it."""
+
+RESERVE = 1 << 28
+"""Bytes that stay free on the disk that is recorded to: FST's writer holds half as many before it writes them."""
 
 
 def trace_format(path: Path) -> str:
@@ -39,3 +44,10 @@ def check_headers(trace: str | None) -> None:
             raise InputError(
                 f"{header}: not found, FST waveforms need it; install it with: apt install {package}, or write .vcd"
             )
+
+
+def check_recorded(whole: int, path: Path) -> None:
+    """Raise OSError if a recording ended early, because less than RESERVE bytes were left on its disk."""
+    if not whole:
+        reason = f"{os.strerror(errno.ENOSPC)}, recordings leave {RESERVE >> 20} MiB of it free"
+        raise OSError(errno.ENOSPC, reason, str(path))

@@ -48,13 +48,14 @@ def compile_library(
     if trace in ("fst", "vcd"):
         sources[f"{design.name}_view.sv"] = make_view(design).verilog
     headers = {"trace.h": _TRACE.read_text(), **headers}
-    options = [*_OPTIONS, *(word for flag in flags for word in ("-CFLAGS", flag))]
-    options += ["--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
+    options = [*_OPTIONS, "--x-initial", *(("unique", "-CFLAGS", "-O0") if random_state else _FAST)]
+    options += ["--coverage-line", "--coverage-toggle"] if coverage else []
+    options += [f"--trace-{trace}", "--timescale", "1ns/1ns"] if trace else []
+    runtime = ["library", *options, _processor()]  # what follows is of the unit and its loop alone
+    options += [] if lint else ["-Wno-fatal"]
     if any(port.name == "fault_select" for port in design.ports):  # what a fault replaces may be unused
         options += ["-Wno-UNUSEDSIGNAL", "-CFLAGS", "-DFGMP_FAULTS"]
-    options += ["--coverage-line", "--coverage-toggle"] if coverage else []
-    options += [] if lint else ["-Wno-fatal"]
-    options += [f"--trace-{trace}", "--timescale", "1ns/1ns"] if trace else []
+    options += [word for flag in flags for word in ("-CFLAGS", flag)]
     with tools("verilator") as tool_version:
         check_headers(trace)
         configuration = verilator_configuration(design)
@@ -74,7 +75,7 @@ def compile_library(
 
         content = [*sources.values(), configuration, loop.read_text(), *headers.values(), tool_version, options]
         content.append(_processor())
-        whole = with_runtime(cache, ["library", tool_version, *options, _processor()], build)
+        whole = with_runtime(cache, [tool_version, *runtime], build)
         return cached_folder(cache, f"{design.name}-fast", content, whole) / _LIBRARY
 
 

@@ -62,6 +62,7 @@ def test_demo_prints_the_table_and_the_comparison(demo):
     assert "differences 0" in text
 
 
+@pytest.mark.long
 @DEMO
 def test_demo_writes_everything(demo):
     folder, _ = demo
@@ -74,6 +75,7 @@ def test_demo_writes_everything(demo):
     assert not [name for name in written if name.endswith(".partial")]
 
 
+@pytest.mark.long
 @DEMO
 def test_demo_report_is_self_contained(demo):
     page = (demo[0] / "out" / "demo" / "report.html").read_text()
@@ -84,6 +86,7 @@ def test_demo_report_is_self_contained(demo):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.long
 @DEMO
 def test_demo_results_are_for_machines(demo):
     numbers = json.loads((demo[0] / "out" / "demo" / "results.json").read_text())
@@ -94,6 +97,7 @@ def test_demo_results_are_for_machines(demo):
     assert numbers["differences"] == 0
 
 
+@pytest.mark.long
 @DEMO
 def test_inspect_verifies_a_packed_file(demo):
     path = demo[0] / "out" / "demo" / "packed-0.7.safetensors"
@@ -289,6 +293,7 @@ def test_k_beyond_the_lane(capsys, tmp_path, monkeypatch):
     assert not out.exists()
 
 
+@pytest.mark.long
 @DEMO
 def test_tampered_packed_files(demo, capsys, tmp_path):
     content = (demo[0] / "out" / "demo" / "packed-0.7.safetensors").read_bytes()

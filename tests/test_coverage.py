@@ -20,7 +20,7 @@ from fgmp.sim.coverage.waivers import EMPTY_BINS, WAIVERS
 from fgmp.sim.engine.random_gemms import uniform_gemm
 from fgmp.sim.regression import campaigns_of
 
-from .conftest import build_preset
+from .conftest import build_preset, with_long
 
 
 @given(st.integers(0, 2**52), st.sampled_from([8, 24]))
@@ -86,7 +86,10 @@ def test_a_campaign_that_is_missing_leaves_a_hole(left_out, hole):
     assert hole in empty(lane_bins(design, campaigns))
 
 
-@pytest.mark.parametrize("name", ["selector", "selector-bf16", "selector-four-over-six"])
+FOUR_OVER_SIX = "selector-four-over-six"
+
+
+@pytest.mark.parametrize("name", with_long(["selector", "selector-bf16", FOUR_OVER_SIX], FOUR_OVER_SIX))
 def test_a_selectors_regression_leaves_no_bin_empty(name):
     design = build_preset(name)
     campaigns = campaigns_of(design, count=100, model=False)

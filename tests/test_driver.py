@@ -127,6 +127,7 @@ def test_gemms_of_every_kind(driver, simulated):
     assert driver.fgmp_abort(ctypes.byref(engine), 100) == OK
 
 
+@pytest.mark.long
 def test_a_whole_layer_of_a_model(driver, simulated):
     """Every linear of a transformer layer, whole rows of K, in the model's own precisions; activations come raw."""
     simulator, config = simulated

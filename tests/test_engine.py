@@ -44,7 +44,15 @@ from .conftest import ROOT, build_preset
 ENGINE = pytest.mark.xdist_group("engine")
 SMALL = pytest.mark.xdist_group("engine-4")
 _QUICK = ["every kind of input and output", "registers"]
-SHORT = [*_QUICK, "random stalls on all streams", "GEMMs back to back", "NaN and illegal scales", "limits"]
+SHORT = [
+    *_QUICK,
+    "random stalls on all streams",
+    "GEMMs back to back",
+    "NaN and illegal scales",
+    "limits",
+    "the rate that is promised",
+    "streams that come late",
+]
 ODD = EngineConfig(
     lanes=32,
     rows=8,
@@ -237,6 +245,7 @@ def test_axi_models_that_are_not_ours(cache):
     assert_right([run_axi_bench(build_preset("engine-4"), "AXI", gemms=8, seed=3, cache=cache)])
 
 
+@pytest.mark.long
 @SMALL
 def test_the_axi_bench_sees_differences_and_fp8_reads(cache):
     design = build_preset("engine-4")

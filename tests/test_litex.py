@@ -152,6 +152,7 @@ def test_gemms_from_memory_to_memory(system):
             assert behind == b"\x5a" * 16
 
 
+@pytest.mark.long
 def test_what_goes_wrong_leaves_the_dmas_at_rest(system):
     library, engine, config = system
     gemm = random_gemm((3, 5, 40), random.Random(4), config, kind=(False, "float32"))

@@ -137,6 +137,7 @@ def test_the_old_port_names_stay_for_one_release(tmp_path):
     assert "`o__payload`" in (tmp_path / "lane_1k.md").read_text()
 
 
+@pytest.mark.long
 def test_variants_have_names_of_their_own(tmp_path):
     from fgmp.__main__ import main
 
@@ -176,6 +177,7 @@ def many(tmp_path_factory):
     return folder, two_engines_and_a_lane(folder)
 
 
+@pytest.mark.long
 def test_two_engines_and_a_lane_in_verilator(many):
     folder, files = many
     assert files.count("fgmp_ram_1r1w.v") == 1

@@ -7,14 +7,12 @@ from fgmp.hdl.engine.registers import IDENTIFICATION
 from .conftest import build_preset
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.long
 
 PROJECT = """
 from pathlib import Path
 import pytest
 from fgmp.errors import InputError
-
-pytestmark = pytest.mark.long
-
 
 def test_ours(fgmp_unit):
     unit = fgmp_unit("selector-flat", Path("ours.v"), top="ours")

@@ -125,6 +125,7 @@ def test_between_decoding_and_full_tiles_the_longer_of_both_counts(rows, big):
         assert counters["cycles"] <= 1.05 * max(counters["weight_beats"], counters["products"])
 
 
+@pytest.mark.long
 @TWO
 def test_several_streams_bring_their_rate(two):
     """With four lanes a stream a step of FP8 blocks is as short as steps can be."""

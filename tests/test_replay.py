@@ -21,7 +21,7 @@ UNITS = {
 }
 
 
-@pytest.fixture(scope="module", params=with_long(UNITS, "engine-4"))
+@pytest.fixture(scope="module", params=with_long(UNITS, "engine-4", "selector-flat"))
 def replay(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("replay") / request.param
     assert main(["replay", request.param, *UNITS[request.param], "-o", str(folder)]) == 0
@@ -163,7 +163,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
         (["lane", "--count", "0"], "count: 0, expected 1 to 100000"),
         (["engine-4", "--count", "2000"], "count: 2000, expected at most 1000 GEMMs"),
         (["lane", "--seed", "-1"], "seed: -1, expected at least 0"),
-        (["lane-1k", "--count", "1", "--campaign", "x"], "campaign: 'x', expected one of block scales"),
+        (["lane-1k", "--count", "1", "--campaign", "x"], "campaign: 'x', expected one of 'block scales"),
         (["engine-4", "--campaign", "x"], "campaign: 'x', expected none of an engine"),
     ):
         assert main(["replay", *arguments, "-o", str(tmp_path / "out")]) == 2

@@ -49,11 +49,13 @@ def test_selector_regression(cache):
     assert_equal(regress("selector", cache_folder=cache), 30_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lane-flat", "lane-11k"])
 def test_other_lanes(name, cache):
     assert_equal(regress(name, count=400, share=7, model=False, cache_folder=cache), 20_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "config",
     [
@@ -127,6 +129,7 @@ def test_inputs_that_change_while_they_are_not_valid(preset, of, cache):
         VerilatedUnit(late, cache=cache).run(campaigns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["selector-bf16", "selector-channel", "selector-flat", "selector-four-over-six"])
 def test_other_selectors(name, cache):
     assert_equal(regress(name, count=400, model=False, cache_folder=cache), 15_000)
@@ -191,12 +194,14 @@ def faulty(cache):
     return units
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", ["lane", "selector"])
 def test_without_a_fault_the_faulty_build_passes(unit, faulty):
     simulator, campaigns = faulty[unit]
     assert_equal(simulator.run(campaigns), 1000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("unit", "number", "name"), FAULTS, ids=[f"{u}-{n}" for u, _, n in FAULTS])
 def test_every_planted_fault_is_found(unit, number, name, faulty):
     simulator, campaigns = faulty[unit]
@@ -205,11 +210,13 @@ def test_every_planted_fault_is_found(unit, number, name, faulty):
     assert "expected" in str(caught.value)
 
 
+@pytest.mark.long
 def test_names_of_the_models_campaigns_are_known_without_running_it():
     linears = target_linears(load_model(SHIPPED_MODEL).model, FGMPConfig().ignore)
     assert {layer.name for layer in captured_layers()} == set(linears)
 
 
+@pytest.mark.long
 def test_first_difference_is_decoded(cache):
     """A wrong expectation shows as campaign, field, mode, codes and values."""
     design = build_preset("lane")
@@ -230,6 +237,7 @@ def test_first_difference_is_decoded(cache):
         assert part in text, text
 
 
+@pytest.mark.long
 def test_selector_difference_names_element_and_code(cache):
     design = build_preset("selector")
     campaign = one_of(selector_campaigns(design, count=50), "E4M3 ties")
@@ -340,6 +348,7 @@ def fields_of(port, payloads):
     return {name: [row[name] for row in rows] for name in port.fields}
 
 
+@pytest.mark.long
 def test_what_a_site_holds_reaches_the_bench(cache):
     """Static patterns and channel codes are the site's own, not drawn; what the selector lacks is refused."""
     from fgmp.quantizer.config import FGMPConfig

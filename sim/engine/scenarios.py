@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...formats import ceil_div
+from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.packing import Packed, pack
 from ..runner import CampaignResult, SimulationError
 from ..tally import Tally
@@ -19,6 +19,7 @@ from .driver import cycle_limit
 from .gemm import Gemm, field_value
 from .limits import limits
 from .observations import aborted_pairs, charged_stalls, events_and_interrupts, no_event_is_lost
+from .pace import late_streams, promised_rate
 from .random_gemms import corner_sizes, random_gemm, random_mixed
 from .wire import operand_streams, result_bytes
 
@@ -203,13 +204,15 @@ def _interrupted(bench: Bench) -> None:
                 engine.reset()
             else:
                 # As software must: stop the DMAs first, then forget what the engine already has.
-                engine.discard()
+                engine.stop_inputs()
                 driver.write("CONTROL", field_value("CONTROL", abort=1))
                 bench.expect("busy after ABORT", driver.read("STATUS") & 3, 0)
                 bench.clear_events()
             for stream in (*bench.config.operand_streams, "results"):
                 engine.stall(stream, 0)
             engine.run(20)  # what remains of an aborted packet leaves, with TLAST
+            sent = b"".join(iter(engine.packet, None))
+            bench.expect(f"beats before {how}", result_bytes(gemm, bench.config)[: len(sent)] == sent, True)
             engine.discard()
             bench.recovers(how)
     _aborted_while_a_beat_waits(bench)
@@ -288,6 +291,7 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
     for stream, data in operand_streams(gemm, bench.config).items():
         engine.send(stream, data)
     engine.run(50_000)  # until a beat is on offer and everything behind it stands still
+    results = result_bytes(gemm, bench.config)
     engine.discard()
     faults, packets = engine.handshake_faults, driver.read("RESULT_PACKETS")
     driver.write("CONTROL", field_value("CONTROL", abort=1))
@@ -301,7 +305,7 @@ def _aborted_while_a_beat_waits(bench: Bench) -> None:
     for _ in range(100):
         before = before or engine.packet()
         driver.read("STATUS")  # time passes
-    bench.expect("the aborted packet was closed", before is not None, True)
+    bench.expect("the aborted packet was closed behind the beat on offer", before == results[:16], True)
     bench.expect("STATUS once it was taken", driver.read("STATUS"), 0)
     bench.expect("RESULT_PACKETS once it was taken", driver.read("RESULT_PACKETS"), packets + 1)
     driver.write("CONTROL", field_value("CONTROL", abort=1))
@@ -368,6 +372,7 @@ def _poison(bench: Bench) -> None:
         what = f"{part} {code:#04x}"
         bench.expect(what, result.data == result_bytes(spoiled, bench.config), True)
         bench.expect(f"{what}: events", result.events, {"done", event})
+    _poisoned_activations(bench)
     if bench.config.raw_input != "none":
         gemm = random_gemm((5, 7, min(100, bench.config.k_max)), bench.chance, bench.config, kind=(True, "float32"))
         values = gemm.activations.clone()  # type: ignore[union-attr]
@@ -377,6 +382,21 @@ def _poison(bench: Bench) -> None:
         bench.expect("raw NaN", result.data == result_bytes(gemm, bench.config), True)
         bench.expect("raw NaN: events", result.events, {"done", "nan"})
     bench.recovers("poison")
+
+
+def _poisoned_activations(bench: Bench) -> None:
+    """A NaN in each element of a block of activations poisons its row, and no other."""
+    generator = torch.Generator().manual_seed(bench.chance.randrange(1 << 30))
+    columns = min(64, bench.config.k_max)
+    weight = pack(random_mixed(bench.config.lanes, columns, 0.5, generator))
+    for element in range(BLOCK_SIZE):
+        activations = random_mixed(3, columns, 0.0, generator)
+        activations.codes[1, element % activations.codes.shape[1], element] = 0x7F | element % 2 << 7
+        gemm = Gemm(weight, activations)
+        result = bench.driver.run(gemm)
+        what = f"NaN in element {element} of activations"
+        bench.expect(what, result.data == result_bytes(gemm, bench.config), True)
+        bench.expect(f"{what}: events", result.events, {"done", "nan"})
 
 
 def _spoiled(weight: Packed, part: str, code: int, chance: random.Random) -> tuple[Packed, int]:
@@ -420,6 +440,8 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "events that are cleared as they come": no_event_is_lost,
     "stalls are charged to who stalls": charged_stalls,
     "ABORT of two GEMMs": aborted_pairs,
+    "the rate that is promised": promised_rate,
+    "streams that come late": late_streams,
 }
 
 

@@ -138,6 +138,14 @@ void tick(Engine* e) {
     e->interrupt_cycles += top->irq;
 }
 
+// Whether the engine offers or takes anything.
+bool awake(Engine* e) {
+    Vunit* top = e->top;
+    bool any = top->s_axi_awready | top->s_axi_wready | top->s_axi_arready | top->s_axi_bvalid | top->s_axi_rvalid;
+    for (Source& source : e->sources) any |= *source.ready;
+    return any | top->m_axis_results_tvalid;
+}
+
 }  // namespace
 
 extern "C" {
@@ -181,12 +189,15 @@ void fgmp_destroy(Engine* e) {
     delete e;
 }
 
-// Reset, and forget what was queued and received.
+// Reset, and forget what was queued and received. No valid or ready may be high in it, but the ready of this side.
 void fgmp_reset(Engine* e, int cycles) {
     for (Source& source : e->sources) clear(source);
     e->waiting = false;
     e->top->aresetn = 0;
-    for (int i = 0; i < cycles; i++) tick(e);
+    for (int i = 0; i < cycles; i++) {
+        tick(e);
+        e->faults += awake(e);
+    }
     e->top->aresetn = 1;
     tick(e);
     e->received.clear();
@@ -201,9 +212,14 @@ void fgmp_trim(Engine* e, int stream, size_t beats) {
     if (queue.size() > first + beats) queue.erase(queue.begin() + first, queue.end() - beats);
 }
 
-// Forget everything queued and received (as DMAs that are stopped and emptied).
-void fgmp_discard(Engine* e) {
+// Forget everything queued (as DMAs that are stopped and emptied).
+void fgmp_stop(Engine* e) {
     for (Source& source : e->sources) clear(source);
+}
+
+// Forget everything queued and received.
+void fgmp_discard(Engine* e) {
+    fgmp_stop(e);
     e->received.clear();
     e->packets.clear();
 }

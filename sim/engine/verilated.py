@@ -120,6 +120,10 @@ class VerilatedEngine:
         """Queue a packet, or with `last` false the beginning of one; with `full` TKEEP is all ones in every beat."""
         self._c.fgmp_send(self._handle, self._streams.index(stream), data, len(data), int(last), int(full))
 
+    def stop_inputs(self) -> None:
+        """Forget what is queued."""
+        self._c.fgmp_stop(self._handle)
+
     def discard(self) -> None:
         """Forget what is queued and received."""
         self._c.fgmp_discard(self._handle)
@@ -188,6 +192,7 @@ def _declare(library: Any) -> Any:
         ("trace", None, (handle, ctypes.c_char_p, ctypes.c_uint64)),
         ("trace_end", ctypes.c_int, (handle,)),
         ("reset", None, (handle, ctypes.c_int)),
+        ("stop", None, (handle,)),
         ("discard", None, (handle,)),
         ("trim", None, (handle, ctypes.c_int, size)),
         ("stall", None, (handle, ctypes.c_int, ctypes.c_double)),

@@ -21,6 +21,8 @@ _REGISTERS = "scenario: registers"
 _IN_FLIGHT = "scenario: register accesses in flight"
 _EVENTS = "scenario: events and interrupts"
 _STALLS = "scenario: stalls are charged to who stalls"
+_LATE = "scenario: streams that come late"
+_RATE = "scenario: the rate that is promised"
 _KINDS = "scenario: every kind of input and output"
 
 
@@ -112,11 +114,11 @@ _EVENT_HOLDERS: dict[str, tuple[str, ...]] = {
 }
 
 _COUNTER_HOLDERS: dict[str, tuple[str, ...]] = {
-    "cycles": ("test_rate.py::test_the_model_of_the_rate_is_right_within_a_hundredth",),
+    "cycles": (_RATE, "test_rate.py::test_the_model_of_the_rate_is_right_within_a_hundredth"),
     "products": (_SIZES,),
-    "span": ("test_rate.py::test_the_model_of_the_rate_is_right_within_a_hundredth",),
-    "stall_weights": (_STALLS,),
-    "stall_activations": (_STALLS,),
+    "span": (_LATE, "test_rate.py::test_the_model_of_the_rate_is_right_within_a_hundredth"),
+    "stall_weights": (_STALLS, _LATE),
+    "stall_activations": (_STALLS, _LATE),
     "stall_results": (_STALLS,),
     "activation_fp8_reads": (_SIZES,),
     "weight_reads": (_SIZES,),
@@ -124,7 +126,7 @@ _COUNTER_HOLDERS: dict[str, tuple[str, ...]] = {
     "weight_beats": (_SIZES,),
     "activation_beats": (_SIZES,),
     "result_beats": (_SIZES,),
-    "stall_sums": ("test_engine.py::test_order_of_rows_changes_nothing_but_time",),
+    "stall_sums": (_RATE, "test_engine.py::test_order_of_rows_changes_nothing_but_time"),
 }
 
 _STATEMENTS = (
@@ -141,10 +143,13 @@ _STATEMENTS = (
     ("flags", "nothing raises one that was not taken, whatever stays inside or stands at a register",
      ("campaign: idle", "campaign: every tensor exponent")),
     ("registers", "byte strobes choose what is written, in each of them", ("scenario: byte strobes",)),
-    ("counters", "every cycle until the last block pair has one or is charged to one cause", (_SIZES, _KINDS)),
+    ("counters", "every cycle until the last block pair has one or is charged to one cause", (_SIZES, _KINDS, _RATE)),
+    ("rate", "a GEMM whose streams never stall takes the cycles that `fgmp.hdl.gemm_rate` says", (_RATE,)),
     ("events", "one that comes as it is cleared stays", ("scenario: events that are cleared as they come",)),
     ("ABORT", "forgets the GEMM that runs and the one that waits; START may follow at once",
      ("scenario: ABORT of two GEMMs",)),
+    ("ABORT", "what has left of a packet is its beginning, and is closed behind the beat on offer",
+     ("scenario: reset and ABORT in the middle",)),
     ("reset", "one cycle, from any state",
      ("test_sim.py::test_reset_from_a_random_state", "test_engine.py::test_reset_from_a_random_state")),
     ("FP4 blocks", "the second half of their slot is not read", ("campaign: random rows", _VALUES)),

@@ -55,8 +55,13 @@ def _sizes(config: EngineConfig) -> Iterator[tuple[int, int, int]]:
 
 
 def _load(gemm: Gemm) -> GemmLoad:
-    shares = {"weight_fp4": 1 - unpack(gemm.weight).fp8_share, "activation_fp4": 1 - gemm.quantized().fp8_share}
-    return GemmLoad(rows=gemm.rows, outputs=gemm.outputs, columns=gemm.columns, **shares)
+    return GemmLoad(
+        rows=gemm.rows,
+        outputs=gemm.outputs,
+        columns=gemm.columns,
+        weight_fp4=1 - unpack(gemm.weight).fp8_share,
+        activation_fp4=1 - gemm.quantized().fp8_share,
+    )
 
 
 def _charged(counters: dict[str, int]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fgmp.hdl.design import build_preset
-from fgmp.synth.asic.activities import stimuli
+from fgmp.sim.parts.stimuli import stimuli
 from fgmp.synth.asic.flow import implement, simulate
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.netlist_verilog import netlist_verilog

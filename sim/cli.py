@@ -15,9 +15,7 @@ __all__ = ["COMMANDS"]
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "presets", nargs="*", metavar="PRESET", help="lanes, selectors, engines; default: lane selector"
-    )
+    parser.add_argument("presets", nargs="*", metavar="PRESET", help="any units; default: lane selector")
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="instead: run a folder that fgmp quantize wrote on the engine"
     )
@@ -309,12 +307,12 @@ def _mutants(args: argparse.Namespace) -> int:
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", help="a lane, a selector or an engine")
+    parser.add_argument("preset", help="any unit")
     add_changes(parser, "such as pipeline=2 sharing=merged")
-    parser.add_argument("--count", type=int, metavar="N", help="random rows or blocks a campaign, default 200; GEMMs "
-                        "of an engine, default 12")  # fmt: skip
+    parser.add_argument("--count", type=int, metavar="N", help="random rows or blocks a campaign, vectors an activity, "
+                        "default 200; GEMMs of an engine, default 12")  # fmt: skip
     parser.add_argument("--campaign", nargs="+", action="collect", default=[], metavar="NAME", help="of a lane or "
-                        "selector: only these, as fgmp simulate names them")  # fmt: skip
+                        "selector, activities of other units: only these, as fgmp simulate names them")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default out/replay/UNIT")
     parser.add_argument("--json", action="store_true", help="print the manifest")

@@ -13,7 +13,7 @@ from ..hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ..hdl.config import preset as preset_config
 from ..hdl.values import random_config
 from .engine.regression import regress_engine
-from .regression import no_bench, regress
+from .regression import no_campaigns, regress
 from .runner import SimulationError
 
 __all__ = ["run_random_units"]
@@ -32,7 +32,7 @@ def run_random_units(
     kinds = list(presets) or list(_DEFAULT)
     for name in kinds:
         if not isinstance(preset_config(name), (LaneConfig, SelectorConfig, EngineConfig)):
-            raise no_bench(name)
+            raise no_campaigns(name)
     end = time.monotonic() + seconds
     failures: list[dict[str, str]] = []
     units = compared = 0

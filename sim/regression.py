@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..hdl.config import LaneConfig, SelectorConfig
+from ..hdl.config import preset as preset_config
 from ..hdl.design import Design, build_preset
 from ..quantizer.config import FGMPConfig
 from ..quantizer.model.default_text import read_corpus
@@ -23,12 +24,14 @@ from .capture import (
 )
 from .lane_campaigns import lane_campaigns, pair_campaigns
 from .library import recorded
+from .parts.regression import regress_part
+from .parts.stimuli import PART_CONFIGS
 from .runner import CACHE, CampaignResult, Simulator, check_tools
 from .selector_campaigns import selector_campaigns
 from .verilated_unit import VerilatedUnit
 from .waves.recording import trace_format
 
-__all__ = ["BENCHES", "campaigns_of", "captured_layers", "make_bench", "no_bench", "regress"]
+__all__ = ["BENCHES", "campaigns_of", "captured_layers", "make_bench", "no_campaigns", "regress"]
 
 BENCHES = ("fast", "cocotb")
 
@@ -65,7 +68,7 @@ def campaigns_of(
         if model:
             campaigns += [captured_selector_campaign(design, layer) for layer in captured_layers()]
         return campaigns
-    raise no_bench(design.name)
+    raise no_campaigns(design.name)
 
 
 def regress(
@@ -87,11 +90,29 @@ def regress(
 ) -> list[CampaignResult]:
     """Generate `preset` with `changes`, build it and run its campaigns; differences are counted, the rest raises.
 
+    Units without streams, such as dot products, have activities in place of campaigns, of `count` vectors each.
+
     The `bench` is "fast" (a C++ loop) or "cocotb", which runs where the fast one cannot, in Icarus. `only` names the
     campaigns to run. The fast one records in `waves_to`: waveforms with the unit's view, or activities, by its suffix.
     `announce` is told the preset and how many campaigns there are, `on_campaign` the name of each that is done.
     """
     check_tools(simulator)
+    if isinstance(preset_config(preset), PART_CONFIGS):
+        if (bench, simulator) != ("fast", "verilator"):
+            raise InputError(f"preset {preset}: has no streams, expected verilator and the fast bench")
+        if waves_to is not None:
+            raise InputError(f"waves: asked for of {preset}, expected a lane, a selector or an engine")
+        design = build_preset(preset, changes, preset.replace("-", "_"))
+        begin = (lambda total: announce(preset, total)) if announce else None
+        return regress_part(
+            design,
+            count=count,
+            seed=seed,
+            only=only,
+            cache=cache_folder,
+            announce=begin,
+            on_activity=on_campaign,
+        )
     if waves_to is not None and (bench, simulator) != ("fast", "verilator"):
         raise InputError(f"waves: asked for with bench {bench} in {simulator}, expected the fast bench in verilator")
     design = build_preset(preset, changes, preset.replace("-", "_"))  # Verilator shortens very long names
@@ -137,6 +158,6 @@ def make_bench(
     return Simulator(design, simulator=simulator, cache=cache)
 
 
-def no_bench(name: str) -> InputError:
+def no_campaigns(name: str) -> InputError:
     """What is wrong with a unit that nothing drives."""
-    return InputError(f"preset {name}: has no bench, expected a lane, a selector or an engine")
+    return InputError(f"preset {name}: has no campaigns, expected a lane, a selector or an engine")

@@ -9,7 +9,6 @@ __all__ = [
     "Device",
     "EnergyRequest",
     "Runner",
-    "Stimulus",
     "SweepSpec",
     "Target",
     "Texts",
@@ -23,7 +22,6 @@ __all__ = [
     "read_spec",
     "run_energy",
     "run_sweep",
-    "stimuli",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -32,7 +30,6 @@ __getattr__, __dir__ = lazy(
         "Device": "fpga.nextpnr",
         "EnergyRequest": "energy.run",
         "Runner": "sweep.runner",
-        "Stimulus": "asic.stimulus",
         "SweepSpec": "sweep.spec",
         "Target": "asic.mapping",
         "Texts": "energy.workload",
@@ -46,6 +43,5 @@ __getattr__, __dir__ = lazy(
         "read_spec": "sweep.spec",
         "run_energy": "energy.run",
         "run_sweep": "sweep.run",
-        "stimuli": "asic.activities",
     },
 )

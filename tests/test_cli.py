@@ -205,7 +205,16 @@ def one_line(capsys, *arguments):
         (["vectors", "lane", "--k", "5000"], "K: 5000, expected 1 to 4096, what the configured accumulator holds"),
         (["vectors", "lane", "--seed", "-1"], "seed: -1"),
         (["simulate", "lane-1k", "--k", "1040", "--no-model"], "K: 1040, expected 1 to 1024"),
-        (["simulate", "decoder-e4m3"], "has no bench, expected a lane, a selector or an engine"),
+        (["simulate", "decoder-e4m3", "--waves", "w.vcd"], "waves: asked for of decoder-e4m3, expected a lane"),
+        (
+            ["simulate", "dot-fp8", "--bench", "cocotb"],
+            "preset dot-fp8: has no streams, expected verilator and the fast",
+        ),
+        (["simulate", "dot-fp8", "--only", "FP4xFP4"], "campaign: 'FP4xFP4', expected one of 'FP8xFP8'"),
+        (
+            ["simulate", "accumulators", "--set", "lanes=4"],
+            "no stimulus for lanes=4 storage=banked, expected 1 and banked",
+        ),
         (["simulate", "lane", "--simulator", "vcs"], "simulator: 'vcs'"),
         (["simulate", "--seed", "-1"], "seed: -1, expected 1 to"),
         (["simulate", "selector", "--k", "32"], "k: 32 given for selector, expected a lane"),
@@ -215,7 +224,7 @@ def one_line(capsys, *arguments):
         (["simulate", "--only", "idle"], "only: 2 presets given, expected one"),
         (["simulate", "lane", "--waves", "w"], "waves: w, expected a file name that ends with .fst, .vcd, .saif"),
         (["simulate", "lane-1k", "--only", "none", "--no-model", "--count", "4"], "campaign: 'none', expected one of"),
-        (["simulate", "engine-4", "--only", "none"], "scenario: 'none', expected one of corners of the tiles"),
+        (["simulate", "engine-4", "--only", "none"], "scenario: 'none', expected one of 'corners of the tiles'"),
         (
             ["simulate", "lane", "--waves", "w.vcd", "--bench", "cocotb"],
             "waves: asked for with bench cocotb in verilator",

@@ -173,6 +173,6 @@ def test_the_command(capsys):
     assert "never: " in capsys.readouterr().out
     assert main(["coverage", "selector-flat", "--count", "0"]) == 2
     assert main(["coverage", "dot-fp8"]) == 2
-    assert "has no bench" in capsys.readouterr().err
+    assert "has no campaigns" in capsys.readouterr().err
     assert main(["coverage", "lane", "--least", "101"]) == 2
     assert "least: 101.0, expected percent, 0 to 100" in capsys.readouterr().err

@@ -18,9 +18,10 @@ from fgmp.hdl.design import build
 from fgmp.quantizer.prices import Prices
 from fgmp.report.build import section_of
 from fgmp.sim.capture import Capture
-from fgmp.synth.asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
+from fgmp.sim.parts.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
+from fgmp.sim.parts.words import unpack_bits
 from fgmp.synth.asic.flow import implement, simulate
-from fgmp.synth.asic.gates import GateSimulator, unpack_bits
+from fgmp.synth.asic.gates import GateSimulator
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.asic.power import PowerMeter
 from fgmp.synth.asic.timing import analyse

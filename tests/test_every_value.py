@@ -5,7 +5,6 @@
 
 from dataclasses import asdict
 
-import numpy as np
 import pytest
 
 from fgmp.hdl.config import PRESETS, EngineConfig, LaneConfig, SelectorConfig
@@ -16,12 +15,11 @@ from fgmp.sim.engine.driver import EngineDriver
 from fgmp.sim.engine.scenarios import SCENARIOS as ALL_SCENARIOS
 from fgmp.sim.engine.scenarios import run_scenarios
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
+from fgmp.sim.parts.regression import regress_part
+from fgmp.sim.parts.stimuli import stimuli
 from fgmp.sim.regression import campaigns_of
-from fgmp.sim.verilated_part import VerilatedPart
 from fgmp.sim.verilated_unit import VerilatedUnit
-from fgmp.synth.asic.activities import stimuli
 from fgmp.synth.asic.flow import implement, simulate
-from fgmp.synth.asic.gates import unpack_bits
 from fgmp.synth.asic.mapping import Target
 from fgmp.synth.liberty.cells import StandardCells
 
@@ -127,18 +125,9 @@ def parts():
 @pytest.mark.parametrize("part", parts().values(), ids=parts())
 def test_a_part_computes_what_golden_does(part, cache):
     """Every output whenever there is an answer, 64 streams one after the other."""
-    design = build(part, "part")
-    unit = VerilatedPart(design, cache=cache)
-    for name, stimulus in stimuli(design, words=1, cycles=24, seed=1).items():
-        inputs = {port: unpack_bits(words) for port, words in stimulus.inputs.items()}
-        cycle = np.arange(stimulus.cycles)
-        for stream in range(64):
-            given = {port: bits[np.minimum(cycle, len(bits) - 1), :, stream] for port, bits in inputs.items()}
-            found = unit.run(given)
-            for port, (at, values) in stimulus.expected.items():
-                seen = at < stimulus.cycles
-                expected = unpack_bits(values)[seen, :, stream]
-                assert np.array_equal(found[port][at[seen]], expected), (name, port, stream)
+    results = regress_part(build(part, "part"), count=64 * 24, seed=1, cache=cache)
+    assert [r.first for r in results if r.differences] == []
+    assert all(r.compared for r in results)
 
 
 @pytest.mark.parametrize("name", PARTS)

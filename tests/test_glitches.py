@@ -7,10 +7,10 @@ import pytest
 
 from fgmp.hdl.config import RowOrderConfig
 from fgmp.hdl.design import build
+from fgmp.sim.parts.stimulus import Stimulus
 from fgmp.synth.asic.flow import Implementation, implement
 from fgmp.synth.asic.glitches import TimedSimulator, glitch_factors
 from fgmp.synth.asic.mapping import Mapped, Target
-from fgmp.synth.asic.stimulus import Stimulus
 from fgmp.synth.asic.timing import analyse
 
 from .conftest import ROOT

@@ -150,10 +150,10 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
 
 
 def test_units_without_a_bench(capsys):
-    with pytest.raises(InputError, match="preset dot-fp8: has no bench, expected a lane, a selector or an engine"):
+    with pytest.raises(InputError, match="preset dot-fp8: has no campaigns, expected a lane, a selector or an engine"):
         run_mutants("dot-fp8", [], count=1, seed=1, out=None)
     assert main(["simulate", "dot-fp8", "--campaign", "1"]) == 2
-    assert "preset dot-fp8: has no bench" in capsys.readouterr().err
+    assert "preset dot-fp8: has no campaigns" in capsys.readouterr().err
     assert main(["simulate", "--campaign", "0"]) == 2
     assert "campaign: 0.0, expected hours, more than 0" in capsys.readouterr().err
     assert main(["simulate", "lane", "--campaign", "1", "--set", "pipeline=2"]) == 2

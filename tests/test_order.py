@@ -15,7 +15,7 @@ from fgmp.hdl.accumulators import Accumulators
 from fgmp.hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from fgmp.hdl.engine.row_order import RowOrder
 from fgmp.hdl.operands import ActivationDecoder
-from fgmp.synth.asic.weight_stationary import Tile
+from fgmp.sim.parts.weight_stationary import Tile
 
 
 def simulate(unit, bench):

@@ -18,18 +18,19 @@ from fgmp.errors import InputError
 from fgmp.hdl.config import DotConfig, EngineLaneConfig, LaneConfig, changed
 from fgmp.hdl.design import build
 from fgmp.report.build import section_of
+from fgmp.sim.parts.operand_bits import held, stored_bits
+from fgmp.sim.parts.stimuli import normal_blocks, shares_by_activity, stimuli
+from fgmp.sim.parts.stimulus import Stimulus, stream_words
+from fgmp.sim.parts.weight_stationary import PROLOGUE, Tile, flattened, weight_stationary
+from fgmp.sim.parts.words import pack_bits, unpack_bits
 from fgmp.synth.asic import mapping
-from fgmp.synth.asic.activities import normal_blocks, shares_by_activity, stimuli
 from fgmp.synth.asic.flow import SCHEMA, Implementation, characterize, implement, measure_energy, simulate
-from fgmp.synth.asic.gates import GateSimulator, pack_bits, unpack_bits
+from fgmp.synth.asic.gates import GateSimulator
 from fgmp.synth.asic.hierarchy import SHARED, area_by_hierarchy
 from fgmp.synth.asic.mapping import Mapped, Target, mapping_script, occurrences
 from fgmp.synth.asic.netlist import Instance, add_buffers, read_netlist
-from fgmp.synth.asic.operand_bits import held, stored_bits
 from fgmp.synth.asic.power import PowerMeter
-from fgmp.synth.asic.stimulus import Stimulus, stream_words
 from fgmp.synth.asic.timing import analyse
-from fgmp.synth.asic.weight_stationary import PROLOGUE, Tile, flattened, weight_stationary
 from fgmp.synth.liberty.cells import Cell, ClockGate, Pin, StandardCells
 from fgmp.synth.liberty.expression import truth_table
 from fgmp.synth.liberty.find import read_liberty

@@ -14,7 +14,7 @@ from ...files import write_json
 from ...formal.equivalence import Equivalence
 from ...hdl.config import EngineConfig, LaneConfig, SelectorConfig
 from ...hdl.design import Design, build_preset
-from ..regression import no_bench
+from ..regression import no_campaigns
 from ..runner import SimulationError
 from .judge import SURVIVED, Judge, judged
 from .plant import Mutant, in_netlist, in_source
@@ -52,7 +52,7 @@ def run_mutants(
     name = preset.replace("-", "_")
     design = build_preset(preset, changes, name)  # Verilator shortens very long names
     if not isinstance(design.config, (LaneConfig, SelectorConfig, EngineConfig)):
-        raise no_bench(preset)
+        raise no_campaigns(preset)
     planted = in_source(preset, changes, name, count, seed) if place == "source" else in_netlist(design, count, seed)
     faulty, mutants = planted.faulty, planted.mutants
     file = out / f"{'-'.join([name, *changes, *([place] if place == 'source' else [])])}-{count}-{seed}.json"

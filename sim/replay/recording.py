@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...formats import ceil_div
-from ...hdl.config import EngineConfig, LaneConfig, SelectorConfig
+from ...hdl.config import EngineConfig
 from ...hdl.design import Design
 from ...hdl.engine.config import STREAM_BYTES
 from ...hdl.engine.registers import EVENTS, IDENTIFICATION, MAP_VERSION, register
@@ -16,7 +16,7 @@ from ..campaign import Campaign, named
 from ..engine.gemm import Gemm, field_value
 from ..engine.random_gemms import random_gemm
 from ..engine.wire import operand_streams, result_bytes
-from ..regression import campaigns_of, no_bench
+from ..regression import campaigns_of
 from ..scoreboard import as_integer
 
 __all__ = ["OPERATIONS", "Recording", "Step", "Stream", "record"]
@@ -93,8 +93,6 @@ def record(design: Design, *, count: int, seed: int, campaigns: Sequence[str] = 
         if campaigns:
             raise InputError(f"campaign: {campaigns[0]!r}, expected none of an engine, which gets GEMMs")
         return _of_gemms(design, list(_gemms(design.config, count, seed)))
-    if not isinstance(design.config, LaneConfig | SelectorConfig):
-        raise no_bench(design.name)
     made = campaigns_of(design, count=count, seed=seed, share=61, model=False)
     return _of_campaigns(design, named(made, *campaigns) if campaigns else made)
 

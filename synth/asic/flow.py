@@ -15,14 +15,15 @@ from ...cache import cached, digest
 from ...errors import DifferenceError, InputError
 from ...hdl.config import EngineConfig, parameters
 from ...hdl.design import Design
+from ...sim.parts.stimuli import stimuli
+from ...sim.parts.stimulus import Stimulus
+from ...sim.parts.words import Words, unpack_bits
 from ..liberty.find import LibertyFile
-from .activities import stimuli
-from .gates import GateSimulator, Words, unpack_bits
+from .gates import GateSimulator, drive
 from .hierarchy import area_by_hierarchy
 from .mapping import Mapped, Target, map_design, mapping_script
 from .netlist import Netlist, add_buffers, read_netlist
 from .power import Energy, PowerMeter
-from .stimulus import Stimulus
 from .timing import Timing, analyse
 
 __all__ = [
@@ -105,13 +106,13 @@ def simulate(
     simulator = GateSimulator(netlist, stimulus.words)
     shares = shares or stimulus.one_share()
     meters = {name: PowerMeter(netlist, unit.timing, unit.target.cells.voltage) for name in shares}
-    drive = stimulus.drive(netlist)
+    nets_in = drive(netlist, stimulus.inputs)
     answers = {
         port: (dict(zip(at.tolist(), range(len(at)), strict=True)), values, np.array(netlist.ports[port]))
         for port, (at, values) in stimulus.expected.items()
     }
     for cycle in range(stimulus.cycles):
-        nets = simulator.settle(drive(cycle))
+        nets = simulator.settle(nets_in(cycle))
         for port, (places, values, rows) in answers.items():
             if cycle in places and (wrong := nets[rows] ^ values[places[cycle]]).any():
                 bit, stream = np.argwhere(unpack_bits(wrong))[0]

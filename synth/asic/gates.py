@@ -12,28 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ...sim.parts.words import ONES, Words
 from ..liberty.cells import Cell
 from ..liberty.expression import compile_expression, variables
 from .netlist import CONSTANT_0, CONSTANT_1, Instance, Netlist
 from .timing import levels
 
-__all__ = ["ONES", "GateSimulator", "Gates", "Words", "gate_group", "pack_bits", "pin_nets", "unpack_bits"]
+__all__ = ["GateSimulator", "Gates", "drive", "gate_group", "pin_nets"]
 
-Words = NDArray[np.uint64]
-ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _ZERO = np.uint64(0)
 
 
-def pack_bits(bits: NDArray[np.bool_]) -> Words:
-    """(..., streams) of bits to (..., words); stream i, of a multiple of 64, is bit i % 64 of word i // 64."""
-    packed = np.packbits(bits, axis=-1, bitorder="little")
-    return np.ascontiguousarray(packed).view("<u8").astype(np.uint64, copy=False)
+def drive(netlist: Netlist, inputs: Mapping[str, Words]) -> Callable[[int], dict[int, Words]]:
+    """A function of the cycle that gives the netlist's input nets; ports that it has lost are left out.
 
+    `inputs` are arrays (cycles, bits, words) by port; the last cycle holds.
+    """
+    ports = [(values, netlist.ports[port]) for port, values in inputs.items() if port in netlist.ports]
 
-def unpack_bits(words: Words) -> NDArray[np.bool_]:
-    """The inverse of `pack_bits`."""
-    raw = np.ascontiguousarray(words.astype("<u8")).view(np.uint8)
-    return np.unpackbits(raw, axis=-1, bitorder="little").astype(np.bool_)
+    def nets(cycle: int) -> dict[int, Words]:
+        return {
+            net: values[min(cycle, len(values) - 1), bit]
+            for values, bits in ports
+            for bit, net in enumerate(bits)
+            if net > CONSTANT_1
+        }
+
+    return nets
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ...sim.parts.stimulus import Stimulus
+from ...sim.parts.words import Words
 from .flow import Implementation
-from .gates import GateSimulator, Words, gate_group
+from .gates import GateSimulator, drive, gate_group
 from .netlist import Instance
 from .power import PowerMeter
-from .stimulus import Stimulus
 
 __all__ = ["STEP", "TimedSimulator", "glitch_factors"]
 
@@ -37,11 +38,11 @@ def glitch_factors(
     }
     simulator = GateSimulator(netlist, stimulus.words)
     timed = TimedSimulator(unit)
-    drive = stimulus.drive(netlist)
+    nets_in = drive(netlist, stimulus.inputs)
     chosen = set(cycles)
     before: Words | None = None
     for cycle in range(max(cycles) + 1):
-        settled = simulator.settle(drive(cycle)).copy()
+        settled = simulator.settle(nets_in(cycle)).copy()
         if cycle in chosen and before is not None:
             kept = {name: bits[cycle] for name, bits in shares.items()}
             for pair in meters.values():

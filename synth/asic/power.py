@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ...sim.parts.words import ONES, Words
 from ..liberty.cells import Cell, InternalPower
 from ..liberty.expression import compile_expression, variables
-from .gates import ONES, GateEnables, Words, gate_enables, pin_nets
+from .gates import GateEnables, gate_enables, pin_nets
 from .netlist import CONSTANT_0, CONSTANT_1, Netlist
 from .tables import TableBank
 from .timing import Timing

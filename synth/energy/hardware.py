@@ -19,15 +19,15 @@ from ...hdl.design import Design, build
 from ...hdl.unit_config import FORMATS
 from ...hdl.wrappers import RAM_MODULE
 from ...sim.capture import Capture
+from ...sim.parts.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
+from ...sim.parts.stimuli import selector_stimulus
+from ...sim.parts.stimulus import Stimulus
+from ...sim.parts.weight_stationary import PROLOGUE, Tile, weight_stationary
+from ...sim.parts.words import Words
 from ...sim.selector_campaigns import BlockSet
-from ..asic.activities import selector_stimulus
-from ..asic.around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
 from ..asic.flow import Implementation, cells_without_power, implement, simulate
-from ..asic.gates import Words
 from ..asic.glitches import glitch_factors
 from ..asic.mapping import Target
-from ..asic.stimulus import Stimulus
-from ..asic.weight_stationary import PROLOGUE, Tile, weight_stationary
 from .memory_model import MemoryModel
 from .tiles import CHANGES, mode_streams
 

@@ -13,8 +13,8 @@ from ...formats import ACCUMULATOR_FRACTION_BITS, BLOCK_SIZE, PRECISION_MODES
 from ...golden.blocks import Blocks
 from ...golden.precision_modes import count_precision_modes
 from ...sim.capture import Capture
-from ..asic.gates import Words, pack_bits
-from ..asic.weight_stationary import Tile
+from ...sim.parts.weight_stationary import Tile
+from ...sim.parts.words import Words, pack_bits
 
 __all__ = ["CHANGES", "PRECISION_MODES", "ModeStreams", "mode_streams", "pair_shares", "sample_tile"]
 

@@ -11,9 +11,9 @@ from ...formats import ACCUMULATOR_FRACTION_BITS
 from ...golden.blocks import Blocks
 from ...hdl.config import EngineLaneConfig
 from ...hdl.design import Design
-from .gates import Words
 from .operand_bits import activation_bits, integer_bits, stored_held
 from .stimulus import flag_words, quiet_flags, stream_words
+from .words import Words
 
 __all__ = ["PROLOGUE", "Tile", "flattened", "weight_stationary"]
 

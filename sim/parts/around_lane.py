@@ -8,10 +8,10 @@ from ...golden.blocks import Blocks
 from ...hdl.config import AccumulatorConfig, ActivationDecoderConfig, RowOrderConfig
 from ...hdl.design import Design
 from ...hdl.operands import COMMON_MEMBERS
-from .gates import pack_bits
 from .operand_bits import activation_bits, stored_held
 from .stimulus import Stimulus, flag_words, integer_words, stream_words
 from .weight_stationary import Tile, flattened
+from .words import pack_bits
 
 __all__ = ["accumulator_stimulus", "decoder_stimulus", "row_order_stimulus"]
 

@@ -1,15 +1,14 @@
-"""Inputs of a netlist and its expected outputs: ports as bit-parallel words, cycle by cycle."""
+"""Inputs of a unit and its expected outputs: ports as bit-parallel words, cycle by cycle."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...hdl.design import Design
-from .gates import ONES, Words, pack_bits
-from .netlist import CONSTANT_1, Netlist
 from .operand_bits import Bits, integer_bits
+from .words import ONES, Words, pack_bits
 
 __all__ = ["Stimulus", "flag_words", "integer_words", "quiet_flags", "stream_words"]
 
@@ -41,20 +40,6 @@ class Stimulus:
     def one_share(self) -> dict[str, Words]:
         """The one share, called "", that every stream has in every cycle."""
         return {"": np.full((self.cycles, self.words), ONES)}
-
-    def drive(self, netlist: Netlist) -> Callable[[int], dict[int, Words]]:
-        """A function of the cycle that gives the netlist's input nets; ports that it has lost are left out."""
-        ports = [(values, netlist.ports[port]) for port, values in self.inputs.items() if port in netlist.ports]
-
-        def nets(cycle: int) -> dict[int, Words]:
-            return {
-                net: values[min(cycle, len(values) - 1), bit]
-                for values, bits in ports
-                for bit, net in enumerate(bits)
-                if net > CONSTANT_1
-            }
-
-        return nets
 
 
 def quiet_flags(design: Design, at: NDArray[np.int64], words: int) -> dict[str, tuple[NDArray[np.int64], Words]]:

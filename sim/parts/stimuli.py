@@ -26,16 +26,26 @@ from ...hdl.config import (
     SelectorConfig,
 )
 from ...hdl.design import Design, build
-from ...sim.campaign import Campaign
-from ...sim.lane_campaigns import rows_campaign
-from ...sim.selector_campaigns import BlockSet, blocks_campaign
+from ..campaign import Campaign
+from ..lane_campaigns import rows_campaign
+from ..selector_campaigns import BlockSet, blocks_campaign
 from .around_lane import accumulator_stimulus, decoder_stimulus, row_order_stimulus
-from .gates import ONES, Words, pack_bits
 from .operand_bits import e4m3_parts
 from .stimulus import Stimulus, integer_words, quiet_flags
 from .weight_stationary import Tile, weight_stationary
+from .words import ONES, Words, pack_bits
 
-__all__ = ["normal_blocks", "selector_stimulus", "shares_by_activity", "stimuli"]
+__all__ = ["PART_CONFIGS", "normal_blocks", "selector_stimulus", "shares_by_activity", "stimuli"]
+
+PART_CONFIGS = (
+    AccumulatorConfig,
+    ActivationDecoderConfig,
+    DecoderConfig,
+    DotConfig,
+    EngineLaneConfig,
+    RowOrderConfig,
+)
+"""Units without streams, which have activities but no campaigns."""
 
 _RESET_CYCLES = 2
 _ROW_BLOCKS = 8
@@ -130,8 +140,7 @@ def _around_lane(design: Design, words: int, cycles: int, generator: torch.Gener
         return row_order_stimulus(design, tile, order, "precision")
     if config.lanes > 1 or config.storage == "memory":
         raise InputError(
-            f"{design.name}: no stimulus for lanes={config.lanes} storage={config.storage}, expected 1 and banked "
-            "(or --no-energy)"
+            f"{design.name}: no stimulus for lanes={config.lanes} storage={config.storage}, expected 1 and banked"
         )
     return accumulator_stimulus(design, tile, order)
 

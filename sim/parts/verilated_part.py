@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import SIMULATORS as CACHE
-from ..hdl.design import Design, Port
-from .library import compile_library
+from ...cache import SIMULATORS as CACHE
+from ...hdl.design import Design, Port
+from ..library import compile_library
 
 __all__ = ["VerilatedPart"]
 

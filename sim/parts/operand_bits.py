@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from ...formats import E2M1, E4M3
 from ...golden.blocks import Blocks
 from ...hdl.operands import stored_block
-from ...sim.payload import block_fields
+from ..payload import block_fields
 
 __all__ = ["Bits", "activation_bits", "e4m3_parts", "held", "integer_bits", "stored_bits", "stored_held"]
 

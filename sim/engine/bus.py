@@ -87,7 +87,8 @@ def registers(bench: Bench) -> None:
     for address in _UNKNOWN:
         bench.expect(f"write to {address:#x}", engine.write(address, 1), 2)
         bench.expect(f"read of {address:#x}", engine.read_response(address), (0, 2))
-    for address in (INPUT_SITE, OUTPUT_SITE + 0xFFFC):  # which can only be written
+    only_written = (item.offset for item in REGISTERS if item.access == "wo")
+    for address in (*only_written, INPUT_SITE, OUTPUT_SITE + 0xFFFC):
         bench.expect(f"read of {address:#x}", engine.read_response(address), (0, 0))
     for delays in itertools.product(
         (0, 1, 2, 5), (0, 1, 2, 5), (0, 1, 2, 5)

@@ -47,10 +47,10 @@ def promised_rate(bench: Bench) -> None:
 
 
 def _sizes(config: EngineConfig) -> Iterator[tuple[int, int, int]]:
-    """M, N, K: bound by rows, by weights in many K tiles, by short steps, by results, and a tile alone."""
+    """M, N, K: bound by rows, by weights in many K tiles, by short steps, by results, a tile alone, many N tiles."""
     rows, lanes = config.rows, config.lanes
     for m, n, k in ((rows, 2 * lanes, 512), (2, lanes, 1024), (2 * rows + 1, lanes + 1, 16), (rows, 4 * lanes, 16),
-                    (rows, lanes, 256)):  # fmt: skip
+                    (rows, lanes, 256), (2, 4 * lanes, 256)):  # fmt: skip
         yield m, n, min(k, config.k_max)
 
 

@@ -75,8 +75,7 @@ def run_mutants(
                 _keep(file, mark, verdicts)
     left = [m for m in mutants if verdicts[str(m.number)] == _UNPROVEN]
     killed = sum(v not in (_UNPROVEN, _EQUIVALENT) for v in verdicts.values())
-    explained = place == "source" and not isinstance(design.config, EngineConfig)
-    reasons = {m.line: why for m in left if explained and (why := reason(m.line)) is not None}
+    reasons = {m.line: why for m in left if place == "source" and (why := reason(m.line)) is not None}
     for mutant in left:
         say(f"survived: {mutant.line}{f' ({reasons[mutant.line]})' if mutant.line in reasons else ''}")
     return {

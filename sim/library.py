@@ -1,7 +1,7 @@
 """Verilator's model of a unit and a C++ loop around it, compiled into a shared library: what fast benches load."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from ..hdl.design import Design
 from ..processes import exhausted, run_tool
 from .runner import SimulationError, tools, verilator_configuration
 from .runtime import with_runtime
-from .waves.recording import check_headers, trace_format
+from .waves.recording import check_headers, check_recorded, trace_format
 from .waves.view import make_view
 from .waves.viewers import view_files, view_folder
 
-__all__ = ["compile_library", "recorded"]
+__all__ = ["compile_library", "recorded", "recording"]
 
 _TRACE = Path(__file__).with_name("trace.h")
 _LIBRARY = "libsimulator.so"
@@ -80,6 +80,25 @@ def compile_library(
 
 
 @contextmanager
+def recording(stop: Callable[[], int], path: Path) -> Iterator[None]:
+    """Ends a recording at `path` by `stop`, which says whether all of it is there.
+
+    A simulation that fails is what matters, so a disk that was full is then but a line beside it. Raises OSError if the
+    disk was full, SimulationError as the block does.
+    """
+    try:
+        yield
+    except SimulationError as error:
+        if not stop():
+            raise SimulationError(f"{error}\nthe recording ends early: the disk was full") from error
+        raise
+    except BaseException:
+        stop()
+        raise
+    check_recorded(stop(), path)
+
+
+@contextmanager
 def recorded(design: Design, path: Path) -> Iterator[Path]:
     """A name to record under. The recording is at `path` afterwards, with its view beside it, if it is of waveforms.
 
@@ -92,6 +111,8 @@ def recorded(design: Design, path: Path) -> Iterator[Path]:
             yield partial
         except SimulationError as error:
             failed = error
+            if not partial.exists():  # there was no room for its beginning
+                raise
         for place, text in zip(others, view.values(), strict=True):
             place.write_text(text, encoding="utf-8")
     if failed is not None:

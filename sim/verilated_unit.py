@@ -5,6 +5,7 @@ It drives and checks what `bench` does, and beside that changes the payload in e
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 from ..cache import SIMULATORS as CACHE
 from ..hdl.design import Design
 from .campaign import Campaign, Group
-from .library import compile_library
+from .library import compile_library, recording
 from .runner import CampaignResult, SimulationError, checked
 from .scoreboard import Scoreboard
-from .waves.recording import RESERVE, check_recorded
+from .waves.recording import RESERVE
 
 __all__ = ["VerilatedUnit"]
 
@@ -100,14 +101,14 @@ class VerilatedUnit:
     ) -> Iterator[CampaignResult]:
         unit = self._c.fgmp_create(seed, int(self._random_state), fault)
         try:
-            if trace_to is not None:
-                self._c.fgmp_trace(unit, str(trace_to).encode(), RESERVE)
-            for campaign in campaigns:
-                yield self._campaign(unit, campaign)
+            with ExitStack() as stack:
+                if trace_to is not None:
+                    stack.enter_context(recording(lambda: self._c.fgmp_trace_end(unit), trace_to))
+                    self._c.fgmp_trace(unit, str(trace_to).encode(), RESERVE)
+                for campaign in campaigns:
+                    yield self._campaign(unit, campaign)
             if coverage_to is not None:
                 self._c.fgmp_coverage(unit, str(coverage_to).encode())
-            if trace_to is not None:
-                check_recorded(self._c.fgmp_trace_end(unit), trace_to)
         finally:
             self._c.fgmp_destroy(unit)
 

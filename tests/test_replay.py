@@ -94,6 +94,7 @@ def test_verilator_replays_it_and_sees_a_wrong_answer(replay):
     assert code == 0, said
     beats = manifest(replay)["results"]["beats"]
     assert f"PASS: {beats} beats compared, none differs" in said
+    assert "FAIL" not in said
     assert beats > 20
     beat, undo = wrong_answer(replay)
     code, said = run(replay, replay / "obj_dir" / f"Vreplay_{manifest(replay)['unit']}")
@@ -110,11 +111,13 @@ def in_cocotb(folder, simulator):
 
 def cocotb_sees(folder, simulator):
     beats = manifest(folder)["results"]["beats"]
-    said = in_cocotb(folder, simulator)[1]
+    code, said = in_cocotb(folder, simulator)
+    assert code == 0, said
     assert f"PASS: {beats} beats compared, none differs" in said, said
     beat, undo = wrong_answer(folder)
-    said = in_cocotb(folder, simulator)[1]
+    code, said = in_cocotb(folder, simulator)
     undo()
+    assert code != 0
     assert "1 differences" in said
     assert f"beat {beat}: expected" in said
 

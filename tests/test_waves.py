@@ -25,7 +25,7 @@ from fgmp.sim.engine.random_gemms import random_gemm
 from fgmp.sim.engine.regression import regress_engine
 from fgmp.sim.engine.verilated import VerilatedEngine, build_library
 from fgmp.sim.lane_campaigns import rows_campaign
-from fgmp.sim.library import recorded
+from fgmp.sim.library import recorded, recording
 from fgmp.sim.regression import regress
 from fgmp.sim.runner import SimulationError, tools
 from fgmp.sim.selector_campaigns import BlockSet, blocks_campaign
@@ -306,6 +306,24 @@ def test_a_full_disk_ends_a_recording_and_leaves_nothing(suffix, cache, tmp_path
         regress("lane-1k", count=1, model=False, only=["idle"], waves_to=tmp_path / f"x.{suffix}", cache_folder=cache)
     assert caught.value.filename == str(tmp_path / f"x.{suffix}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_on_a_full_disk_is_what_is_said(tmp_path):
+    """Whatever there is of the recording: nothing, as here, or its beginning."""
+    design = build_preset("lane-1k")
+    for begun in (False, True):
+        path = tmp_path / "x.vcd"
+        with pytest.raises(SimulationError, match="stuck\nthe recording ends early: the disk was full") as caught:
+            fail_while_recording(design, path, begun)
+        assert ("recorded in" in str(caught.value)) == begun
+        assert path.exists() == begun
+
+
+def fail_while_recording(design, path, begun):
+    with recorded(design, path) as partial, recording(lambda: 0, partial):
+        if begun:
+            partial.write_text("changes")
+        raise SimulationError("stuck")
 
 
 @pytest.mark.parametrize("name", ["nothing", "layer model.layers.9.mlp.up_proj"])

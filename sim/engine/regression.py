@@ -1,7 +1,7 @@
 """`fgmp simulate ENGINE`: the checks in the C++ loop, the bench with AXI models in cocotb, the performance GEMM."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import InputError
 from ...hdl.config import EngineConfig
 from ...hdl.design import build_preset
-from ..library import recorded
+from ..library import recorded, recording
 from ..runner import CACHE, CampaignResult, check_tools
 from ..waves.recording import trace_format
 from .axi import run_axi_bench
@@ -58,15 +58,14 @@ def regress_engine(
     engine = VerilatedEngine(build_library(design, trace=trace, cache=cache), seed=seed)
     bench = Bench(engine, EngineDriver(engine, config), seed)
     results: list[CampaignResult] = []
-    with nullcontext() if waves_to is None else recorded(design, waves_to) as partial:
-        if partial is not None:
-            engine.record(partial)
-        try:
-            for name in scenarios:
-                results += run_scenarios(bench, [name])
-                done(name)
-        finally:
-            engine.stop_recording()
+    with ExitStack() as stack:
+        if waves_to is not None:
+            path = stack.enter_context(recorded(design, waves_to))
+            stack.enter_context(recording(engine.stop_recording, path))
+            engine.record(path)
+        for name in scenarios:
+            results += run_scenarios(bench, [name])
+            done(name)
     if whole:
         results.append(run_axi_bench(design, _AXI_BENCH, gemms=gemms, seed=seed, cache=cache))
         done(_AXI_BENCH)

@@ -90,18 +90,21 @@ def decoder_stimulus(design: Design, tile: Tile, order: Tensor) -> Stimulus:
     }
     # A register that was not written yet may hold anything.
     decoded = activation_bits(blocks, config.formats)
-    expected = {
-        f"decoded_{name}": (at, stream_words(bits)) for name, bits in decoded.items() if not _waits(name, blocks)
-    }
+    expected = {}
+    for name, bits in decoded.items():
+        written = _first_written(name, blocks)
+        if written < steps:
+            expected[f"decoded_{name}"] = at[written:], stream_words(bits)[written:]
     return Stimulus("the model's activations", inputs, expected, steps, 2)
 
 
-def _waits(name: str, blocks: Blocks) -> bool:
-    """Whether a member is of a precision that some stream does not begin with."""
+def _first_written(name: str, blocks: Blocks) -> int:
+    """The first block from which on every stream has had one of a member's precision, or how many blocks there are."""
+    fp8 = blocks.fp8.numpy()
     if name in COMMON_MEMBERS:
-        return False
-    first = blocks.fp8[:, 0]
-    return bool(first.any() if name.startswith("narrow_") or name in ("scale", "shift") else not first.all())
+        return 0
+    live = ~fp8 if name.startswith("narrow_") or name in ("scale", "shift") else fp8
+    return int((~np.logical_or.accumulate(live, axis=1).all(0)).sum())
 
 
 def row_order_stimulus(design: Design, tile: Tile, order: Tensor, kind: str) -> Stimulus:
@@ -125,8 +128,18 @@ def row_order_stimulus(design: Design, tile: Tile, order: Tensor, kind: str) -> 
         "sort": integer_words(sort.long()[:, block_of], 1),
         "taken": flag_words(total, streams, range(total)),
     }
-    at = begin + 1 + np.arange(steps)
-    expected = {
+    offered = begin + np.arange(steps)
+    at = offered + 1
+    place = np.arange(steps) % rows
+    flags = {
+        "begins": (offered, place == 0),
+        "ready": (offered, place == rows - 1),
+        "valid": (at, place >= 0),
+        "first": (at, place == 0),
+        "last": (at, place == rows - 1),
+    }
+    expected = {name: (when, flag_words(steps, streams, np.flatnonzero(high))) for name, (when, high) in flags.items()}
+    expected |= {
         "row": (at, integer_words(order.reshape(streams, steps), (rows - 1).bit_length())),
         "row_fp8": (at, integer_words(tile.a.fp8.gather(2, order).reshape(streams, steps).long(), 1)),
     }

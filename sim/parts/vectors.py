@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...formats import ceil_div
+from ...hdl.config import EngineLaneConfig
 from ...hdl.design import Design
 from .stimuli import stimuli
 from .words import unpack_bits
@@ -17,6 +18,9 @@ STREAMS = 64
 """How many there are of each activity: the bits of a word."""
 _FEWEST = 24
 """Cycles of the shortest stream: the deepest pipeline and some answers."""
+_TILE_ROWS, _TILE_BLOCKS = 32, 3
+"""A lane of an engine works on so many rows with one block of weights, and at least so many blocks: while one is in use
+the next is loaded, and its sums go on from those of the block before."""
 
 Bits = NDArray[np.bool_]
 
@@ -38,8 +42,11 @@ class Vectors:
 
 def vectors_by_activity(design: Design, *, count: int, seed: int) -> dict[str, list[Vectors]]:
     """`STREAMS` streams of each activity, of at least `count` cycles in all. Raises InputError for a unit with none."""
+    cycles = max(ceil_div(count, STREAMS), _FEWEST)
+    if isinstance(design.config, EngineLaneConfig):
+        cycles = _TILE_ROWS * max(ceil_div(cycles, _TILE_ROWS), _TILE_BLOCKS)
     found = {}
-    for name, stimulus in stimuli(design, words=1, cycles=max(ceil_div(count, STREAMS), _FEWEST), seed=seed).items():
+    for name, stimulus in stimuli(design, words=1, cycles=cycles, seed=seed).items():
         cycle = np.arange(stimulus.cycles)
         inputs = {
             port: unpack_bits(words)[np.minimum(cycle, len(words) - 1)] for port, words in stimulus.inputs.items()

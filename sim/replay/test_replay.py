@@ -259,9 +259,13 @@ async def replay(dut: Any) -> None:
 
 
 if __name__ == "__main__":
+    from cocotb_tools.check_results import get_results
     from cocotb_tools.runner import get_runner
 
     runner = get_runner(sys.argv[1] if len(sys.argv) > 1 else "verilator")
     sources = [FOLDER / name for name in MANIFEST["verilog"]]
     runner.build(sources=sources, hdl_toplevel=MANIFEST["unit"], build_dir=FOLDER / "build")
-    runner.test(hdl_toplevel=MANIFEST["unit"], test_module="test_replay", build_dir=FOLDER / "build", test_dir=FOLDER)
+    results = runner.test(
+        hdl_toplevel=MANIFEST["unit"], test_module="test_replay", build_dir=FOLDER / "build", test_dir=FOLDER
+    )
+    sys.exit(get_results(results) != (1, 0))  # tests, and those that failed

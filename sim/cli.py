@@ -15,7 +15,12 @@ __all__ = ["COMMANDS"]
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("presets", nargs="*", metavar="PRESET", help="any units; default: lane selector")
+    parser.add_argument(
+        "presets",
+        nargs="*",
+        metavar="PRESET",
+        help="lanes, selectors, engines, parts such as dot-mixed; default: lane selector",
+    )
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="instead: run a folder that fgmp quantize wrote on the engine"
     )
@@ -25,7 +30,8 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="engine", metavar="PRESET", help="model: default engine")
     parser.add_argument("--clock", type=float, default=100.0, metavar="MHZ", help="model: for tokens per second, "
                         "default 100")  # fmt: skip
-    parser.add_argument("--count", type=int, default=4000, help="random rows or blocks per campaign, default 4000")
+    parser.add_argument("--count", type=int, default=4000, help="random rows or blocks per campaign, vectors per "
+                        "activity of a part, default 4000")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--k", type=int, help="lane: length of the random rows (default: 16 to 192)")
     parser.add_argument("--no-model", action="store_true", help="leave out rows captured from the shipped model")
@@ -36,7 +42,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--campaign", type=float, metavar="HOURS", help="instead: units with random parameters, one "
                         "after the other, for so long; PRESETs say of which kinds (default: all)")  # fmt: skip
     parser.add_argument("--only", nargs="+", action="collect", default=[], metavar="NAME", help="campaigns of a lane "
-                        "or selector, scenarios of an engine, as the command prints them (of one preset)")  # fmt: skip
+                        "or selector, scenarios of an engine, activities of a part, as printed")  # fmt: skip
     parser.add_argument("--waves", type=Path, metavar="FILE", help="record one preset: waveforms as .fst or .vcd, "
                         "with a view for GTKWave and Surfer beside them, or activities as .saif")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -307,10 +313,10 @@ def _mutants(args: argparse.Namespace) -> int:
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", help="any unit")
+    parser.add_argument("preset", help="a lane, a selector, an engine, or a part such as dot-mixed")
     add_changes(parser, "such as pipeline=2 sharing=merged")
-    parser.add_argument("--count", type=int, metavar="N", help="random rows or blocks a campaign, vectors an activity, "
-                        "default 200; GEMMs of an engine, default 12")  # fmt: skip
+    parser.add_argument("--count", type=int, metavar="N", help="random rows or blocks a campaign, vectors an activity "
+                        "(24 in each of 64 streams at least), default 200; GEMMs of an engine, default 12")  # fmt: skip
     parser.add_argument("--campaign", nargs="+", action="collect", default=[], metavar="NAME", help="of a lane or "
                         "selector, activities of other units: only these, as fgmp simulate names them")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="default 1")
@@ -405,7 +411,8 @@ COMMANDS = {
         "write a unit's recorded streams and answers, with benches in SystemVerilog and cocotb that replay them",
         "The benches need nothing of fgmp: they run in Verilator, Icarus and other simulators, on the Verilog written "
         "beside them or on yours with the same ports.\n"
-        "\n  fgmp replay engine-4 -o out/replay",
+        "\n  fgmp replay engine-4 -o out/replay"
+        "\n  fgmp replay dot-mixed --campaign FP8xFP8",
         _add_replay,
         _replay,
     ),
@@ -429,9 +436,10 @@ COMMANDS = {
         _mutants,
     ),
     "simulate": (
-        "run the regression of lanes, selectors and engines, or a whole model, in a Verilog simulator",
+        "run the regression of lanes, selectors, engines and parts, or a whole model, in a Verilog simulator",
         "Compares every result bit for bit with the golden model. Exit code 1 if any differs.\n"
         "\n  fgmp simulate lane selector"
+        "\n  fgmp simulate dot-mixed engine-lane"
         "\n  fgmp simulate engine-4 --set rows=16"
         "\n  fgmp simulate engine-4 --only limits --waves engine.vcd"
         "\n  fgmp simulate --campaign 8 --seed 1"

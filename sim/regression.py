@@ -159,5 +159,5 @@ def make_bench(
 
 
 def no_campaigns(name: str) -> InputError:
-    """What is wrong with a unit that nothing drives."""
+    """What is wrong with a unit that has no streams."""
     return InputError(f"preset {name}: has no campaigns, expected a lane, a selector or an engine")

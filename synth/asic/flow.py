@@ -166,7 +166,7 @@ def characterize(
     elif energy:
         measured, meters = [], {}
         on_step("stimulus")
-        for name, stimulus in stimuli(design, words=words, seed=seed).items():
+        for name, stimulus in _stimuli(design, words, seed).items():
             on_step(f"energy, {name}")
             meters[name] = simulate(unit, stimulus, name)[""]
             measured.append(_energy_json(name, stimulus, meters[name].energy(), unit.timing.period))
@@ -245,3 +245,10 @@ def _energy_json(name: str, stimulus: Stimulus, energy: Energy, period: float) -
         "leakage_nw": energy.leakage_nw,
         "toggles_per_net": energy.toggles,
     }
+
+
+def _stimuli(design: Design, words: int, seed: int) -> dict[str, Stimulus]:
+    try:
+        return stimuli(design, words=words, seed=seed)
+    except InputError as error:
+        raise InputError(f"{error} (or --no-energy)") from None

@@ -19,7 +19,7 @@ __all__ = ["late_streams", "promised_rate"]
 
 _CYCLES_OFF = 4
 """What the model of the rate may be off, beside one cycle in a hundred."""
-_TO_STREAM = 16
+_TO_STREAM = 24
 """Cycles from the last block pair to the last beat, beside those in which the last tile's rows are rounded."""
 _ROUNDED = 4
 """Lanes whose sums are rounded in a cycle."""
@@ -41,8 +41,8 @@ def promised_rate(bench: Bench) -> None:
             near = abs(said - counters["cycles"]) <= _CYCLES_OFF + counters["cycles"] / 100
             bench.expect(f"{what}: {said} cycles said, {counters['cycles']} taken", near, True)
             after = counters["cycles"] - counters["products"] - _charged(counters)
-            rounded = min(gemm.rows, config.rows) * ceil_div(min(gemm.outputs, config.lanes), _ROUNDED)
-            bench.expect(f"{what}: {after} cycles behind the last block pair", 0 < after <= _TO_STREAM + rounded, True)
+            most = _TO_STREAM + _rounded(config, gemm)
+            bench.expect(f"{what}: {after} cycles behind the last block pair", 0 < after <= most, True)
     _rows_by_precision(bench)
 
 
@@ -52,6 +52,14 @@ def _sizes(config: EngineConfig) -> Iterator[tuple[int, int, int]]:
     for m, n, k in ((rows, 2 * lanes, 512), (2, lanes, 1024), (2 * rows + 1, lanes + 1, 16), (rows, 4 * lanes, 16),
                     (rows, lanes, 256), (2, 4 * lanes, 256)):  # fmt: skip
         yield m, n, min(k, config.k_max)
+
+
+def _rounded(config: EngineConfig, gemm: Gemm) -> int:
+    """Cycles in which the rows of the last tile are rounded, and those of the one before it."""
+    rows, lanes = min(gemm.rows, config.rows), min(gemm.outputs, config.lanes)
+    last_rows, last_lanes = (gemm.rows - 1) % config.rows + 1, (gemm.outputs - 1) % config.lanes + 1
+    before = rows * ceil_div(lanes, _ROUNDED) if gemm.rows > rows or gemm.outputs > lanes else 0
+    return before + last_rows * ceil_div(last_lanes, _ROUNDED)
 
 
 def _load(gemm: Gemm) -> GemmLoad:
@@ -71,10 +79,11 @@ def _charged(counters: dict[str, int]) -> int:
 def _rows_by_precision(bench: Bench) -> None:
     """Where rows go by precision, one that comes last and then first must wait for its sum; else none does.
 
-    Row 0 alone is FP8: behind the others in the first step, before them in the last, which is in order.
+    Row 0 alone is FP8: behind the others in the first step, before them in the last, which is in order. Where fetching
+    a step's weights takes longer than its rows, none has to wait.
     """
     config = bench.config
-    if config.k_max < 2 * BLOCK_SIZE:
+    if config.k_max < 2 * BLOCK_SIZE or config.rows <= config.lanes // (2 * config.weight_streams) + 1:
         return
     generator = torch.Generator().manual_seed(5)
     fp8 = torch.zeros(config.rows, 2, dtype=torch.bool)
@@ -112,7 +121,7 @@ def late_streams(bench: Bench) -> None:
         counters = driver.counters()
         charged = "weights" if who == "both" else who
         what = f"{who} {_LATE} cycles late"
-        bench.expect(f"{what}: charged to {charged}", counters[f"stall_{charged}"] > _LATE - 50, True)
+        bench.expect(f"{what}: charged to {charged}", counters[f"stall_{charged}"] > _LATE // 2, True)
         once = _charged(counters) <= counters["cycles"] - counters["products"]
         bench.expect(f"{what}: no cycle is charged twice", once, True)
         bench.expect(f"{what}: not in the span", counters["span"] < counters["cycles"] - (_LATE - 50), True)

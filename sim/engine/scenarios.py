@@ -194,13 +194,15 @@ def _interrupted(bench: Bench) -> None:
     """Reset or ABORT at any moment leaves a usable engine."""
     engine, driver, chance = bench.engine, bench.driver, bench.chance
     longest = 0
+    whole = bench.gemm("long", bench.long_gemm())
+    most = max(1500, whole.counters["cycles"]) if whole else 1500
     for how in ("reset", "abort"):
         for _ in range(15):
             gemm = bench.long_gemm()
             for stream in (*bench.config.operand_streams, "results"):
                 engine.stall(stream, chance.choice((0.0, 0.3)))
             driver.start(gemm)
-            engine.run(chance.randint(1, 1500))
+            engine.run(chance.randint(1, most))
             if how == "reset":
                 engine.reset()
             else:

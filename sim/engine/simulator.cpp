@@ -196,6 +196,7 @@ void fgmp_reset(Engine* e, int cycles) {
     e->top->aresetn = 0;
     for (int i = 0; i < cycles; i++) {
         tick(e);
+        e->waiting = false;  // what was on offer may be withdrawn
         e->faults += awake(e);
     }
     e->top->aresetn = 1;

@@ -146,6 +146,7 @@ def test_a_whole_layer_of_a_model(driver, simulated):
         assert simulator.packet() == result_bytes(gemm, config), captured.name
 
 
+@pytest.mark.long
 def test_what_an_engine_cannot_do(driver, simulated):
     simulator, config = simulated
     bus, engine = bus_of(simulator), Engine()
@@ -195,6 +196,7 @@ def says(linux, path):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_engine_behind_a_uio_device(linux, simulated):
     """A file of the registers' size stands for the device: it is mapped in the same way."""
     simulator, config = simulated

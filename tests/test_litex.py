@@ -178,6 +178,7 @@ def test_what_goes_wrong_leaves_the_dmas_at_rest(system):
     assert (status, events, results) == (OK, DONE, result_bytes(gemm, config))
 
 
+@pytest.mark.long
 def test_what_was_before_does_not_count(system):
     """An event that nobody cleared, such as the end of a GEMM after the last poll, would end the next one at once."""
     library, _, config = system
@@ -206,6 +207,7 @@ def test_buffers_that_dmas_would_run_out_of(system):
         assert library.fgmp_litex_run(engine, gemm, packets, activations, results, 10, None) == BAD_BUFFER
 
 
+@pytest.mark.long
 def test_the_interrupt_arrives(system):
     """It is the level that the SoC's event manager gets: high while an event that is enabled is set."""
     library = system[0]

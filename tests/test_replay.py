@@ -168,6 +168,7 @@ def test_every_step_is_one_that_benches_know(preset):
     assert all(len(step.line()) == 16 for step in recording.steps)
 
 
+@pytest.mark.long
 def test_parts_go_through_the_cocotb_bench_too(tmp_path):
     """The one port of each kind: a clock, none, several outputs of which not all have an answer."""
     for preset in ("row-order", "decoder-e2m1"):

@@ -288,6 +288,7 @@ def test_zero_tests_are_a_failure(cache, monkeypatch):
         Simulator(design, cache=cache).run(named(pair_campaigns(design, share=64), NARROW))
 
 
+@pytest.mark.long
 def test_builds_are_cached_by_content(cache, monkeypatch):
     first = Simulator(build_preset("lane"), cache=cache)
     monkeypatch.setattr(Simulator, "_build", lambda self: pytest.fail("built again"))

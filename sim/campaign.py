@@ -57,11 +57,11 @@ def named(campaigns: Sequence[Campaign], *names: str) -> list[Campaign]:
     return [known[name] for name in names]
 
 
-def check_names(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise InputError for a campaign that there is not; names have commas in them, so each is in quotes."""
+def check_names(names: Sequence[str], known: Sequence[str], kind: str = "campaign") -> None:
+    """Raise InputError for a name of this kind that there is not; names have commas in them, so each is in quotes."""
     for name in names:
         if name not in known:
-            raise InputError(f"campaign: {name!r}, expected one of {', '.join(map(repr, known))}")
+            raise InputError(f"{kind}: {name!r}, expected one of {', '.join(map(repr, known))}")
 
 
 def write_campaign(campaign: Campaign, folder: Path) -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ...errors import InputError
 from ...formats import BLOCK_SIZE, ceil_div
 from ...golden.packing import Packed, pack
+from ..campaign import check_names
 from ..runner import CampaignResult, SimulationError
 from ..tally import Tally
 from .bus import accesses_in_flight, byte_strobes, registers
@@ -459,8 +459,7 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
 
 def check_scenario(name: str) -> None:
     """Raise InputError for a scenario that there is not."""
-    if name not in SCENARIOS:
-        raise InputError(f"scenario: {name!r}, expected one of {', '.join(map(repr, SCENARIOS))}")
+    check_names([name], list(SCENARIOS), "scenario")
 
 
 def run_scenarios(bench: Bench, names: Iterable[str], *, tally: type[Tally] = Tally) -> list[CampaignResult]:

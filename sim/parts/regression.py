@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ...cache import SIMULATORS as CACHE
+from ...formats import ceil_div
 from ...hdl.design import Design
 from ..campaign import check_names
 from ..runner import CampaignResult
+from ..scoreboard import as_integer
 from ..tally import Tally
 from .vectors import Vectors, vectors_by_activity
 from .verilated_part import VerilatedPart
@@ -61,5 +63,5 @@ def _run(unit: VerilatedPart, name: str, streams: Sequence[Vectors]) -> Campaign
 
 
 def _hexadecimal(bits: np.ndarray) -> str:
-    value = int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
-    return f"0x{value:0{-(-len(bits) // 4)}x}"
+    value = as_integer(np.packbits(bits, bitorder="little"))
+    return f"0x{value:0{ceil_div(len(bits), 4)}x}"

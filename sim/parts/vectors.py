@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ...formats import ceil_div
 from ...hdl.config import EngineLaneConfig
 from ...hdl.design import Design
+from .operand_bits import Bits
 from .stimuli import stimuli
 from .words import unpack_bits
 
@@ -21,8 +22,6 @@ _FEWEST = 24
 _TILE_ROWS, _TILE_BLOCKS = 32, 3
 """A lane of an engine works on so many rows with one block of weights, and at least so many blocks: while one is in use
 the next is loaded, and its sums go on from those of the block before."""
-
-Bits = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

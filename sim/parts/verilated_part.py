@@ -5,16 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...cache import SIMULATORS as CACHE
 from ...hdl.design import Design, Port
 from ..library import compile_library
+from .operand_bits import Bits
 
 __all__ = ["VerilatedPart"]
 
 _LOOP = Path(__file__).with_name("cycle_loop.cpp")
-Bits = NDArray[np.bool_]
 
 
 class VerilatedPart:

@@ -9,6 +9,7 @@ import numpy as np
 from ...hdl.design import Design, Port
 from ..campaign import check_names
 from ..parts.vectors import Vectors, vectors_by_activity
+from ..scoreboard import as_integer
 
 __all__ = ["PartRecording", "part_bench_text", "record_part"]
 
@@ -77,7 +78,7 @@ def _lines(vectors: Vectors, inputs: Sequence[Port], outputs: Sequence[Port]) ->
 def _integers(ports: Iterable[np.ndarray]) -> list[int]:
     """bool (cycles, width) of each port, the highest first, to an integer for each cycle."""
     bits = np.concatenate(list(ports)[::-1], axis=1)
-    return [int.from_bytes(row.tobytes(), "little") for row in np.packbits(bits, axis=1, bitorder="little")]
+    return [as_integer(row) for row in np.packbits(bits, axis=1, bitorder="little")]
 
 
 def part_bench_text(design: Design, recording: PartRecording) -> str:
